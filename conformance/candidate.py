@@ -1,0 +1,187 @@
+"""What a kernel must look like to be judged: a structural protocol, no base class.
+
+A candidate is any object (an instance, a class, a module) with a `name` and a
+`prepare`, a `forward`, or both. It need not import anything from mxmoe.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import fields
+from typing import Any
+from typing import Protocol
+
+import torch
+
+from mxmoe.reference.errors import BadInput
+from mxmoe.reference.formats import SCALE_RULES
+from mxmoe.reference.layouts import CHECKPOINT_ORDER
+from mxmoe.reference.layouts import LAYOUTS
+from mxmoe.reference.types import ARITHMETIC
+from mxmoe.reference.types import RESERVED_ARITHMETIC
+from mxmoe.reference.types import Arithmetic
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import PreparedWeights
+from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
+
+
+class Candidate(Protocol):
+    """The members a candidate may have; `name` and one of the first two are required.
+
+    The others, all optional:
+
+    ``route(logits[t, e], top_k)`` -> (ids, weights) or an object with both
+    ``forward_fused(prepared, hidden_states, router_weight, router_bias, top_k)``
+    ``trace(prepared, hidden_states, routing)`` -> mapping stage -> tensor
+    ``decode(blocks[..., g, 16], scales[..., g], dtype)`` -> [..., 32g]
+    ``encode(x[..., 32g], rule)`` -> (blocks, scales)
+    ``all_reduce(partials)`` -> whole
+    ``unavailable()`` -> one sentence, or None
+    ``capabilities`` -> a mapping or object, see `Capabilities`
+    """
+
+    name: str
+
+    def prepare(
+        self,
+        weights: ExpertWeights,
+        config: MoEConfig,
+        shard: Shard,
+        device: torch.device,
+    ) -> Mapping[str, object]:
+        """Once per layer: checkpoint bytes -> named tensors on `device`."""
+
+    def forward(
+        self,
+        prepared: PreparedWeights,
+        hidden_states: torch.Tensor,
+        routing: Routing,
+        *,
+        tactic: object = None,
+    ) -> torch.Tensor:
+        """[t, h] -> [t, h]: this rank's partial sum; the input is not modified."""
+
+
+SIGNATURES: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("weights", "config", "shard", "device"),
+    "forward": ("prepared", "hidden_states", "routing"),
+    "route": ("logits", "top_k"),
+    "forward_fused": (
+        "prepared",
+        "hidden_states",
+        "router_weight",
+        "router_bias",
+        "top_k",
+    ),
+    "trace": ("prepared", "hidden_states", "routing"),
+    "decode": ("blocks", "scales", "dtype"),
+    "encode": ("x", "rule"),
+    "all_reduce": ("partials",),
+    "unavailable": (),
+}
+"""Positional arguments of every member, as the suite calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a candidate claims; everything undeclared has the default given here.
+
+    layout : name of a layout in `LAYOUTS`, or None for a layout of its own
+        (default; a forward without a prepare gets ``checkpoint.v1``).
+    arithmetic : name of an arithmetic class. Default ``w4a16_fp32acc``.
+    devices : device types in order of preference. Default cuda, then cpu.
+    shapes : `config` -> True, or False, or a sentence why not. Default: all.
+    shards : "whole" (default), "any", or `(shard, config)` -> bool.
+    deterministic : same input, same bits. Default False: judged by the bound only.
+    batch_invariant : a token's bits do not depend on its neighbours. Default False.
+    tactics : `(config, t)` -> sequence of tactics to force. Default: none.
+    scale_rules : rules that `encode` knows. Default: all of them.
+    """
+
+    layout: str | None = None
+    arithmetic: str = "w4a16_fp32acc"
+    devices: Sequence[str] = ("cuda", "cpu")
+    shapes: Callable[[MoEConfig], bool | str] | None = None
+    shards: str | Callable[[Shard, MoEConfig], bool] = "whole"
+    deterministic: bool = False
+    batch_invariant: bool = False
+    tactics: Callable[[MoEConfig, int], Sequence[Any]] | None = None
+    scale_rules: Sequence[str] = SCALE_RULES
+
+    def arithmetic_class(self) -> Arithmetic:
+        """The declared class itself."""
+        return ARITHMETIC[self.arithmetic]
+
+    def refuses_shape(self, config: MoEConfig) -> str | None:
+        """Why the candidate does not do `config`, or None if it does."""
+        if self.shapes is None:
+            return None
+        answer = self.shapes(config)
+        if isinstance(answer, str):
+            return f"shapes: {answer}"
+        return None if answer else f"shapes: not {config.label()}"
+
+    def refuses_shard(self, shard: Shard, config: MoEConfig) -> str | None:
+        """Why the candidate does not do `shard`, or None if it does."""
+        if shard.is_whole() or self.shards == "any":
+            return None
+        if callable(self.shards) and self.shards(shard, config):
+            return None
+        spelled = self.shards if isinstance(self.shards, str) else "callable"
+        return f"shards: {spelled}, not {shard.label()}"
+
+
+def read_capabilities(declared: object, *, forward_only: bool) -> Capabilities:
+    """Normalise a mapping or object; `BadInput` names what to change."""
+    known = [f.name for f in fields(Capabilities)]
+    if declared is None:
+        given: dict[str, Any] = {}
+    elif isinstance(declared, Mapping):
+        given = dict(declared)
+    else:
+        given = {n: getattr(declared, n) for n in known if hasattr(declared, n)}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadInput(
+                f"capabilities: expected keys from {', '.join(known)}, "
+                f"found {name!r}{hint}"
+            )
+    if forward_only and given.get("layout") is None:
+        given["layout"] = CHECKPOINT_ORDER.name
+    capabilities = Capabilities(**given)
+    _check_names(capabilities)
+    return capabilities
+
+
+def _check_names(capabilities: Capabilities) -> None:
+    closed = (
+        ("layout", (capabilities.layout,), (*LAYOUTS, None)),
+        ("arithmetic", (capabilities.arithmetic,), tuple(ARITHMETIC)),
+        ("devices", tuple(capabilities.devices), ("cuda", "cpu")),
+        ("scale_rules", tuple(capabilities.scale_rules), SCALE_RULES),
+    )
+    for key, found, allowed in closed:
+        for value in found:
+            if value not in allowed:
+                reserved = " (reserved)" if value in RESERVED_ARITHMETIC else ""
+                raise BadInput(
+                    f"capabilities.{key}: expected one of "
+                    f"{', '.join(map(str, allowed))}, found {value!r}{reserved}"
+                )
+    if not callable(capabilities.shards) and capabilities.shards not in ("whole", "any"):
+        raise BadInput(
+            "capabilities.shards: expected 'whole', 'any' or a function of "
+            f"(shard, config), found {capabilities.shards!r}"
+        )
+    for key in ("shapes", "tactics"):
+        value = getattr(capabilities, key)
+        if value is not None and not callable(value):
+            raise BadInput(f"capabilities.{key}: expected a function, found {value!r}")

@@ -1,0 +1,204 @@
+"""A run of the suite from the command line: pytest inside, our words outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from datetime import UTC
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from typing import TextIO
+
+import pytest
+from rich.console import Console
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress
+from rich.progress import TaskID
+from rich.progress import TextColumn
+from rich.progress import TimeElapsedColumn
+
+from mxmoe.conformance.escape import printable
+from mxmoe.conformance.plugin import PACKAGE
+from mxmoe.conformance.profiles import SECONDS_PER_CHECK
+from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.rundir import describe_machine
+from mxmoe.conformance.rundir import new_run_id
+from mxmoe.conformance.session import Options
+from mxmoe.conformance.session import Session
+from mxmoe.conformance.session import open_session
+from mxmoe.conformance.summary import Conclusion
+from mxmoe.conformance.summary import conclude
+from mxmoe.conformance.summary import print_summary
+from mxmoe.conformance.verdict import ExitCode
+from mxmoe.reference.errors import BadInput
+
+
+def run_check(
+    options: Options,
+    *,
+    marker: str = "",
+    keyword: str = "",
+    run_folder: Path | None = None,
+    as_json: bool = False,
+) -> ExitCode:
+    """Judge, print, write the run directory; `BadInput` before anything has run."""
+    if options.profile not in SECONDS_PER_CHECK:
+        raise BadInput(
+            f"--profile: expected one of {', '.join(SECONDS_PER_CHECK)}, "
+            f"found {options.profile!r}"
+        )
+    session = open_session(options)
+    try:
+        folder = run_folder or Path("runs") / new_run_id()
+        writer = _open_run(folder)
+        session = replace(session, settings=replace(session.settings, run=writer))
+        writer.describe(**_facts(session, options, marker, keyword))
+        console = Console(
+            file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True
+        )
+        reporter = Reporter(console, folder)
+        arguments = _pytest_arguments(options, marker, keyword)
+        code = pytest.main(arguments, plugins=[session, reporter])
+        conclusion = conclude(session, reporter.lines, int(code), folder)
+        writer.describe(
+            finished=_now(), exit_code=int(conclusion.exit_code), verdict=conclusion.line
+        )
+    finally:
+        session.close()
+    if as_json:
+        _print_json(conclusion, folder, sys.stdout)
+    else:
+        print_summary(console, session, conclusion, folder)
+    return conclusion.exit_code
+
+
+@dataclass(eq=False)
+class Reporter:
+    """A pytest plugin: prints failures as they come, and sends pytest's own to a log."""
+
+    console: Console
+    folder: Path
+    lines: list[VerdictLine] = field(default_factory=list)
+    _progress: Progress | None = None
+    _task: TaskID = TaskID(0)
+    _log: TextIO | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self._log = (self.folder / "pytest.log").open("w", encoding="utf-8")
+        manager = config.pluginmanager
+        manager.unregister(name="terminalreporter")
+        quiet = pytest.TerminalReporter(config, file=self._log)
+        manager.register(quiet, "terminalreporter")
+
+    def pytest_unconfigure(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("checks", total=len(session.items))
+        self._progress.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._progress is not None:
+            name = printable(nodeid.rpartition("::")[2])
+            self._progress.update(self._task, description=name[:60])
+
+    def pytest_runtest_logfinish(self) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._task)
+
+    def pytest_mxmoe_verdict(self, line: VerdictLine) -> None:
+        self.lines.append(line)
+        if line.verdict.failed:
+            text = f"FAILED {line.check.partition('::')[2]}\n{line.text}\n"
+            self.console.print(printable(text), markup=False)
+
+    def pytest_sessionfinish(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+def _pytest_arguments(options: Options, marker: str, keyword: str) -> list[str]:
+    # Nothing of the folder that the user happens to stand in: no ini, no conftest.
+    arguments = ["--pyargs", "mxmoe.conformance.checks", "-c", os.devnull]
+    arguments += [f"--rootdir={PACKAGE}", "--noconftest", "-p", "no:cacheprovider"]
+    arguments += ["--strict-markers", f"--hypothesis-profile={options.profile}"]
+    if marker:
+        arguments += ["-m", marker]
+    if keyword:
+        arguments += ["-k", keyword]
+    return arguments
+
+
+def _open_run(folder: Path) -> RunWriter:
+    try:
+        return RunWriter(folder)
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: expected a folder that can be written, {error.strerror}"
+        ) from error
+
+
+def _facts(
+    session: Session, options: Options, marker: str, keyword: str
+) -> dict[str, Any]:
+    settings = session.settings
+    return {
+        "command": "check",
+        "started": _now(),
+        **describe_machine(),
+        "candidates": [
+            {
+                "name": subject.name,
+                "spec": subject.spec,
+                "arithmetic": subject.arithmetic.name,
+                "layout": subject.capabilities.layout,
+                "device": str(subject.device),
+                "unavailable": subject.unavailable(),
+            }
+            for subject in session.subjects
+        ],
+        "checkpoint": {
+            "folder": str(settings.checkpoint_folder) if settings.checkpoint_given else None,
+            "shape": settings.checkpoint.config.label(),
+            "layers": list(settings.layers),
+        },
+        "options": {
+            "marker": marker,
+            "keyword": keyword,
+            "profile": options.profile,
+            "case": options.case,
+            "against": options.against,
+            "require_class": options.required_class,
+        },
+    }
+
+
+def _print_json(conclusion: Conclusion, folder: Path, out: TextIO) -> None:
+    document = {
+        "verdict": conclusion.line,
+        "exit_code": int(conclusion.exit_code),
+        "run": str(folder),
+        "candidates": conclusion.as_json(),
+    }
+    print(json.dumps(document), file=out)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""The checks themselves, one file a level; pytest collects them here."""

@@ -1,0 +1,93 @@
+"""L3: stages and output within the bound of the declared arithmetic class."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxmoe.conformance.case import HOT_SPOTS
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_fused import judge_fused
+from mxmoe.conformance.judge_numbers import judge_every_tactic
+from mxmoe.conformance.judge_numbers import judge_output
+from mxmoe.conformance.judge_numbers import judge_trace
+from mxmoe.conformance.places import for_each
+from mxmoe.conformance.places import layer_routes
+from mxmoe.conformance.strategies import GPT_OSS_SHAPE
+from mxmoe.conformance.strategies import SILU_SHAPE
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verdict import not_run
+from mxmoe.reference.types import Shard
+
+pytestmark = [pytest.mark.numeric, pytest.mark.level("L3")]
+
+EXAMPLES = (
+    Case(config=SILU_SHAPE, tokens=33),
+    Case(config=GPT_OSS_SHAPE, tokens=3),
+    Case(config=GPT_OSS_SHAPE, shard=Shard(tp_size=8, tp_rank=7), tokens=3),
+)
+
+
+@for_each(layer_routes)
+def test_layer_output_stays_within_the_bound(
+    judge: Judge, place: tuple[int, str]
+) -> None:
+    """A layer of the checkpoint, in each cell of the attribution matrix."""
+    layer, route = place
+    asked = judge.settings.case
+    if asked is not None and asked.layer != layer:
+        raise not_run(f"--case asks for {asked}")
+    judge_output(judge, asked or Case(layer=layer, tokens=19), route)
+    judge.record.examples += 1
+
+
+def test_output_stays_within_the_bound(judge: Judge) -> None:
+    """Drawn shapes, shards, token counts and hot spots."""
+    judge.subject.need("forward")
+    judge.for_all(
+        lambda case: judge_output(judge, case), hot=tuple(HOT_SPOTS), examples=EXAMPLES
+    )
+
+
+@pytest.mark.parametrize("spot", HOT_SPOTS)
+def test_hot_spot_stays_within_the_bound(judge: Judge, spot: str) -> None:
+    """Each hot spot by itself."""
+    judge.subject.need("forward")
+    judge.for_all(
+        lambda case: judge_output(judge, case), always=(spot,), tokens=(1, 5, 33)
+    )
+
+
+def test_every_tactic_stays_within_the_bound(judge: Judge) -> None:
+    """Each tactic that the candidate enumerates is forced."""
+    judge.subject.need("forward")
+    if judge.subject.capabilities.tactics is None:
+        raise not_run("declares no tactics")
+    judge.for_all(lambda case: judge_every_tactic(judge, case), examples=EXAMPLES)
+
+
+def test_traced_stages_stay_within_the_bound(judge: Judge) -> None:
+    """Each exposed stage, so that a fault is seen where it happens."""
+    judge.subject.need("trace")
+    judge.for_all(lambda case: judge_trace(judge, case), hot=tuple(HOT_SPOTS))
+
+
+def test_fused_routing_stays_within_the_bound(judge: Judge) -> None:
+    """`forward_fused` against the reference's own routing, away from ties."""
+    judge.subject.need("forward_fused")
+    judge.for_all(
+        lambda case: judge_fused(judge, case), tokens=(1, 5, 33), examples=EXAMPLES[:1]
+    )
+
+
+@pytest.mark.needs_option("required_class")
+def test_declared_class_is_the_required_one(judge: Judge) -> None:
+    """`--require-class` pins the arithmetic that a candidate may ask for."""
+    required = judge.settings.required_class
+    declared = judge.subject.arithmetic.name
+    if declared != required:
+        raise judge.fail(
+            Verdict.MISMATCH,
+            [f"expected class {required}, found a declaration of {declared}"],
+            what="arithmetic class",
+        )

@@ -1,0 +1,69 @@
+"""L3: what must not change between calls, and what must not be kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from mxmoe.conformance import judge_state
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.verdict import unsupported
+
+pytestmark = [pytest.mark.state, pytest.mark.level("L3")]
+
+# Prefill, decode, and a tail; state faults do not depend on more.
+TOKENS = (1, 4, 17)
+HOT = ("no_expert", "strided")
+
+
+def test_a_second_call_repeats_the_first(judge: Judge) -> None:
+    """Same input, same result, also with another input in between."""
+    judge.subject.need("forward")
+    judge.for_all(
+        lambda case: judge_state.second_call(judge, case), hot=HOT, tokens=TOKENS
+    )
+
+
+def test_zero_tokens_give_an_empty_output(judge: Judge) -> None:
+    judge.subject.need("forward")
+    judge.for_all(lambda case: judge_state.zero_tokens(judge, case), tokens=(0,))
+
+
+def test_the_input_is_not_modified(judge: Judge) -> None:
+    """Hidden states, ids, weights and prepared tensors, byte for byte."""
+    judge.subject.need("forward")
+    judge.for_all(
+        lambda case: judge_state.input_unmodified(judge, case), hot=HOT, tokens=TOKENS
+    )
+
+
+def test_poisoned_memory_changes_nothing(judge: Judge) -> None:
+    """Memory holds 0xFF before `prepare` and before `forward` get it."""
+    judge.for_all(
+        lambda case: judge_state.poisoned(judge, case), hot=HOT, tokens=TOKENS
+    )
+
+
+def test_raw_weights_are_freed(judge: Judge) -> None:
+    """After `prepare`, raw tensors live on only inside the prepared ones."""
+    judge.subject.need("prepare")
+    judge.for_all(lambda case: judge_state.raw_weights_freed(judge, case), tokens=(1,))
+
+
+def test_declared_determinism_holds(judge: Judge) -> None:
+    """Eight repeats, bit for bit."""
+    judge.subject.need("forward")
+    if not judge.subject.capabilities.deterministic:
+        raise unsupported("deterministic: False")
+    judge.for_all(
+        lambda case: judge_state.deterministic(judge, case), hot=HOT, tokens=TOKENS
+    )
+
+
+def test_declared_batch_invariance_holds(judge: Judge) -> None:
+    """A token alone has the bits that it has in the batch."""
+    judge.subject.need("forward")
+    if not judge.subject.capabilities.batch_invariant:
+        raise unsupported("batch_invariant: False")
+    judge.for_all(
+        lambda case: judge_state.batch_invariant(judge, case), tokens=(2, 17, 33)
+    )

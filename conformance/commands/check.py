@@ -1,0 +1,86 @@
+"""``mxmoe check``: judge candidates and end with one line that begins ``verdict:``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mxmoe.conformance.verdict import ExitCode
+
+
+def check(
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--candidate",
+            "-c",
+            metavar="SPEC",
+            help="path/file.py:attr, package.module:attr or an installed name; "
+            "repeatable. Default: $MXMOE_CANDIDATE, else the bundled candidates.",
+        ),
+    ] = None,
+    marker: Annotated[
+        str,
+        typer.Option(
+            "-m", metavar="EXPR", help="bytewise, routing, numeric, state, or 'a and b'"
+        ),
+    ] = "",
+    keyword: Annotated[
+        str, typer.Option("-k", metavar="EXPR", help="only checks whose name matches")
+    ] = "",
+    against: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="compare with this one directly")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="a gpt-oss MXFP4 folder. Default: embedded."),
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="'all' or 0,5,35. Default: all if small, else 3.")
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option(metavar="WORD", help="one case, as a failure prints it")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: the candidate's choice.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="dev, ci, gpu or nightly: how many cases are drawn")
+    ] = "ci",
+    require_class: Annotated[
+        str | None, typer.Option(metavar="NAME", help="pin the arithmetic class")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON document on standard output")
+    ] = False,
+) -> ExitCode:
+    """Judge candidates against the reference, level by level.
+
+    The same checks as `pytest --pyargs mxmoe.conformance`. Bytes are compared byte for
+    byte, numbers with a bound derived from the declared arithmetic class. Everything
+    that was found stands in the run directory.
+    """
+    from mxmoe.conformance.check_run import run_check
+    from mxmoe.conformance.session import Options
+
+    return run_check(
+        Options(
+            candidates=tuple(candidate or ()),
+            against=against,
+            checkpoint=checkpoint,
+            layers=layers,
+            case=case,
+            device=device,
+            required_class=require_class,
+            profile=profile,
+        ),
+        marker=marker,
+        keyword=keyword,
+        run_folder=run_dir,
+        as_json=as_json,
+    )

@@ -1,0 +1,53 @@
+"""``mxmoe``: finds its commands in entry points and loads the one that is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from mxmoe.conformance.escape import printable
+from mxmoe.conformance.verdict import ExitCode
+from mxmoe.reference.errors import BadInput
+
+GROUP = "mxmoe.commands"
+_HELP = """Conformance and accuracy of MXFP4 mixture-of-experts kernels.
+
+Exit codes: 0 pass, 1 fail, 2 usage or bad input, 3 invalid (nothing was judged, or
+the machinery failed), 4 inconclusive.
+"""
+
+
+class LazyCommands(TyperGroup):
+    """A group whose commands are entry points, imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(ep.name for ep in metadata.entry_points(group=GROUP))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for entry in metadata.entry_points(group=GROUP):
+            if entry.name == cmd_name:
+                app = typer.Typer(add_completion=False, rich_markup_mode=None)
+                app.command(cmd_name)(entry.load())
+                return typer.main.get_command(app)
+        return None
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run one command and exit with an `ExitCode`."""
+    group = LazyCommands(name="mxmoe", help=_HELP, no_args_is_help=True)
+    try:
+        code = group.main(args, prog_name="mxmoe", standalone_mode=False)
+    except BadInput as error:
+        print(f"mxmoe: error: {printable(str(error))}", file=sys.stderr)
+        code = ExitCode.USAGE
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        print("mxmoe: interrupted", file=sys.stderr)
+        code = ExitCode.INVALID
+    sys.exit(int(code or 0))

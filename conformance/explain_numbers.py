@@ -1,0 +1,157 @@
+"""Why numbers differ: the fault hypothesis under which the found output is right.
+
+Each hypothesis edits the input of the reference; if the found output lies within
+the bound around *that* truth, the candidate behaves as if it made the edit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.reference.types import SILU
+from mxmoe.reference.types import Arithmetic
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
+
+# All hypotheses together should take about a second: elements of W1 and W2 of the
+# visited experts, decoded once for each of about 20 hypotheses.
+LARGEST_SEARCH = 2**21
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """The input of one rank's forward pass."""
+
+    part: ExpertWeights
+    config: MoEConfig
+    hidden_states: torch.Tensor
+    routing: Routing
+    shard: Shard
+
+
+Hypothesis = Callable[[Situation], Situation]
+
+
+def explain_numbers(
+    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
+) -> list[str]:
+    """The hypotheses under which `found` [t, h] is within the bound everywhere."""
+    part = situation.part
+    if part.gate_up_blocks.numel() + part.down_blocks.numel() > LARGEST_SEARCH:
+        return []
+    names = []
+    for name, hypothesis in hypotheses(situation):
+        s = hypothesis(situation)
+        judged = judge_rank(
+            s.part,
+            s.config,
+            s.hidden_states,
+            s.routing,
+            shard=s.shard,
+            arithmetic=arithmetic,
+        )
+        if compare_numbers(found, judged.truth["combine"], judged.allowed["combine"]).within:
+            names.append(name)
+    return names
+
+
+def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
+    """Named edits that apply to this situation."""
+    part, config = situation.part, situation.config
+    if part.gate_up_bias is not None and part.down_bias is not None:
+        yield "gate_up bias ignored", _weights(gate_up_bias=_zeros)
+        yield "down bias ignored", _weights(down_bias=_zeros)
+        yield "both biases ignored", _weights(gate_up_bias=_zeros, down_bias=_zeros)
+        yield "gate_up bias: gate and up swapped", _weights(gate_up_bias=_swap_rows)
+        if situation.shard.tp_size > 1:
+            tp = situation.shard.tp_size
+            yield "down bias not divided by tp", _weights(down_bias=lambda x: x * tp)
+    yield (
+        "gate and up swapped",
+        _weights(
+            gate_up_blocks=_swap_rows, gate_up_scales=_swap_rows, gate_up_bias=_swap_rows
+        ),
+    )
+    yield "nibbles of gate_up swapped", _weights(gate_up_blocks=_swap_nibbles)
+    yield "nibbles of down swapped", _weights(down_blocks=_swap_nibbles)
+    yield "gate_up scales of the next K block", _weights(gate_up_scales=_next_block)
+    yield "down scales of the next K block", _weights(down_scales=_next_block)
+    yield "last K block of gate_up dropped", _weights(gate_up_blocks=_without_last_block)
+    yield "last K block of down dropped", _weights(down_blocks=_without_last_block)
+    activation = config.activation
+    for name, changed in (
+        ("no clamp", replace(activation, limit=math.inf)),
+        ("no +1 on the up half", replace(activation, beta=0.0)),
+        ("alpha taken as 1", replace(activation, alpha=1.0)),
+        ("plain silu(gate) * up", SILU),
+    ):
+        if changed != activation:
+            yield name, _config(activation=changed)
+    yield "routing weights ignored (1 each)", _routing(torch.ones_like)
+    yield "routing weights uniform (1/k)", _routing(
+        lambda w: torch.full_like(w, 1 / w.shape[1])
+    )
+    yield "routing weights in reverse slot order", _routing(lambda w: w.flip(1))
+    yield "last slot dropped", _routing(_without_last_slot)
+    yield "only the first slot added", _routing(_only_first_slot)
+    yield "output all zero", _routing(torch.zeros_like)
+
+
+def _weights(**edits: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
+    def apply(s: Situation) -> Situation:
+        present = s.part.tensors()
+        edited = {n: edit(present[n]) for n, edit in edits.items() if n in present}
+        return replace(s, part=replace(s.part, **edited))
+
+    return apply
+
+
+def _config(**changes: object) -> Hypothesis:
+    return lambda s: replace(s, config=replace(s.config, **changes))  # type: ignore[arg-type]
+
+
+def _routing(edit: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
+    return lambda s: replace(s, routing=Routing(s.routing.ids, edit(s.routing.weights)))
+
+
+_zeros = torch.zeros_like
+
+
+def _swap_rows(x: torch.Tensor) -> torch.Tensor:
+    return x.unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
+
+
+def _swap_nibbles(x: torch.Tensor) -> torch.Tensor:
+    return (x >> 4) | (x << 4)
+
+
+def _next_block(x: torch.Tensor) -> torch.Tensor:
+    return x.roll(-1, 2)
+
+
+def _without_last_block(x: torch.Tensor) -> torch.Tensor:
+    cut = x.clone()
+    cut[:, :, -1:] = 0
+    return cut
+
+
+def _without_last_slot(w: torch.Tensor) -> torch.Tensor:
+    cut = w.clone()
+    cut[:, -1] = 0
+    return cut
+
+
+def _only_first_slot(w: torch.Tensor) -> torch.Tensor:
+    cut = torch.zeros_like(w)
+    cut[:, 0] = w[:, 0]
+    return cut

@@ -1,0 +1,238 @@
+"""The fixture that every check uses: one candidate, one check, one record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from dataclasses import field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from hypothesis import given
+from hypothesis import reject
+from hypothesis import strategies as st
+
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.strategies import TOKENS
+from mxmoe.conformance.strategies import cases
+from mxmoe.conformance.strategies import shapes
+from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import NotJudged
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verdict import unsupported
+from mxmoe.reference.checkpoint import Checkpoint
+from mxmoe.reference.checkpoint import open_checkpoint
+from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the user asked for, the same for every check of a run."""
+
+    checkpoint_folder: Path
+    checkpoint_given: bool
+    layers: tuple[int, ...]
+    seconds_per_check: float
+    case: Case | None = None
+    device: str | None = None
+    required_class: str | None = None
+    against: Subject | None = None
+    run: RunWriter | None = None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint under test, opened."""
+        return open_checkpoint(self.checkpoint_folder)
+
+
+@dataclass
+class Record:
+    """What one check found out, filled in as it goes."""
+
+    worst: float | None = None
+    examples: int = 0
+    case: str | None = None
+    evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Runs checks of `subject` and records what they find."""
+
+    subject: Subject
+    settings: Settings
+    check_name: str
+    record: Record = field(default_factory=Record)
+
+    def for_all(
+        self,
+        check: Callable[[Case], None],
+        *,
+        hot: tuple[str, ...] = (),
+        always: tuple[str, ...] = (),
+        tokens: tuple[int, ...] = TOKENS,
+        examples: Iterable[Case] = (),
+    ) -> None:
+        """Judge drawn cases, then `examples`; a failing drawn case is shrunk.
+
+        With ``--case`` only that case is judged. Examples that the candidate
+        declares unsupported are left out; if nothing is left, so is the check.
+        """
+        if self.settings.case is not None:
+            self._one(check, self.settings.case)
+            return
+        strategy = cases(self._supports, hot=hot, always=always, tokens=tokens)
+        if not strategy.is_empty:
+            self._search(check, strategy)
+        refusal: NotJudged | None = None
+        for case in examples:
+            try:
+                self._one(check, case)
+            except NotJudged as error:
+                refusal = error
+        if self.record.examples == 0:
+            raise refusal or unsupported("shapes: none of the suite's")
+
+    def _search(
+        self, check: Callable[[Case], None], strategy: st.SearchStrategy[Case]
+    ) -> None:
+        stop = time.monotonic() + self.settings.seconds_per_check
+        failed = False
+
+        @given(strategy)
+        def search(case: Case) -> None:
+            nonlocal failed
+            # Once something failed, Hypothesis shrinks: every answer counts again.
+            if time.monotonic() > stop and not failed:
+                return
+            try:
+                self._one(check, case)
+            except Failure:
+                failed = True
+                raise
+            except NotJudged:
+                if self.record.examples == 0 and not failed:
+                    raise
+                reject()
+
+        search()
+
+    def _one(self, check: Callable[[Case], None], case: Case) -> None:
+        self.record.case = str(case)
+        try:
+            check(case)
+        except Failure as error:
+            # What the subject raised by itself lacks the case and how to repeat it.
+            if error.text.startswith(f"{self.subject.name} · "):
+                raise
+            raise self.fail(error.verdict, [error.text], case=case, what="call") from error
+        self.record.examples += 1
+        self.record.case = None
+
+    def _supports(self, config: MoEConfig, shard: Shard) -> bool:
+        claims = self.subject.capabilities
+        return not (claims.refuses_shape(config) or claims.refuses_shard(shard, config))
+
+    def another_shape(self, config: MoEConfig) -> Case | None:
+        """A small supported case whose matrices differ from those of `config`."""
+        for other in shapes():
+            if other.hidden != config.hidden and self._supports(other, WHOLE):
+                return Case(config=other, tokens=1)
+        return None
+
+    def layer_weights(self, layer: int) -> tuple[MoEConfig, ExpertWeights]:
+        """Configuration and weights of one layer of the checkpoint."""
+        checkpoint = self.settings.checkpoint
+        return checkpoint.config, checkpoint.layer(layer)
+
+    def data(self, case: Case) -> CaseData:
+        """The tensors of `case` on the CPU; raises `NotJudged` if unsupported."""
+        layer = None if case.layer is None else self.layer_weights(case.layer)
+        config = case.config if layer is None else layer[0]
+        assert config is not None
+        self.subject.require(config, case.shard)
+        return make_case_data(
+            case, hidden_dtype=self.subject.arithmetic.output, layer_weights=layer
+        )
+
+    def inputs(self, case: Case, data: CaseData) -> CaseData:
+        """`data` on the candidate's device."""
+        return on_device(case, data, self.subject.device)
+
+    def judged(
+        self,
+        case: Case,
+        data: CaseData,
+        routing_error: torch.Tensor | None = None,
+    ) -> Judged:
+        """Truth and bound of the candidate's class for this case."""
+        return judge_rank(
+            shard_weights(data.weights, data.config, case.shard),
+            data.config,
+            data.hidden_states,
+            data.routing,
+            shard=case.shard,
+            arithmetic=self.subject.arithmetic,
+            routing_error=routing_error,
+        )
+
+    def saw(self, worst: float) -> None:
+        """Remember the largest error / allowed of the check."""
+        self.record.worst = max(worst, self.record.worst or 0.0)
+
+    def note(self, text: str) -> None:
+        """A quality note: the check passes and the report shows the text, once."""
+        if text not in self.record.notes:
+            self.record.notes.append(text)
+
+    def again(self, case: Case | None) -> str:
+        """The one command that repeats this check."""
+        words = ["mxmoe check", "--candidate", self.subject.spec, "-k", self.check_name]
+        if self.settings.checkpoint_given:
+            words += ["--checkpoint", str(self.settings.checkpoint_folder)]
+        if self.settings.device is not None:
+            words += ["--device", self.settings.device]
+        if self.settings.against is not None:
+            words += ["--against", self.settings.against.spec]
+        if case is not None:
+            words += ["--case", str(case)]
+        return " ".join(words)
+
+    def fail(
+        self,
+        verdict: Verdict,
+        lines: Iterable[str],
+        *,
+        case: Case | None = None,
+        what: str,
+        tensors: dict[str, torch.Tensor] | None = None,
+    ) -> Failure:
+        """The failure to raise: headline, `lines`, how to repeat it; keeps the evidence."""
+        described = "" if case is None else f" · {case}"
+        text = [f"{self.subject.name} · {what}{described}", *lines]
+        text.append(f"again  {self.again(case)}")
+        facts = {
+            "candidate": self.subject.spec,
+            "check": self.check_name,
+            "case": None if case is None else str(case),
+            "verdict": str(verdict),
+            "text": "\n".join(text),
+        }
+        # Written by the plugin for the last failure only: shrinking raises many.
+        self.record.evidence = (facts, tensors or {})
+        return Failure(verdict, "\n".join(text))

@@ -1,0 +1,197 @@
+"""State: what one call leaves behind for the next, and what it must not touch."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_numbers import difference_lines
+from mxmoe.conformance.poison import poisoned_memory
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verdict import not_run
+from mxmoe.reference.types import PreparedWeights
+from mxmoe.reference.types import Routing
+
+_REPEATS = 8
+
+
+def second_call(judge: Judge, case: Case) -> None:
+    """A, B, A with one set of prepared weights: every result right, A's equal."""
+    a = judge.data(case)
+    prepared = judge.subject.prepare(a.weights, a.config, case.shard)
+    other = replace(case, seed=case.seed + 1, tokens=case.tokens + 2)
+    b = replace(judge.data(other), weights=a.weights)
+    first = _forward(judge, case, a, prepared)
+    kept = first.clone()
+    between = _forward(judge, other, b, prepared)
+    _within(judge, other, b, between, "second call, other input")
+    if not _same_bits(first, kept):
+        line = "the tensor returned by the first call changed during the second"
+        raise judge.fail(Verdict.MISMATCH, [line], case=case, what="second call")
+    again = _forward(judge, case, a, prepared)
+    _alike(judge, case, a, kept, again, "second call, same input")
+
+
+def zero_tokens(judge: Judge, case: Case) -> None:
+    """[0, h] in, [0, h] out."""
+    data = judge.data(case)
+    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
+    _forward(judge, case, data, prepared)
+
+
+def input_unmodified(judge: Judge, case: Case) -> None:
+    """What the caller owns is the same after `forward`, byte for byte."""
+    data = judge.data(case)
+    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
+    inputs = judge.inputs(case, data)
+    owned = {
+        "hidden_states": inputs.hidden_states,
+        "routing.ids": inputs.routing.ids,
+        "routing.weights": inputs.routing.weights,
+        **{n: t for n, t in prepared.items() if isinstance(t, torch.Tensor)},
+    }
+    before = {name: as_bytes(tensor).clone() for name, tensor in owned.items()}
+    judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+    for name, tensor in owned.items():
+        if not torch.equal(before[name], as_bytes(tensor)):
+            line = f"forward changed the caller's {name}"
+            raise judge.fail(Verdict.MISMATCH, [line], case=case, what="input")
+
+
+def poisoned(judge: Judge, case: Case) -> None:
+    """Prepared bytes and output are the same when fresh memory holds 0xFF."""
+    subject = judge.subject
+    data = judge.data(case)
+    clean = subject.prepare(data.weights, data.config, case.shard)
+    with poisoned_memory(subject.device):
+        dirty = subject.prepare(data.weights, data.config, case.shard)
+    for name, tensor in clean.items():
+        other = dirty.get(name)
+        if not isinstance(tensor, torch.Tensor) or not isinstance(other, torch.Tensor):
+            continue
+        if not torch.equal(as_bytes(tensor), as_bytes(other)):
+            count = int((as_bytes(tensor) != as_bytes(other)).sum())
+            line = f"{name}: {count} bytes depend on what memory held before prepare"
+            raise judge.fail(Verdict.MISMATCH, [line], case=case, what="poison")
+    if not subject.has("forward"):
+        return
+    expected = _forward(judge, case, data, clean)
+    inputs = judge.inputs(case, data)
+    with poisoned_memory(subject.device):
+        found = subject.forward(clean, inputs.hidden_states, inputs.routing)
+    _alike(judge, case, data, expected, found, "poisoned memory before forward")
+
+
+def raw_weights_freed(judge: Judge, case: Case) -> None:
+    """No raw tensor outlives `prepare`, except as a prepared tensor itself."""
+    data = judge.data(case)
+    raw = data.weights.clone()
+    alive = {n: StorageWeakRef(t.untyped_storage()) for n, t in raw.tensors().items()}
+    sizes = {name: tensor.nbytes for name, tensor in raw.tensors().items()}
+    addresses = {n: t.untyped_storage().data_ptr() for n, t in raw.tensors().items()}
+    prepared = judge.subject.prepare(raw, data.config, case.shard)
+    if not all(isinstance(value, torch.Tensor) for value in prepared.values()):
+        raise not_run("not observable: prepare returns more than tensors")
+    reused = {
+        value.untyped_storage().data_ptr()
+        for value in prepared.values()
+        if isinstance(value, torch.Tensor)
+    }
+    del raw
+
+    def still_held() -> list[str]:
+        return [
+            name
+            for name, storage in alive.items()
+            if not storage.expired() and addresses[name] not in reused
+        ]
+
+    if still_held():
+        gc.collect()  # only now: it is slow, and cycles are no fault
+    held = still_held()
+    if held:
+        total = sum(sizes[name] for name in held)
+        line = f"after prepare, {', '.join(held)} ({total} bytes) are still held"
+        raise judge.fail(Verdict.MISMATCH, [line], case=case, what="raw weights")
+
+
+def deterministic(judge: Judge, case: Case) -> None:
+    """The same call gives the same bits, every time."""
+    data = judge.data(case)
+    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
+    first = _forward(judge, case, data, prepared)
+    for repeat in range(1, _REPEATS):
+        again = _forward(judge, case, data, prepared)
+        if not _same_bits(first, again):
+            where = int((as_bytes(first) != as_bytes(again)).any(dim=1).int().argmax())
+            line = f"repeat {repeat} differs from the first call, first at token {where}"
+            raise judge.fail(Verdict.MISMATCH, [line], case=case, what="determinism")
+
+
+def batch_invariant(judge: Judge, case: Case) -> None:
+    """Tokens first, middle and last: alone as in the batch, bit for bit."""
+    data = judge.data(case)
+    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
+    whole = _forward(judge, case, data, prepared)
+    for token in sorted({0, case.tokens // 2, case.tokens - 1}):
+        one = slice(token, token + 1)
+        alone = replace(
+            data,
+            hidden_states=data.hidden_states[one],
+            routing=Routing(data.routing.ids[one], data.routing.weights[one]),
+        )
+        if not _same_bits(whole[one], _forward(judge, case, alone, prepared)):
+            line = f"token {token} has other bits alone than in a batch of {case.tokens}"
+            raise judge.fail(Verdict.MISMATCH, [line], case=case, what="batch invariance")
+
+
+def _forward(
+    judge: Judge, case: Case, data: CaseData, prepared: PreparedWeights
+) -> torch.Tensor:
+    inputs = judge.inputs(case, data)
+    return judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.equal(as_bytes(one), as_bytes(other))
+
+
+def _alike(
+    judge: Judge,
+    case: Case,
+    data: CaseData,
+    expected: torch.Tensor,
+    found: torch.Tensor,
+    what: str,
+) -> None:
+    """Equal bits if determinism is declared; both within the bound in any case."""
+    _within(judge, case, data, found, what)
+    if judge.subject.capabilities.deterministic and not _same_bits(expected, found):
+        where = int((as_bytes(expected) != as_bytes(found)).any(dim=1).int().argmax())
+        line = f"token {where} has other bits, and determinism is declared"
+        raise judge.fail(Verdict.MISMATCH, [line], case=case, what=what)
+
+
+def _within(
+    judge: Judge, case: Case, data: CaseData, out: torch.Tensor, what: str
+) -> None:
+    judged = judge.judged(case, data)
+    difference = compare_numbers(out, judged.truth["combine"], judged.allowed["combine"])
+    judge.saw(difference.worst)
+    if difference.within:
+        return
+    raise judge.fail(
+        Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
+        difference_lines(difference, data),
+        case=case,
+        what=what,
+        tensors={"found": out, "expected": judged.truth["combine"]},
+    )

@@ -1,0 +1,133 @@
+"""What a check is repeated over besides candidates: layers, shards, tensors, routes.
+
+``@for_each(function)`` on a test gives it the fixture `place` and one test id for
+each place that ``function(settings, subject)`` returns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from typing import TypeVar
+
+from mxmoe.conformance.judge import Settings
+from mxmoe.conformance.judge_numbers import ROUTES
+from mxmoe.conformance.subject import Subject
+from mxmoe.reference.checkpoint import Checkpoint
+from mxmoe.reference.errors import BadInput
+from mxmoe.reference.formats import SCALE_RULES
+from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import Shard
+
+# Up to this size every layer and every shard is judged; a larger checkpoint is
+# sampled (first, middle, last layer, the whole layer only) unless --layers says more.
+_EVERYTHING_UP_TO_BYTES = 2**28
+
+_TestFunction = TypeVar("_TestFunction", bound=Callable[..., None])
+
+
+@dataclass(frozen=True)
+class Place:
+    """One repetition: its part of the test id, and what the test gets."""
+
+    id: str
+    value: Any
+
+
+Places = Callable[[Settings, Subject], Sequence[Place]]
+
+
+def for_each(places: Places) -> Callable[[_TestFunction], _TestFunction]:
+    """Repeat the decorated test over `places`."""
+
+    def mark(function: _TestFunction) -> _TestFunction:
+        function.places = places  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def choose_layers(checkpoint: Checkpoint, request: str | None) -> tuple[int, ...]:
+    """``all``, ``0,5,35``, or None for the default; `BadInput` for anything else."""
+    count = checkpoint.layers
+    if request is None:
+        if count * checkpoint.layer_bytes() <= _EVERYTHING_UP_TO_BYTES:
+            return tuple(range(count))
+        return tuple(sorted({0, count // 2, count - 1}))
+    if request == "all":
+        return tuple(range(count))
+    if not re.fullmatch(r"\d+(,\d+)*", request):
+        raise BadInput(f"--layers: expected 'all' or numbers like 0,5, found {request!r}")
+    layers = tuple(dict.fromkeys(int(word) for word in request.split(",")))
+    for layer in layers:
+        if layer >= count:
+            raise BadInput(f"--layers: expected 0 to {count - 1}, found {layer}")
+    return layers
+
+
+def layers(settings: Settings, _subject: Subject) -> list[Place]:
+    """``default-layer0``, ..."""
+    return [Place(_layer_id(settings, layer), layer) for layer in settings.layers]
+
+
+def layer_routes(settings: Settings, subject: Subject) -> list[Place]:
+    """``default-layer0-yours-ours``: the cells of the attribution matrix that exist."""
+    if not subject.has("prepare"):
+        routes = ROUTES[2:]
+    elif subject.layout is None:
+        routes = ROUTES[:1]
+    else:
+        routes = ROUTES if subject.has("forward") else ROUTES[1:2]
+    return [
+        Place(f"{_layer_id(settings, layer)}-{route}", (layer, route))
+        for layer in settings.layers
+        for route in routes
+    ]
+
+
+def layer_tensors(settings: Settings, subject: Subject) -> list[Place]:
+    """``default-layer0-tp2r1-gate_up_bias``: layers, shards and prepared tensors."""
+    if subject.layout is None:
+        return [Place("own_layout", None)]
+    names = subject.layout.names(settings.checkpoint.config)
+    return [
+        Place(f"{_layer_id(settings, layer)}-{shard.label()}-{name}", (layer, shard, name))
+        for layer in settings.layers
+        for shard in _shards(settings, subject)
+        for name in names
+    ]
+
+
+def layer_shards(settings: Settings, subject: Subject) -> list[Place]:
+    """``default-layer0-tp2r1``"""
+    return [
+        Place(f"{_layer_id(settings, layer)}-{shard.label()}", (layer, shard))
+        for layer in settings.layers
+        for shard in _shards(settings, subject)
+    ]
+
+
+def scale_rules(_settings: Settings, _subject: Subject) -> list[Place]:
+    """``floor``, ``even``, ``ceil``"""
+    return [Place(rule, rule) for rule in SCALE_RULES]
+
+
+def _layer_id(settings: Settings, layer: int) -> str:
+    name = settings.checkpoint_folder.name if settings.checkpoint_given else "default"
+    return f"{re.sub(r'[^A-Za-z0-9_.]', '_', name)}-layer{layer}"
+
+
+def _shards(settings: Settings, subject: Subject) -> list[Shard]:
+    config = settings.checkpoint.config
+    if settings.checkpoint.layer_bytes() > _EVERYTHING_UP_TO_BYTES:
+        return [WHOLE]
+    shards = [WHOLE]
+    for n in (2, 4, 8):
+        shards += [Shard(tp_size=n, tp_rank=r) for r in range(n)]
+        if config.experts % n == 0:
+            shards += [Shard(ep_size=n, ep_rank=r) for r in range(n)]
+    refuses = subject.capabilities.refuses_shard
+    return [shard for shard in shards if refuses(shard, config) is None]

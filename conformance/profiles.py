@@ -1,0 +1,39 @@
+"""Hypothesis profiles, chosen by Hypothesis' own ``--hypothesis-profile``.
+
+=========  ========  ===============  ====================================
+name       examples  seconds a check  for
+=========  ========  ===============  ====================================
+dev        20        5                the edit-run loop
+ci         100       12               verdicts: derandomised
+gpu        50        30               a machine with an accelerator
+nightly    2000      600              random, with the example database
+=========  ========  ===============  ====================================
+
+None has a deadline: compiling kernels would break it. A check stops drawing when
+its seconds are spent and says how many examples it judged.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck
+from hypothesis import Verbosity
+from hypothesis import settings
+
+SECONDS_PER_CHECK = {"dev": 5.0, "ci": 12.0, "gpu": 30.0, "nightly": 600.0}
+_EXAMPLES = {"dev": 20, "ci": 100, "gpu": 50, "nightly": 2000}
+DEFAULT = "dev"
+
+
+def register_profiles() -> None:
+    """Make the four profiles known to Hypothesis."""
+    for name, examples in _EXAMPLES.items():
+        settings.register_profile(
+            name,
+            max_examples=examples,
+            deadline=None,
+            derandomize=name == "ci",
+            database=settings.default.database if name == "nightly" else None,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+            verbosity=Verbosity.normal,
+        )

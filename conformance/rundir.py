@@ -1,0 +1,181 @@
+"""One run, one directory: what every command writes and every report reads.
+
+    runs/<id>/run.json         versions, device, candidates, configuration, result
+              verdicts.jsonl   one line a check, appended as it ends
+              answers.jsonl    the gate: one line a question
+              bench.csv        the benchmarks
+              bundles/<id>/    one failure each: case.json, tensors.safetensors
+
+Schema version 1. A reader refuses other versions. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import dataclass
+from dataclasses import field
+from datetime import UTC
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.errors import BadInput
+
+SCHEMA = 1
+
+# Variables that change which kernels run or how they compute; nothing else of the
+# environment is written down.
+ENVIRONMENT = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HUB_OFFLINE",
+    "MKL_NUM_THREADS",
+    "MXMOE_CANDIDATE",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_NUM_THREADS",
+    "PYTHONSAFEPATH",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TRITON_DEFAULT_FP_FUSION",
+    "TRITON_INTERPRET",
+)
+_PACKAGES = (
+    "mxmoe-conformance",
+    "torch",
+    "triton",
+    "transformers",
+    "hypothesis",
+    "pytest",
+    "safetensors",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictLine:
+    """One check of one candidate, as it stands in ``verdicts.jsonl``.
+
+    worst : largest error / allowed that was seen. examples : cases judged.
+    """
+
+    check: str
+    candidate: str
+    level: str
+    verdict: Verdict
+    reason: str = ""
+    text: str = ""
+    case: str | None = None
+    worst: float | None = None
+    examples: int | None = None
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    bundle: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, read back."""
+
+    folder: Path
+    run: Mapping[str, Any]
+    verdicts: tuple[VerdictLine, ...] = field(default=())
+
+
+class RunWriter:
+    """Writes one run directory; lines are flushed as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and any(folder.iterdir()):
+            raise BadInput(f"{folder}: expected an empty or absent folder, found content")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._run: dict[str, Any] = {"schema": SCHEMA, "id": folder.name}
+
+    def describe(self, **facts: Any) -> None:
+        """Add facts to ``run.json`` and write it, whole, through a rename."""
+        self._run |= facts
+        partial = self.folder / "run.json.partial"
+        partial.write_text(json.dumps(self._run, indent=2) + "\n", encoding="utf-8")
+        partial.replace(self.folder / "run.json")
+
+    def verdict(self, line: VerdictLine) -> None:
+        """Append one line to ``verdicts.jsonl``."""
+        with (self.folder / "verdicts.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(line)) + "\n")
+
+    def bundle(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+        """Write a bundle, data only; returns its path relative to the run."""
+        text = json.dumps({"schema": SCHEMA, **facts}, indent=2) + "\n"
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        folder = self.folder / "bundles" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "case.json").write_text(text, encoding="utf-8")
+        dense = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+        save_file(dense, folder / "tensors.safetensors")
+        return f"bundles/{name}"
+
+
+def new_run_id() -> str:
+    """``20261122-134501-4711``: sorts by time, unique on a machine."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, device and the allow-listed environment."""
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES}
+        | {"python": platform.python_version()},
+        "platform": f"{sys.platform} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "environment": {n: os.environ[n] for n in ENVIRONMENT if n in os.environ},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def read_run(folder: Path | str) -> Run:
+    """Read a run directory back; `BadInput` if it is not one, or of another schema."""
+    folder = Path(folder)
+    try:
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{folder}: expected a run directory, found no run.json") from error
+    except ValueError as error:
+        raise BadInput(f"{folder / 'run.json'}: expected JSON, found {error}") from error
+    if not isinstance(run, dict) or run.get("schema") != SCHEMA:
+        found = run.get("schema") if isinstance(run, dict) else type(run).__name__
+        raise BadInput(
+            f"{folder / 'run.json'}: expected schema {SCHEMA}, found {found!r}"
+        )
+    return Run(folder, run, tuple(_read_verdicts(folder / "verdicts.jsonl")))
+
+
+def _read_verdicts(path: Path) -> list[VerdictLine]:
+    lines: list[VerdictLine] = []
+    if not path.exists():
+        return lines
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            found = json.loads(text)
+            found["verdict"] = Verdict(found["verdict"])
+            found["notes"] = tuple(found["notes"])
+            lines.append(VerdictLine(**found))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{path}:{number}: expected a verdict, found {error}") from error
+    return lines

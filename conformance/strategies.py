@@ -1,0 +1,100 @@
+"""Hypothesis strategies: they draw descriptions of cases, never tensors.
+
+Sizes come from hot sets, because uniform draws do not find the edges of tiles or
+the shapes of real models. Each strategy shrinks towards its first entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from hypothesis import strategies as st
+
+from mxmoe.conformance.case import Case
+from mxmoe.reference.types import SILU
+from mxmoe.reference.types import SWIGLU_OAI
+from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Shard
+
+# One block; two; odd block counts; both sides of 128 and 256; 2880 / 10.
+_DIMENSIONS = (32, 64, 96, 128, 160, 224, 256, 288, 384)
+_EXPERTS_AND_TOP_K = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (32, 4))
+# Both sides of the tile edges 16, 32, 64, 128, and every small count.
+TOKENS = (1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
+_SHARDS = (
+    WHOLE,
+    *(Shard(tp_size=n, tp_rank=r) for n in (2, 3, 4, 8) for r in (0, n - 1)),
+    *(Shard(ep_size=2, ep_rank=r) for r in (0, 1)),
+    Shard(tp_size=2, tp_rank=1, ep_size=2, ep_rank=1),
+)
+# Elements of W1 and W2: larger shapes are for explicit examples.
+_LARGEST_LAYER = 2**22
+
+GPT_OSS_SHAPE = MoEConfig(hidden=2880, intermediate=2880, experts=4, top_k=2)
+"""The real matrices with four experts: what two cores can judge in seconds."""
+
+SILU_SHAPE = MoEConfig(
+    hidden=160, intermediate=96, experts=8, top_k=2, activation=SILU, has_bias=False
+)
+"""The one configuration that is not gpt-oss, judged throughout."""
+
+
+@cache
+def shapes() -> tuple[MoEConfig, ...]:
+    """Every combination of the hot sets, smallest layer first."""
+    found = [
+        MoEConfig(
+            hidden=h,
+            intermediate=i,
+            experts=e,
+            top_k=k,
+            activation=activation,
+            has_bias=has_bias,
+        )
+        for h in _DIMENSIONS
+        for i in _DIMENSIONS
+        for e, k in _EXPERTS_AND_TOP_K
+        for activation, has_bias in ((SWIGLU_OAI, True), (SILU, False))
+        if 3 * e * h * i <= _LARGEST_LAYER
+    ]
+    return tuple(sorted(found, key=lambda c: (c.experts * c.hidden * c.intermediate)))
+
+
+def cases(
+    supported: Callable[[MoEConfig, Shard], bool],
+    *,
+    hot: tuple[str, ...] = (),
+    always: tuple[str, ...] = (),
+    tokens: tuple[int, ...] = TOKENS,
+) -> st.SearchStrategy[Case]:
+    """Cases that the candidate supports; nothing() if there is none in the hot sets.
+
+    hot : hot spots that may be drawn. always : hot spots in every case.
+    """
+    usable = [c for c in shapes() if supported(c, WHOLE)]
+    shards = [s for s in _SHARDS if any(_shardable(c, s, supported) for c in usable)]
+    if not usable or not shards:
+        return st.nothing()
+    drawn = st.builds(
+        lambda config, shard, t, seed, spots: Case(
+            config=config,
+            shard=shard if _shardable(config, shard, supported) else WHOLE,
+            tokens=t,
+            seed=seed,
+            hot=tuple(dict.fromkeys((*always, *sorted(spots)))),
+        ),
+        st.sampled_from(usable),
+        st.sampled_from(shards),
+        st.sampled_from(tokens),
+        st.integers(0, 999),
+        st.sets(st.sampled_from(hot), max_size=2) if hot else st.just(set()),
+    )
+    return drawn
+
+
+def _shardable(
+    config: MoEConfig, shard: Shard, supported: Callable[[MoEConfig, Shard], bool]
+) -> bool:
+    return config.experts % shard.ep_size == 0 and supported(config, shard)

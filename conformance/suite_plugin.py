@@ -1,0 +1,249 @@
+"""The suite inside pytest: options, parameters, fixtures, verdicts.
+
+Active only when `plugin` found that our tests are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+
+from mxmoe.conformance import collection
+from mxmoe.conformance import hooks
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.outcomes import JUDGE
+from mxmoe.conformance.outcomes import NOT_JUDGED
+from mxmoe.conformance.outcomes import verdict_line
+from mxmoe.conformance.places import Place
+from mxmoe.conformance.profiles import DEFAULT
+from mxmoe.conformance.profiles import register_profiles
+from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.session import Options
+from mxmoe.conformance.session import Session
+from mxmoe.conformance.session import open_session
+from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.verdict import NotJudged
+from mxmoe.reference.errors import BadInput
+
+MARKERS = {
+    "bytewise": "L0 formats and L1 bytes: byte for byte, seconds, no GPU needed",
+    "routing": "L2: expert ids and routing weights",
+    "numeric": "L3: stages and output within the derived bound",
+    "state": "L3: second call, poisoned memory, input unmodified, raw weights freed",
+    "sharding": "L4: tensor and expert parallel partition and re-assembly",
+    "distributed": "L4: real collectives between processes",
+    "e2e": "L5: the task score",
+    "faults": "the suite against itself",
+    "gpu": "needs an accelerator",
+    "b200": "needs an sm_100 GPU",
+    "nightly": "too slow for a working day",
+    "needs_option(name)": "deselected unless the option is given",
+    "level(name)": "which level a check belongs to (L0 .. L5)",
+}
+
+SESSION = pytest.StashKey[Session]()
+VERDICTS = pytest.StashKey[list[VerdictLine]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mxmoe", "MXFP4 MoE conformance")
+    group.addoption(
+        "--candidate",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="what to judge: path/file.py:attr, package.module:attr or an installed "
+        "name; repeatable (default: $MXMOE_CANDIDATE, else the bundled ones)",
+    )
+    group.addoption("--against", metavar="SPEC", help="compare with this candidate too")
+    group.addoption("--checkpoint", metavar="DIR", help="a gpt-oss MXFP4 folder to judge on")
+    group.addoption("--layers", help="'all' or numbers like 0,5 (of the checkpoint)")
+    group.addoption("--case", metavar="WORD", help="judge this one case, as a failure prints it")
+    group.addoption("--device", help="cpu or cuda (default: the candidate's first choice)")
+    group.addoption("--require-class", metavar="NAME", help="pin the arithmetic class")
+    group.addoption("--run-dir", metavar="DIR", help="write the run directory here")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hooks)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+    config.pluginmanager.register(collection, "mxmoe-collection")
+    register_profiles()
+    profile = config.getoption("--hypothesis-profile", None) or DEFAULT
+    hypothesis_settings.load_profile(profile)
+    given = next((p for p in config.pluginmanager.get_plugins() if isinstance(p, Session)), None)
+    config.stash[SESSION] = given or _open(config, profile)
+    config.stash[VERDICTS] = []
+
+
+def _open(config: pytest.Config, profile: str) -> Session:
+    checkpoint, run_dir = config.getoption("--checkpoint"), config.getoption("--run-dir")
+    try:
+        return open_session(
+            Options(
+                candidates=config.getoption("--candidate"),
+                against=config.getoption("--against"),
+                checkpoint=None if checkpoint is None else Path(checkpoint),
+                layers=config.getoption("--layers"),
+                case=config.getoption("--case"),
+                device=config.getoption("--device"),
+                required_class=config.getoption("--require-class"),
+                run=None if run_dir is None else RunWriter(Path(run_dir)),
+                profile=profile,
+            )
+        )
+    except BadInput as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SESSION in config.stash:
+        config.stash[SESSION].close()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    session = config.stash[SESSION]
+    lines = []
+    for subject in session.subjects:
+        away = subject.unavailable()
+        claims = subject.capabilities
+        lines.append(
+            f"candidate {subject.name}: "
+            + (f"not available: {away}" if away else f"on {subject.device}")
+            + f", class {claims.arithmetic}, layout {claims.layout or 'its own'}"
+        )
+    settings = session.settings
+    source = settings.checkpoint_folder if settings.checkpoint_given else "embedded default"
+    numbers = ", ".join(map(str, settings.layers))
+    lines.append(
+        f"checkpoint {source}: {settings.checkpoint.config.label()}, layers {numbers}"
+    )
+    return lines
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "judge" not in metafunc.fixturenames:
+        return
+    session = metafunc.config.stash[SESSION]
+    places = getattr(metafunc.function, "places", None)
+    parameters = []
+    for subject in session.subjects:
+        found = [Place("", None)] if places is None else places(session.settings, subject)
+        for place in found:
+            name = f"{subject.name}-{place.id}" if place.id else subject.name
+            parameters.append(pytest.param((subject, place.value), id=name))
+    metafunc.parametrize("_subject_and_place", parameters, scope="session")
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    settings = config.stash[SESSION].settings
+    left_out = [
+        item
+        for item in items
+        if any(
+            getattr(settings, marker.args[0]) is None
+            for marker in item.iter_markers("needs_option")
+        )
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def _subject_and_place(request: pytest.FixtureRequest) -> tuple[Subject, Any]:
+    found: tuple[Subject, Any] = request.param
+    return found
+
+
+@pytest.fixture
+def judge(
+    request: pytest.FixtureRequest, _subject_and_place: tuple[Subject, Any]
+) -> Judge:
+    """The judge of this check: one candidate, its settings, a fresh record."""
+    subject, _ = _subject_and_place
+    settings = request.config.stash[SESSION].settings
+    item = request.node
+    item.stash[JUDGE] = Judge(subject, settings, item.originalname)
+    reason = subject.unavailable()
+    if reason is not None:
+        pytest.skip(f"not available: {reason}")
+    return item.stash[JUDGE]
+
+
+@pytest.fixture
+def place(_subject_and_place: tuple[Subject, Any]) -> Any:
+    """What `for_each` repeats the check over."""
+    return _subject_and_place[1]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    try:
+        return (yield)
+    except NotJudged as refusal:
+        pyfuncitem.stash[NOT_JUDGED] = refusal
+        pytest.skip(f"{refusal.verdict}: {refusal.reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    ended = call.when == "call" or (call.when == "setup" and not report.passed)
+    if not ended:
+        return report
+    error = None if call.excinfo is None else call.excinfo.value
+    line = verdict_line(item, report, error)
+    if line is not None:
+        if line.verdict.failed and line.text:
+            report.longrepr = line.text
+        item.config.stash[VERDICTS].append(line)
+        run = item.config.stash[SESSION].settings.run
+        if run is not None:
+            run.verdict(line)
+        item.ihook.pytest_mxmoe_verdict(line=line)
+    return report
+
+
+def idle_candidates(session: Session, verdicts: list[VerdictLine]) -> list[str]:
+    """Sentences for candidates that were to be judged and were not, at all."""
+    asked = {line.candidate for line in verdicts}
+    judged = {line.candidate for line in verdicts if line.verdict.judged}
+    if asked and not judged:
+        return ["none of the requested checks ran"]
+    if not session.requested:
+        return []
+    return [f"none of the checks of {name} ran" for name in sorted(asked - judged)]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if SESSION not in config.stash or config.option.collectonly:
+        return
+    idle = idle_candidates(config.stash[SESSION], config.stash[VERDICTS])
+    if idle and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if SESSION not in config.stash or config.option.collectonly:
+        return
+    for sentence in idle_candidates(config.stash[SESSION], config.stash[VERDICTS]):
+        terminalreporter.write_line(f"error: {sentence}", red=True)

@@ -1,0 +1,166 @@
+"""From verdict lines to the table candidate x level and the line ``verdict: ...``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mxmoe.conformance.escape import printable
+from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.session import Session
+from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.verdict import Verdict
+
+LEVELS = {"L0": "formats", "L1": "bytes", "L2": "routing", "L3": "numbers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One candidate at one level."""
+
+    ok: int = 0
+    failed: int = 0
+    idle: int = 0
+    worst: float | None = None
+
+    def __str__(self) -> str:
+        if self.failed:
+            return f"FAIL {self.failed} of {self.ok + self.failed}"
+        if self.ok:
+            return f"ok {self.ok}"
+        return "not run" if self.idle else "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """What a run comes to."""
+
+    exit_code: ExitCode
+    line: str
+    cells: dict[str, dict[str, Cell]]
+    lines: Sequence[VerdictLine]
+
+    def as_json(self) -> dict[str, Any]:
+        """Per candidate and level: counts and the worst error / allowed."""
+        return {
+            name: {level: vars(cell) for level, cell in row.items()}
+            for name, row in self.cells.items()
+        }
+
+
+def conclude(
+    session: Session, lines: Sequence[VerdictLine], pytest_code: int, folder: Path
+) -> Conclusion:
+    """Decide from the verdict lines; pytest's own code only tells of breakdowns."""
+    cells = {s.name: _row(s.name, lines) for s in session.subjects}
+    code, line = _decide(session, lines, pytest_code, folder)
+    return Conclusion(exit_code=code, line=f"verdict: {line}", cells=cells, lines=lines)
+
+
+def _row(name: str, lines: Sequence[VerdictLine]) -> dict[str, Cell]:
+    row = {}
+    for level in LEVELS:
+        mine = [v for v in lines if v.candidate == name and v.level == level]
+        worst = [v.worst for v in mine if v.worst is not None]
+        row[level] = Cell(
+            ok=sum(v.verdict.judged and not v.verdict.failed for v in mine),
+            failed=sum(v.verdict.failed for v in mine),
+            idle=sum(not v.verdict.judged for v in mine),
+            worst=max(worst, default=None),
+        )
+    return row
+
+
+def _decide(
+    session: Session, lines: Sequence[VerdictLine], pytest_code: int, folder: Path
+) -> tuple[ExitCode, str]:
+    if pytest_code not in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.TESTS_FAILED,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    ):
+        return ExitCode.INVALID, f"INVALID the run broke down, see {folder / 'pytest.log'}"
+    failed = [v for v in lines if v.verdict.failed]
+    if failed:
+        names = ", ".join(dict.fromkeys(v.candidate for v in failed))
+        judged = sum(v.verdict.judged for v in lines)
+        return (
+            ExitCode.FAIL,
+            f"FAIL {names}: {len(failed)} of {judged} checks failed, "
+            f"first {failed[0].check.partition('::')[2]}",
+        )
+    if pytest_code == pytest.ExitCode.TESTS_FAILED:
+        return ExitCode.INVALID, f"INVALID the suite failed, see {folder / 'pytest.log'}"
+    passed = [s for s in session.subjects if _judged(s, lines)]
+    idle = [s.name for s in session.subjects if s not in passed]
+    if not passed:
+        return ExitCode.INVALID, "INVALID none of the requested checks ran"
+    if session.requested and idle:
+        return ExitCode.INVALID, f"INVALID none of the checks of {', '.join(idle)} ran"
+    names = ", ".join(f"{s.name} ({s.arithmetic.name})" for s in passed)
+    levels = " ".join(
+        level for level in LEVELS if any(v.level == level and v.verdict.judged for v in lines)
+    )
+    away = f"; not run: {', '.join(idle)}" if idle else ""
+    return ExitCode.PASS, f"PASS {names} at {levels}{away}"
+
+
+def _judged(subject: Subject, lines: Sequence[VerdictLine]) -> bool:
+    return any(v.candidate == subject.name and v.verdict.judged for v in lines)
+
+
+def print_summary(
+    console: Console, session: Session, conclusion: Conclusion, folder: Path
+) -> None:
+    """Notes, what was not run and why, the table, the run directory, the verdict."""
+    for title, verdict in (
+        ("quality note", Verdict.QUALITY_NOTE),
+        ("unsupported", Verdict.UNSUPPORTED),
+        ("not run", Verdict.NOT_RUN),
+    ):
+        reasons = Counter(
+            (v.candidate, v.level, note)
+            for v in conclusion.lines
+            if v.verdict is verdict
+            for note in (v.notes or (v.reason,))
+        )
+        for (name, level, reason), count in reasons.items():
+            times = f" ({count} checks)" if count > 1 else ""
+            text = f"{title}: {name} {level}: {reason}{times}"
+            console.print(printable(text), markup=False)
+    console.print(_table(session, conclusion))
+    console.print(printable(f"run {folder}"), markup=False)
+    console.print(printable(conclusion.line), markup=False)
+
+
+def _table(session: Session, conclusion: Conclusion) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("candidate", no_wrap=True)
+    table.add_column("class", no_wrap=True)
+    for level, name in LEVELS.items():
+        table.add_column(f"{level}\n{name}", no_wrap=True)
+    table.add_column("error/\nbound", justify="right", no_wrap=True)
+    for subject in session.subjects:
+        row = conclusion.cells[subject.name]
+        worst = max((c.worst for c in row.values() if c.worst is not None), default=None)
+        table.add_row(
+            Text(printable(subject.name)),
+            subject.arithmetic.name,
+            *(_styled(row[level]) for level in LEVELS),
+            "-" if worst is None else f"{worst:.3g}",
+        )
+    return table
+
+
+def _styled(cell: Cell) -> Text:
+    style = "red bold" if cell.failed else "green" if cell.ok else "dim"
+    return Text(str(cell), style=style)

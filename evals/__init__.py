@@ -1,0 +1,1 @@
+"""The accuracy gate and what follows a red night: empty so far."""

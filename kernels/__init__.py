@@ -1,0 +1,10 @@
+"""Candidates: what the suite judges.
+
+Nothing here imports more of `mxmoe.reference` than its types; each candidate is
+written independently of the reference.
+
+=============  =========================================================
+`torch_dense`  plain vectorised PyTorch, every expert for every token
+`hf_experts`   transformers' own experts and its own MXFP4 conversion
+=============  =========================================================
+"""
