@@ -34,7 +34,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
 from mxmoe.reference.moe import moe_of_rank
@@ -104,7 +103,8 @@ def judge_rank(
     """
     truth = moe_of_rank(part, config, hidden_states, routing, shard=shard)
     allowed = {
-        stage: torch.zeros_like(truth[stage]) for stage in ("gate_up", "activation", "down")
+        stage: torch.zeros_like(truth[stage])
+        for stage in ("gate_up", "activation", "down")
     }
     down_error = Error(torch.zeros_like(truth["down"]), torch.zeros_like(truth["down"]))
     for local, e in enumerate(shard.expert_range(config)):
@@ -133,7 +133,9 @@ def judge_rank(
 def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The largest error of rounding each value to nearest in `dtype`."""
     _, above = torch.frexp(values)
-    half = torch.ldexp(torch.ones_like(values), above - 1) * (torch.finfo(dtype).eps / 2)
+    half = torch.ldexp(torch.ones_like(values), above - 1) * (
+        torch.finfo(dtype).eps / 2
+    )
     return torch.where(values == 0, 0, half)
 
 

@@ -16,7 +16,6 @@ from typing import Any
 from typing import Protocol
 
 import torch
-
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.formats import SCALE_RULES
 from mxmoe.reference.layouts import CHECKPOINT_ORDER
@@ -176,7 +175,10 @@ def _check_names(capabilities: Capabilities) -> None:
                     f"capabilities.{key}: expected one of "
                     f"{', '.join(map(str, allowed))}, found {value!r}{reserved}"
                 )
-    if not callable(capabilities.shards) and capabilities.shards not in ("whole", "any"):
+    if not callable(capabilities.shards) and capabilities.shards not in (
+        "whole",
+        "any",
+    ):
         raise BadInput(
             "capabilities.shards: expected 'whole', 'any' or a function of "
             f"(shard, config), found {capabilities.shards!r}"

@@ -26,7 +26,7 @@ HOT_SPOTS = {
     "one_route": "every token visits the same experts",
     "silent_expert": "expert 0 is never visited (where another can be)",
     "zero_scale": "some blocks have scale byte 0x00, some are all zero",
-    "cancellation": "hidden values of 256 that cancel exactly in GEMM1 (two K blocks or more)",
+    "cancellation": "hidden values of 256 that cancel exactly over two K blocks",
     "saturated": "most gates and ups are far beyond the clamps, on both sides",
 }
 """What a case can contain besides its always varied data; see `designed`."""
@@ -42,7 +42,7 @@ _FORM = (
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One situation to judge: a shape or a layer, a shard, tokens, a seed, hot spots."""
+    """One situation: a shape or a layer, a shard, tokens, a seed, hot spots."""
 
     config: MoEConfig | None = None
     layer: int | None = None
@@ -80,7 +80,10 @@ def parse_case(word: str) -> Case:
         raise BadInput(f"case: expected {_FORM}, found {word!r}")
     head, shard, tokens, seed, *hot = parts
     layer = re.fullmatch(r"layer(\d+)", head)
-    found_tokens, found_seed = re.fullmatch(r"t(\d+)", tokens), re.fullmatch(r"s(\d+)", seed)
+    found_tokens, found_seed = (
+        re.fullmatch(r"t(\d+)", tokens),
+        re.fullmatch(r"s(\d+)", seed),
+    )
     if found_tokens is None or found_seed is None:
         raise BadInput(f"case: expected {_FORM}, found {word!r}")
     return Case(
@@ -120,7 +123,9 @@ def _parse_shape(word: str) -> MoEConfig:
 def _parse_shard(word: str) -> Shard:
     found = _SHARD.fullmatch(word)
     if found is None:
-        raise BadInput(f"case: expected a shard like tp2r1 or tp1r0-ep4r2, found {word!r}")
+        raise BadInput(
+            f"case: expected a shard like tp2r1 or tp1r0-ep4r2, found {word!r}"
+        )
     tp_size, tp_rank, ep_size, ep_rank = (int(n) if n else None for n in found.groups())
     return Shard(
         tp_size=tp_size or 1,

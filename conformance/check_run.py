@@ -15,13 +15,6 @@ from typing import Any
 from typing import TextIO
 
 import pytest
-from rich.console import Console
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress
-from rich.progress import TaskID
-from rich.progress import TextColumn
-from rich.progress import TimeElapsedColumn
-
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.plugin import PACKAGE
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
@@ -37,6 +30,12 @@ from mxmoe.conformance.summary import conclude
 from mxmoe.conformance.summary import print_summary
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
+from rich.console import Console
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress
+from rich.progress import TaskID
+from rich.progress import TextColumn
+from rich.progress import TimeElapsedColumn
 
 
 def run_check(
@@ -67,7 +66,9 @@ def run_check(
         code = pytest.main(arguments, plugins=[session, reporter])
         conclusion = conclude(session, reporter.lines, int(code), folder)
         writer.describe(
-            finished=_now(), exit_code=int(conclusion.exit_code), verdict=conclusion.line
+            finished=_now(),
+            exit_code=int(conclusion.exit_code),
+            verdict=conclusion.line,
         )
     finally:
         session.close()
@@ -80,13 +81,13 @@ def run_check(
 
 @dataclass(eq=False)
 class Reporter:
-    """A pytest plugin: prints failures as they come, and sends pytest's own to a log."""
+    """A pytest plugin: prints failures as they come; pytest's own words go to a log."""
 
     console: Console
     folder: Path
     lines: list[VerdictLine] = field(default_factory=list)
     _progress: Progress | None = None
-    _task: TaskID = TaskID(0)
+    _task: TaskID | None = None
     _log: TextIO | None = None
 
     @pytest.hookimpl(trylast=True)
@@ -115,12 +116,12 @@ class Reporter:
         self._progress.start()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        if self._progress is not None:
+        if self._progress is not None and self._task is not None:
             name = printable(nodeid.rpartition("::")[2])
             self._progress.update(self._task, description=name[:60])
 
     def pytest_runtest_logfinish(self) -> None:
-        if self._progress is not None:
+        if self._progress is not None and self._task is not None:
             self._progress.advance(self._task)
 
     def pytest_mxmoe_verdict(self, line: VerdictLine) -> None:
@@ -175,7 +176,9 @@ def _facts(
             for subject in session.subjects
         ],
         "checkpoint": {
-            "folder": str(settings.checkpoint_folder) if settings.checkpoint_given else None,
+            "folder": str(settings.checkpoint_folder)
+            if settings.checkpoint_given
+            else None,
             "shape": settings.checkpoint.config.label(),
             "layers": list(settings.layers),
         },

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
 from mxmoe.conformance.plugin import PACKAGE
 
 

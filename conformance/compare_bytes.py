@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.formats import e8m0
 from mxmoe.reference.layouts import IndexMap
@@ -34,9 +33,7 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return flat.view(torch.uint8).reshape(*lead, last * tensor.element_size())
 
 
-def compare_bytes(
-    found: torch.Tensor, expected: torch.Tensor
-) -> ByteDifference | None:
+def compare_bytes(found: torch.Tensor, expected: torch.Tensor) -> ByteDifference | None:
     """None if both have the same bytes; shapes and dtypes must agree beforehand."""
     if torch.equal(as_bytes(found), as_bytes(expected)):
         return None
@@ -71,7 +68,7 @@ def decoded(name: str, value: torch.Tensor) -> str:
 def logical(
     at: tuple[int, ...], index_map: IndexMap, config: MoEConfig, shard: Shard
 ) -> str:
-    """Which checkpoint entry belongs at `at`: expert, gate|up|down, row, block, byte."""
+    """Which checkpoint entry belongs at `at`: expert, gate|up|down, row, block."""
     local, *rest = at
     expert = shard.expert_range(config)[local]
     source = int(index_map.index[tuple(rest)])

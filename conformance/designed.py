@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-
 from mxmoe.conformance.case import Case
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import BLOCK
@@ -97,7 +96,10 @@ def make_weights(
             scales[random.random(scales.shape) < 0.1] = 0x00
             blocks[random.random(scales.shape) < 0.1] = 0x00
     if "cancellation" in hot:
-        w1_blocks[:, :, -1], w1_scales[:, :, -1] = w1_blocks[:, :, 0], w1_scales[:, :, 0]
+        w1_blocks[:, :, -1], w1_scales[:, :, -1] = (
+            w1_blocks[:, :, 0],
+            w1_scales[:, :, 0],
+        )
     weights = ExpertWeights(
         gate_up_blocks=torch.from_numpy(w1_blocks),
         gate_up_scales=torch.from_numpy(w1_scales),
@@ -151,7 +153,7 @@ def _hidden_states(
 def _matrix(
     random: np.random.Generator, shape: tuple[int, int, int], scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random codes [e, rows, g, 16] and biased exponents [e, rows, g] around `scale`."""
+    """Random codes [e, rows, g, 16], biased exponents [e, rows, g] around `scale`."""
     e, rows, g = shape
     blocks = random.integers(0, 256, (e, rows, g, BLOCK_BYTES), dtype=np.uint8)
     center = 127 + round(math.log2(scale))

@@ -6,6 +6,8 @@ from __future__ import annotations
 def printable(text: str) -> str:
     r"""Control characters (but newlines) as ``\x1b``: no escape code gets through."""
     return "".join(
-        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode()
+        char
+        if char == "\n" or char.isprintable()
+        else char.encode("unicode_escape").decode()
         for char in text
     )

@@ -1,4 +1,4 @@
-"""Why bytes differ: the one or two edits of the expected tensor that give the found one.
+"""Why bytes differ: the one or two edits of the expected tensor that explain it.
 
 Every edit is a fault that has been seen in the field (a step forgotten, doubled
 or taken in another order). Edits that give equal bytes are all named; when
@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-
 from mxmoe.conformance.compare_bytes import as_bytes
 
 # Two edits are tried on tensors up to this size only, to stay within a second.
@@ -85,7 +84,9 @@ EDITS = (
     Edit("expert 0 in every place", lambda x: x[:1].expand_as(x)),
     Edit("K blocks shifted by one", lambda x: x.roll(1, 2), kinds=("blocks", "scales")),
     Edit(
-        "K blocks shifted back by one", lambda x: x.roll(-1, 2), kinds=("blocks", "scales")
+        "K blocks shifted back by one",
+        lambda x: x.roll(-1, 2),
+        kinds=("blocks", "scales"),
     ),
     Edit("K blocks reversed", lambda x: x.flip(2), kinds=("blocks", "scales")),
     Edit("bytes reversed in each block", lambda x: x.flip(-1), kinds=("blocks",)),

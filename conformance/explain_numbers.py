@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from dataclasses import replace
 
 import torch
-
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.reference.types import SILU
@@ -60,7 +59,9 @@ def explain_numbers(
             shard=s.shard,
             arithmetic=arithmetic,
         )
-        if compare_numbers(found, judged.truth["combine"], judged.allowed["combine"]).within:
+        if compare_numbers(
+            found, judged.truth["combine"], judged.allowed["combine"]
+        ).within:
             names.append(name)
     return names
 
@@ -79,14 +80,19 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
     yield (
         "gate and up swapped",
         _weights(
-            gate_up_blocks=_swap_rows, gate_up_scales=_swap_rows, gate_up_bias=_swap_rows
+            gate_up_blocks=_swap_rows,
+            gate_up_scales=_swap_rows,
+            gate_up_bias=_swap_rows,
         ),
     )
     yield "nibbles of gate_up swapped", _weights(gate_up_blocks=_swap_nibbles)
     yield "nibbles of down swapped", _weights(down_blocks=_swap_nibbles)
     yield "gate_up scales of the next K block", _weights(gate_up_scales=_next_block)
     yield "down scales of the next K block", _weights(down_scales=_next_block)
-    yield "last K block of gate_up dropped", _weights(gate_up_blocks=_without_last_block)
+    yield (
+        "last K block of gate_up dropped",
+        _weights(gate_up_blocks=_without_last_block),
+    )
     yield "last K block of down dropped", _weights(down_blocks=_without_last_block)
     activation = config.activation
     for name, changed in (
@@ -98,8 +104,9 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         if changed != activation:
             yield name, _config(activation=changed)
     yield "routing weights ignored (1 each)", _routing(torch.ones_like)
-    yield "routing weights uniform (1/k)", _routing(
-        lambda w: torch.full_like(w, 1 / w.shape[1])
+    yield (
+        "routing weights uniform (1/k)",
+        _routing(lambda w: torch.full_like(w, 1 / w.shape[1])),
     )
     yield "routing weights in reverse slot order", _routing(lambda w: w.flip(1))
     yield "last slot dropped", _routing(_without_last_slot)

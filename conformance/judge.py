@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import reject
 from hypothesis import strategies as st
-
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import Case
@@ -140,7 +139,9 @@ class Judge:
             # What the subject raised by itself lacks the case and how to repeat it.
             if error.text.startswith(f"{self.subject.name} · "):
                 raise
-            raise self.fail(error.verdict, [error.text], case=case, what="call") from error
+            raise self.fail(
+                error.verdict, [error.text], case=case, what="call"
+            ) from error
         self.record.examples += 1
         self.record.case = None
 
@@ -222,11 +223,11 @@ class Judge:
         what: str,
         tensors: dict[str, torch.Tensor] | None = None,
     ) -> Failure:
-        """The failure to raise: headline, `lines`, how to repeat it; keeps the evidence."""
+        """The failure to raise: headline, `lines`, how to repeat it."""
         described = "" if case is None else f" · {case}"
         text = [f"{self.subject.name} · {what}{described}", *lines]
         text.append(f"again  {self.again(case)}")
-        facts = {
+        facts: dict[str, object] = {
             "candidate": self.subject.spec,
             "check": self.check_name,
             "case": None if case is None else str(case),

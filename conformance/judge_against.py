@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
@@ -76,7 +75,9 @@ def outputs(judge: Judge, case: Case) -> None:
         own = one.data(case)
         prepared = one.subject.prepare(own.weights, own.config, case.shard)
         inputs = one.inputs(case, own)
-        results.append(one.subject.forward(prepared, inputs.hidden_states, inputs.routing))
+        results.append(
+            one.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+        )
         allowed = allowed + one.judged(case, own).allowed["combine"]
     mine, theirs = results
     expected = theirs.detach().to("cpu", torch.float64)

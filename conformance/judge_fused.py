@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-
 from mxmoe.conformance.bounds import U_FLOAT32
 from mxmoe.conformance.bounds import dot_error
 from mxmoe.conformance.bounds import half_ulp
@@ -45,7 +44,9 @@ def judge_fused(judge: Judge, case: Case) -> None:
     # once for the term and once for the sum.
     relative = torch.expm1(2 * logit_error) + _SOFTMAX_UNITS * U_FLOAT32
     judged = judge.judged(case, data, relative.expand(data.routing.ids.shape))
-    difference = compare_numbers(out, judged.truth["combine"], judged.allowed["combine"])
+    difference = compare_numbers(
+        out, judged.truth["combine"], judged.allowed["combine"]
+    )
     judge.saw(difference.worst)
     if not difference.within:
         raise judge.fail(
@@ -74,8 +75,6 @@ def _away_from_ties(judge: Judge, data: CaseData) -> tuple[CaseData, torch.Tenso
     if config.top_k < config.experts:
         gap = ranked[:, config.top_k - 1] - ranked[:, config.top_k]
         clear = gap > 2 * error[:, 0]
-    routing = route(
-        logits[clear], config.top_k, routed_scaling=config.routed_scaling
-    )
+    routing = route(logits[clear], config.top_k, routed_scaling=config.routed_scaling)
     kept = replace(data, hidden_states=data.hidden_states[clear], routing=routing)
     return kept, error[clear]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import NumberDifference
@@ -80,7 +79,9 @@ def judge_output(
         x = judge.inputs(case, data)
         out = judge.subject.forward(prepared, x.hidden_states, x.routing, tactic)
     judged = judge.judged(case, data)
-    difference = compare_numbers(out, judged.truth["combine"], judged.allowed["combine"])
+    difference = compare_numbers(
+        out, judged.truth["combine"], judged.allowed["combine"]
+    )
     judge.saw(difference.worst)
     if difference.within:
         return
@@ -130,14 +131,18 @@ def note_output_dtype(judge: Judge, out: torch.Tensor) -> None:
     """A quality note when the output is finer or coarser than the class says."""
     wanted = judge.subject.arithmetic.output
     if out.dtype != wanted:
-        judge.note(f"returns {out.dtype}, class {judge.subject.arithmetic.name} {wanted}")
+        judge.note(
+            f"returns {out.dtype}, class {judge.subject.arithmetic.name} {wanted}"
+        )
 
 
 def difference_lines(difference: NumberDifference, data: CaseData) -> list[str]:
     """The worst element, the fraction, the shape of the damage."""
     token, column = difference.at
     bad, total = int(difference.bad.sum()), difference.bad.numel()
-    ratio = f"{difference.worst:.3g}x" if difference.worst < float("inf") else "not finite"
+    ratio = (
+        f"{difference.worst:.3g}x" if difference.worst < float("inf") else "not finite"
+    )
     lines = [
         f"token {token}, column {column}: expected {difference.expected:.6g}, "
         f"found {difference.found:.6g}, "
@@ -227,7 +232,9 @@ def _first_bad_stage(
             continue
         difference = _compare_stage(trace[stage], stage, judged)
         if difference is None or not difference.within:
-            detail = stage if difference is None else _stage_line(stage, difference, data)
+            detail = (
+                stage if difference is None else _stage_line(stage, difference, data)
+            )
             return [f"first bad stage: {detail}"]
     return ["first bad stage: none; the trace is within its bounds, the output is not"]
 
@@ -245,14 +252,16 @@ def _why(judge: Judge, case: Case, data: CaseData, out: torch.Tensor) -> list[st
     if names:
         return [f"why    behaves as if: {'; or '.join(names)}"]
     if part.gate_up_blocks.numel() + part.down_blocks.numel() > LARGEST_SEARCH:
-        return ["why    not searched: the layer is too large, see --case for a smaller one"]
+        return [
+            "why    not searched: the layer is too large, see --case for a smaller one"
+        ]
     return ["why    none of the known hypotheses gives this output"]
 
 
 def attribution_lines(
     judge: Judge, case: Case, data: CaseData, judged: Judged
 ) -> list[str]:
-    """{your prepare, ours} x {your forward, our consumer}, in one line and a verdict."""
+    """{your prepare, ours} x {your forward, our consumer}, as one line."""
     cells = {}
     for route in ("yours-ours", "ours-yours"):
         try:

@@ -6,8 +6,6 @@ import gc
 from dataclasses import replace
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.compare_numbers import compare_numbers
@@ -19,6 +17,7 @@ from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
+from torch.multiprocessing.reductions import StorageWeakRef
 
 _REPEATS = 8
 
@@ -132,7 +131,9 @@ def deterministic(judge: Judge, case: Case) -> None:
         again = _forward(judge, case, data, prepared)
         if not _same_bits(first, again):
             where = int((as_bytes(first) != as_bytes(again)).any(dim=1).int().argmax())
-            line = f"repeat {repeat} differs from the first call, first at token {where}"
+            line = (
+                f"repeat {repeat} differs from the first call, first at token {where}"
+            )
             raise judge.fail(Verdict.MISMATCH, [line], case=case, what="determinism")
 
 
@@ -149,8 +150,12 @@ def batch_invariant(judge: Judge, case: Case) -> None:
             routing=Routing(data.routing.ids[one], data.routing.weights[one]),
         )
         if not _same_bits(whole[one], _forward(judge, case, alone, prepared)):
-            line = f"token {token} has other bits alone than in a batch of {case.tokens}"
-            raise judge.fail(Verdict.MISMATCH, [line], case=case, what="batch invariance")
+            line = (
+                f"token {token} has other bits alone than in a batch of {case.tokens}"
+            )
+            raise judge.fail(
+                Verdict.MISMATCH, [line], case=case, what="batch invariance"
+            )
 
 
 def _forward(
@@ -184,7 +189,9 @@ def _within(
     judge: Judge, case: Case, data: CaseData, out: torch.Tensor, what: str
 ) -> None:
     judged = judge.judged(case, data)
-    difference = compare_numbers(out, judged.truth["combine"], judged.allowed["combine"])
+    difference = compare_numbers(
+        out, judged.truth["combine"], judged.allowed["combine"]
+    )
     judge.saw(difference.worst)
     if difference.within:
         return

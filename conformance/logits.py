@@ -30,7 +30,10 @@ def make_logits(kind: str, *, tokens: int, experts: int, seed: int = 0) -> torch
     if kind == "ties":
         values = np.round(values * 4) / 4
     elif kind == "near_ties":
-        values = 4 + random.permuted(np.tile(np.arange(experts), (tokens, 1)), axis=1) * 2**-20
+        values = (
+            4
+            + random.permuted(np.tile(np.arange(experts), (tokens, 1)), axis=1) * 2**-20
+        )
     elif kind == "all_negative":
         values = -1 - np.abs(values)
     elif kind == "wide":

@@ -60,7 +60,9 @@ def choose_layers(checkpoint: Checkpoint, request: str | None) -> tuple[int, ...
     if request == "all":
         return tuple(range(count))
     if not re.fullmatch(r"\d+(,\d+)*", request):
-        raise BadInput(f"--layers: expected 'all' or numbers like 0,5, found {request!r}")
+        raise BadInput(
+            f"--layers: expected 'all' or numbers like 0,5, found {request!r}"
+        )
     layers = tuple(dict.fromkeys(int(word) for word in request.split(",")))
     for layer in layers:
         if layer >= count:
@@ -75,12 +77,13 @@ def layers(settings: Settings, _subject: Subject) -> list[Place]:
 
 def layer_routes(settings: Settings, subject: Subject) -> list[Place]:
     """``default-layer0-yours-ours``: the cells of the attribution matrix that exist."""
+    routes: Sequence[str] = ROUTES
     if not subject.has("prepare"):
         routes = ROUTES[2:]
     elif subject.layout is None:
         routes = ROUTES[:1]
-    else:
-        routes = ROUTES if subject.has("forward") else ROUTES[1:2]
+    elif not subject.has("forward"):
+        routes = ROUTES[1:2]
     return [
         Place(f"{_layer_id(settings, layer)}-{route}", (layer, route))
         for layer in settings.layers
@@ -94,7 +97,9 @@ def layer_tensors(settings: Settings, subject: Subject) -> list[Place]:
         return [Place("own_layout", None)]
     names = subject.layout.names(settings.checkpoint.config)
     return [
-        Place(f"{_layer_id(settings, layer)}-{shard.label()}-{name}", (layer, shard, name))
+        Place(
+            f"{_layer_id(settings, layer)}-{shard.label()}-{name}", (layer, shard, name)
+        )
         for layer in settings.layers
         for shard in _shards(settings, subject)
         for name in names

@@ -17,9 +17,7 @@ SUITE = "mxmoe.conformance.suite_plugin"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(
-    early_config: pytest.Config, args: list[str]
-) -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Bring the suite in if its tests are asked for."""
     if asks_for_the_suite(args, early_config):
         early_config.pluginmanager.import_plugin(SUITE)

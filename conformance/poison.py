@@ -34,7 +34,9 @@ def fill(tensor: torch.Tensor) -> torch.Tensor:
     """Overwrite a dense tensor's memory with `POISON`; returns it."""
     storage = tensor.untyped_storage()
     if storage.nbytes():
-        torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage).fill_(POISON)
+        torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage).fill_(
+            POISON
+        )
     return tensor
 
 
@@ -46,7 +48,9 @@ class _PoisonAllocations(TorchDispatchMode):
         if func in _ALLOCATIONS and isinstance(result, torch.Tensor):
             storage = result.untyped_storage()
             if result.device.type != "meta" and storage.nbytes():
-                view = _aten.empty.memory_format([0], dtype=torch.uint8, device=result.device)
+                view = _aten.empty.memory_format(
+                    [0], dtype=torch.uint8, device=result.device
+                )
                 view.set_(storage).fill_(POISON)
         return result
 

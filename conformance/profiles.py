@@ -18,6 +18,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck
 from hypothesis import Verbosity
 from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 SECONDS_PER_CHECK = {"dev": 5.0, "ci": 12.0, "gpu": 30.0, "nightly": 600.0}
 _EXAMPLES = {"dev": 20, "ci": 100, "gpu": 50, "nightly": 2000}
@@ -32,7 +33,9 @@ def register_profiles() -> None:
             max_examples=examples,
             deadline=None,
             derandomize=name == "ci",
-            database=settings.default.database if name == "nightly" else None,
+            database=DirectoryBasedExampleDatabase(".hypothesis/examples")
+            if name == "nightly"
+            else None,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
             verbosity=Verbosity.normal,

@@ -151,7 +151,9 @@ def _calling(spec: str, doing: str, function: object) -> object:
 
 def _raised(spec: str, doing: str, error: Exception) -> str:
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    where = (
+        f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    )
     message = " ".join(str(error).split())
     return f"{spec}: failed to {doing}: {type(error).__name__}{where}: {message}"
 

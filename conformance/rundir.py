@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
+from safetensors.torch import save_file
 
 SCHEMA = 1
 
@@ -96,7 +95,9 @@ class RunWriter:
 
     def __init__(self, folder: Path) -> None:
         if folder.exists() and any(folder.iterdir()):
-            raise BadInput(f"{folder}: expected an empty or absent folder, found content")
+            raise BadInput(
+                f"{folder}: expected an empty or absent folder, found content"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._run: dict[str, Any] = {"schema": SCHEMA, "id": folder.name}
@@ -113,7 +114,9 @@ class RunWriter:
         with (self.folder / "verdicts.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(line)) + "\n")
 
-    def bundle(self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    def bundle(
+        self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    ) -> str:
         """Write a bundle, data only; returns its path relative to the run."""
         text = json.dumps({"schema": SCHEMA, **facts}, indent=2) + "\n"
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -155,9 +158,13 @@ def read_run(folder: Path | str) -> Run:
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInput(f"{folder}: expected a run directory, found no run.json") from error
+        raise BadInput(
+            f"{folder}: expected a run directory, found no run.json"
+        ) from error
     except ValueError as error:
-        raise BadInput(f"{folder / 'run.json'}: expected JSON, found {error}") from error
+        raise BadInput(
+            f"{folder / 'run.json'}: expected JSON, found {error}"
+        ) from error
     if not isinstance(run, dict) or run.get("schema") != SCHEMA:
         found = run.get("schema") if isinstance(run, dict) else type(run).__name__
         raise BadInput(
@@ -177,5 +184,7 @@ def _read_verdicts(path: Path) -> list[VerdictLine]:
             found["notes"] = tuple(found["notes"])
             lines.append(VerdictLine(**found))
         except (ValueError, TypeError, KeyError) as error:
-            raise BadInput(f"{path}:{number}: expected a verdict, found {error}") from error
+            raise BadInput(
+                f"{path}:{number}: expected a verdict, found {error}"
+            ) from error
     return lines

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
 
 import torch
-
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import make_case_data
@@ -23,6 +23,7 @@ from mxmoe.conformance.embedded import EMBEDDED_SHAPE
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.places import choose_layers
+from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
 from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
@@ -60,13 +61,11 @@ class Session:
     subjects: tuple[Subject, ...]
     settings: Settings
     requested: bool
-    _keep: list[object] = field(default_factory=list, repr=False)
+    _temporary: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def close(self) -> None:
         """Remove the temporary checkpoint, if one was made."""
-        for kept in self._keep:
-            if isinstance(kept, tempfile.TemporaryDirectory):
-                kept.cleanup()
+        self._temporary.close()
 
 
 def open_session(options: Options) -> Session:
@@ -77,39 +76,50 @@ def open_session(options: Options) -> Session:
             f"--require-class: expected one of {', '.join(ARITHMETIC)}, "
             f"found {options.required_class!r}"
         )
-    keep: list[object] = []
     case = None if options.case is None else parse_case(options.case)
-    if options.checkpoint is None:
-        temporary = tempfile.TemporaryDirectory(prefix="mxmoe-")
-        keep.append(temporary)
-        folder = Path(temporary.name) / "default"
-        write_checkpoint(folder)
-    else:
-        folder = options.checkpoint
-    checkpoint = open_checkpoint(folder)
-    layers = choose_layers(checkpoint, options.layers)
-    if options.checkpoint is not None:
+    with ExitStack() as temporary:
+        folder = options.checkpoint or _default_checkpoint(temporary)
+        checkpoint = open_checkpoint(folder)
+        layers = choose_layers(checkpoint, options.layers)
         for layer in layers:
             checkpoint.layer(layer)
-    specs, requested = _candidate_specs(options.candidates)
-    subjects = tuple(load_candidate(spec, device=options.device) for spec in specs)
-    against = options.against
-    other = None if against is None else load_candidate(against, device=options.device)
-    for subject in (*subjects, *([other] if other else [])):
-        shake_hands(subject)
-    _refuse_equal_names(subjects)
-    settings = Settings(
-        checkpoint_folder=folder,
-        checkpoint_given=options.checkpoint is not None,
-        layers=layers,
-        seconds_per_check=SECONDS_PER_CHECK.get(options.profile, SECONDS_PER_CHECK["dev"]),
-        case=case,
-        device=options.device,
-        required_class=options.required_class,
-        against=other,
-        run=options.run,
-    )
-    return Session(subjects=subjects, settings=settings, requested=requested, _keep=keep)
+        specs, requested = _candidate_specs(options.candidates)
+        subjects = tuple(_load(spec, options.device) for spec in specs)
+        _refuse_equal_names(subjects)
+        against = options.against
+        other = None if against is None else _load(against, options.device)
+        settings = Settings(
+            checkpoint_folder=folder,
+            checkpoint_given=options.checkpoint is not None,
+            layers=layers,
+            seconds_per_check=SECONDS_PER_CHECK.get(
+                options.profile, SECONDS_PER_CHECK[DEFAULT]
+            ),
+            case=case,
+            device=options.device,
+            required_class=options.required_class,
+            against=other,
+            run=options.run,
+        )
+        return Session(
+            subjects=subjects,
+            settings=settings,
+            requested=requested,
+            _temporary=temporary.pop_all(),
+        )
+
+
+def _default_checkpoint(temporary: ExitStack) -> Path:
+    made = temporary.enter_context(tempfile.TemporaryDirectory(prefix="mxmoe-"))
+    folder = Path(made) / "default"
+    write_checkpoint(folder)
+    return folder
+
+
+def _load(spec: str, device: str | None) -> Subject:
+    subject = load_candidate(spec, device=device)
+    shake_hands(subject)
+    return subject
 
 
 def _candidate_specs(given: Sequence[str]) -> tuple[list[str], bool]:

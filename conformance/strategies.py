@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import cache
 
 from hypothesis import strategies as st
-
 from mxmoe.conformance.case import Case
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import SWIGLU_OAI
@@ -59,7 +58,7 @@ def shapes() -> tuple[MoEConfig, ...]:
         for activation, has_bias in ((SWIGLU_OAI, True), (SILU, False))
         if 3 * e * h * i <= _LARGEST_LAYER
     ]
-    return tuple(sorted(found, key=lambda c: (c.experts * c.hidden * c.intermediate)))
+    return tuple(sorted(found, key=lambda c: c.experts * c.hidden * c.intermediate))
 
 
 def cases(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from mxmoe.conformance.candidate import Capabilities
 from mxmoe.conformance.time_limit import CALL_SECONDS
 from mxmoe.conformance.time_limit import CallTimedOut

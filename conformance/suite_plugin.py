@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
-
 from mxmoe.conformance import collection
 from mxmoe.conformance import hooks
 from mxmoe.conformance.judge import Judge
@@ -61,10 +60,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "name; repeatable (default: $MXMOE_CANDIDATE, else the bundled ones)",
     )
     group.addoption("--against", metavar="SPEC", help="compare with this candidate too")
-    group.addoption("--checkpoint", metavar="DIR", help="a gpt-oss MXFP4 folder to judge on")
+    group.addoption(
+        "--checkpoint", metavar="DIR", help="a gpt-oss MXFP4 folder to judge on"
+    )
     group.addoption("--layers", help="'all' or numbers like 0,5 (of the checkpoint)")
-    group.addoption("--case", metavar="WORD", help="judge this one case, as a failure prints it")
-    group.addoption("--device", help="cpu or cuda (default: the candidate's first choice)")
+    group.addoption(
+        "--case", metavar="WORD", help="judge this one case, as a failure prints it"
+    )
+    group.addoption(
+        "--device", help="cpu or cuda (default: the candidate's first choice)"
+    )
     group.addoption("--require-class", metavar="NAME", help="pin the arithmetic class")
     group.addoption("--run-dir", metavar="DIR", help="write the run directory here")
 
@@ -81,13 +86,18 @@ def pytest_configure(config: pytest.Config) -> None:
     register_profiles()
     profile = config.getoption("--hypothesis-profile", None) or DEFAULT
     hypothesis_settings.load_profile(profile)
-    given = next((p for p in config.pluginmanager.get_plugins() if isinstance(p, Session)), None)
+    given = next(
+        (p for p in config.pluginmanager.get_plugins() if isinstance(p, Session)), None
+    )
     config.stash[SESSION] = given or _open(config, profile)
     config.stash[VERDICTS] = []
 
 
 def _open(config: pytest.Config, profile: str) -> Session:
-    checkpoint, run_dir = config.getoption("--checkpoint"), config.getoption("--run-dir")
+    checkpoint, run_dir = (
+        config.getoption("--checkpoint"),
+        config.getoption("--run-dir"),
+    )
     try:
         return open_session(
             Options(
@@ -123,7 +133,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
             + f", class {claims.arithmetic}, layout {claims.layout or 'its own'}"
         )
     settings = session.settings
-    source = settings.checkpoint_folder if settings.checkpoint_given else "embedded default"
+    source = (
+        settings.checkpoint_folder if settings.checkpoint_given else "embedded default"
+    )
     numbers = ", ".join(map(str, settings.layers))
     lines.append(
         f"checkpoint {source}: {settings.checkpoint.config.label()}, layers {numbers}"
@@ -138,7 +150,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     places = getattr(metafunc.function, "places", None)
     parameters = []
     for subject in session.subjects:
-        found = [Place("", None)] if places is None else places(session.settings, subject)
+        found = (
+            [Place("", None)] if places is None else places(session.settings, subject)
+        )
         for place in found:
             name = f"{subject.name}-{place.id}" if place.id else subject.name
             parameters.append(pytest.param((subject, place.value), id=name))

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 LEVELS = {"L0": "formats", "L1": "bytes", "L2": "routing", "L3": "numbers"}
 
@@ -88,7 +87,10 @@ def _decide(
         pytest.ExitCode.TESTS_FAILED,
         pytest.ExitCode.NO_TESTS_COLLECTED,
     ):
-        return ExitCode.INVALID, f"INVALID the run broke down, see {folder / 'pytest.log'}"
+        return (
+            ExitCode.INVALID,
+            f"INVALID the run broke down, see {folder / 'pytest.log'}",
+        )
     failed = [v for v in lines if v.verdict.failed]
     if failed:
         names = ", ".join(dict.fromkeys(v.candidate for v in failed))
@@ -99,7 +101,10 @@ def _decide(
             f"first {failed[0].check.partition('::')[2]}",
         )
     if pytest_code == pytest.ExitCode.TESTS_FAILED:
-        return ExitCode.INVALID, f"INVALID the suite failed, see {folder / 'pytest.log'}"
+        return (
+            ExitCode.INVALID,
+            f"INVALID the suite failed, see {folder / 'pytest.log'}",
+        )
     passed = [s for s in session.subjects if _judged(s, lines)]
     idle = [s.name for s in session.subjects if s not in passed]
     if not passed:
@@ -108,7 +113,9 @@ def _decide(
         return ExitCode.INVALID, f"INVALID none of the checks of {', '.join(idle)} ran"
     names = ", ".join(f"{s.name} ({s.arithmetic.name})" for s in passed)
     levels = " ".join(
-        level for level in LEVELS if any(v.level == level and v.verdict.judged for v in lines)
+        level
+        for level in LEVELS
+        if any(v.level == level and v.verdict.judged for v in lines)
     )
     away = f"; not run: {', '.join(idle)}" if idle else ""
     return ExitCode.PASS, f"PASS {names} at {levels}{away}"
@@ -151,7 +158,9 @@ def _table(session: Session, conclusion: Conclusion) -> Table:
     table.add_column("error/\nbound", justify="right", no_wrap=True)
     for subject in session.subjects:
         row = conclusion.cells[subject.name]
-        worst = max((c.worst for c in row.values() if c.worst is not None), default=None)
+        worst = max(
+            (c.worst for c in row.values() if c.worst is not None), default=None
+        )
         table.add_row(
             Text(printable(subject.name)),
             subject.arithmetic.name,

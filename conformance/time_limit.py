@@ -13,7 +13,7 @@ from types import FrameType
 CALL_SECONDS = 120.0
 
 
-class CallTimedOut(Exception):  # noqa: N818 (an outcome, not an error)
+class CallTimedOut(Exception):
     """The candidate did not return in time."""
 
 

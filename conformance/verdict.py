@@ -53,7 +53,7 @@ class Failure(AssertionError):
         self.text = text
 
 
-class NotJudged(Exception):  # noqa: N818 (an outcome, not an error)
+class NotJudged(Exception):
     """A check cannot be made of this candidate; `reason` says why, in one sentence."""
 
     def __init__(self, verdict: Verdict, reason: str) -> None:

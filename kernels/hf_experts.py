@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
 from mxmoe.reference.types import SWIGLU_OAI
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
@@ -48,7 +47,9 @@ class HFExperts:
         assert weights.gate_up_bias is not None
         assert weights.down_bias is not None
         return {
-            "gate_up_proj": _convert(weights.gate_up_blocks, weights.gate_up_scales, device),
+            "gate_up_proj": _convert(
+                weights.gate_up_blocks, weights.gate_up_scales, device
+            ),
             "gate_up_proj_bias": weights.gate_up_bias.to(device, torch.float32),
             "down_proj": _convert(weights.down_blocks, weights.down_scales, device),
             "down_proj_bias": weights.down_bias.to(device, torch.float32),
@@ -68,7 +69,8 @@ class HFExperts:
         config = prepared.config
         with torch.device("meta"):
             experts = GptOssExperts(_hf_config(config))
-        for name, tensor in prepared.items():
+        tensors: Mapping[str, Any] = prepared
+        for name, tensor in tensors.items():
             setattr(experts, name, torch.nn.Parameter(tensor, requires_grad=False))
         empty = routing.ids < 0
         ids = torch.where(empty, 0, routing.ids).long()

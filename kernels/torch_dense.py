@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
 from mxmoe.kernels.mxfp4_bits import dequantize
 from mxmoe.kernels.mxfp4_bits import quantize
 from mxmoe.reference.types import ExpertWeights
@@ -112,7 +111,9 @@ class TorchDense:
         self, logits: torch.Tensor, top_k: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """k times the first largest; NaN counts as largest, so ids stay distinct."""
-        left = logits.float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        left = logits.float().nan_to_num(
+            nan=torch.inf, posinf=torch.inf, neginf=-torch.inf
+        )
         taken = torch.zeros_like(left, dtype=torch.bool)
         columns = torch.arange(left.shape[1], device=left.device)
         picks = []

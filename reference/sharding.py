@@ -23,14 +23,14 @@ def shard_weights(
     rows = slice(2 * i.start, 2 * i.stop)
     # A rank's lanes end on a block border: i and the padded part are multiples of 32.
     blocks = slice(i.start // BLOCK, i.stop // BLOCK)
-    has_bias = weights.gate_up_bias is not None and weights.down_bias is not None
+    gate_up_bias, down_bias = weights.gate_up_bias, weights.down_bias
     return ExpertWeights(
         gate_up_blocks=weights.gate_up_blocks[experts, rows],
         gate_up_scales=weights.gate_up_scales[experts, rows],
-        gate_up_bias=weights.gate_up_bias[experts, rows] if has_bias else None,
+        gate_up_bias=None if gate_up_bias is None else gate_up_bias[experts, rows],
         down_blocks=weights.down_blocks[experts, :, blocks],
         down_scales=weights.down_scales[experts, :, blocks],
-        down_bias=weights.down_bias[experts] if has_bias else None,
+        down_bias=None if down_bias is None else down_bias[experts],
         router_weight=weights.router_weight,
         router_bias=weights.router_bias,
     )

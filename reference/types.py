@@ -2,8 +2,9 @@
 
 Letters, the same in code, text and einsums:
 
-    t token   k slot (0..top_k-1)   e expert   h hidden   i intermediate (unpadded, whole)
-    g block of 32 elements   b byte
+    t token     k slot (0..top_k-1)     e expert
+    h hidden    i intermediate (unpadded, whole)
+    g block of 32 elements              b byte
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import torch
-
 from mxmoe.reference.errors import BadInput
 
 # OCP Microscaling Formats (MX) v1.0, section 5.2: an MXFP4 block is 32 E2M1
@@ -179,7 +179,9 @@ class ExpertWeights:
                     f"{name}: expected shape {list(shape)}, found {list(tensor.shape)}"
                 )
             if dtype is None and not tensor.is_floating_point():
-                raise BadInput(f"{name}: expected a floating dtype, found {tensor.dtype}")
+                raise BadInput(
+                    f"{name}: expected a floating dtype, found {tensor.dtype}"
+                )
             if dtype is not None and tensor.dtype != dtype:
                 raise BadInput(f"{name}: expected {dtype}, found {tensor.dtype}")
 
@@ -207,7 +209,7 @@ def expected_tensors(
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One rank's part of a layer: a range of i (tensor parallel), of e (expert parallel).
+    """One rank's part of a layer: a range of i (tensor), of e (expert parallel).
 
     The intermediate axis is padded first and sliced second, so that no block of
     32 straddles two ranks. With a = `alignment` (32 here; 128 in trtllm-gen):
@@ -231,9 +233,7 @@ class Shard:
                     f"{LARGEST_DIMENSION}, found {size!r}"
                 )
             if type(rank) is not int or not 0 <= rank < size:
-                raise BadInput(
-                    f"{kind}_rank: expected 0 to {size - 1}, found {rank!r}"
-                )
+                raise BadInput(f"{kind}_rank: expected 0 to {size - 1}, found {rank!r}")
 
     def is_whole(self) -> bool:
         """Whether this one rank holds the whole layer."""
@@ -294,7 +294,7 @@ class Routing:
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedWeights(Mapping[str, object]):
-    """What a `forward` receives: the tensors that `prepare` returned, and their context.
+    """What a `forward` receives: the tensors of `prepare`, and their context.
 
     Reads like a mapping (``prepared["gate_up_blocks"]``). `layout` is the name
     of a layout that the suite knows, or None for the candidate's own.

@@ -3,13 +3,13 @@
 It names the file, the key, what was expected and what was found.
 """
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
 import pytest
-
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 

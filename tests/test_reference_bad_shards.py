@@ -4,6 +4,7 @@ It names the file, the tensor where there is one, what was expected and what was
 found.
 """
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import contextlib
@@ -13,12 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
-
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import expected_tensors
+from safetensors.torch import save
 
 CONFIG = {
     "model_type": "gpt_oss",

@@ -5,6 +5,7 @@ fractions, that the largest magnitude has passed; the code is the nearest of the
 eight magnitudes by brute force. Each distinct number is worked out once.
 """
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import math
@@ -16,7 +17,6 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.formats import SCALE_RULES
 from mxmoe.reference.formats import decode

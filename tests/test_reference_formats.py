@@ -1,5 +1,6 @@
 """`mxmoe.reference.formats`: decoding, over the whole space of bytes."""
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import math
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import decode_arithmetic
 from mxmoe.reference.formats import decode_table

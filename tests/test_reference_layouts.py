@@ -1,5 +1,6 @@
 """`Shard` arithmetic, `sharding` and `layouts`: which rank holds which byte."""
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import itertools
@@ -11,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
-
 from mxmoe.reference.layouts import CHECKPOINT_ORDER
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import IndexMap

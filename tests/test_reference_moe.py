@@ -1,5 +1,6 @@
 """`mxmoe.reference.moe` and `activation`: the layer against independent layers."""
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import itertools
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from mxmoe.reference.activation import activate
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode

@@ -1,5 +1,6 @@
 """`mxmoe.reference.routing`: which experts, and with what weight."""
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import itertools
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from mxmoe.reference.routing import route
 from mxmoe.reference.routing import route_layer
 from mxmoe.reference.routing import router_logits

@@ -1,5 +1,6 @@
 """`mxmoe.reference.types` and `errors`: what the contract accepts, and says."""
 
+# ruff: noqa: SIM300
 from __future__ import annotations
 
 import dataclasses
@@ -9,7 +10,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.layouts import CHECKPOINT_ORDER
 from mxmoe.reference.layouts import LAYOUTS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.places import for_each

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge
@@ -25,7 +24,7 @@ SIZES = ((32, 4), (128, 4), (4, 4), (1, 1), (8, 2), (60, 6))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize("kind", LOGIT_KINDS)
 def test_route_chooses_the_top_k(judge: Judge, kind: str, dtype: torch.dtype) -> None:
-    """Ids are the k largest logits; ties may be broken freely, at the price of a note."""
+    """Ids are the k largest logits; another order among ties earns a note."""
     judge.subject.need("route")
     for experts, top_k in SIZES:
         logits = make_logits(kind, tokens=67, experts=experts).to(dtype)
@@ -46,7 +45,7 @@ def test_route_chooses_the_top_k(judge: Judge, kind: str, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("kind", [k for k in LOGIT_KINDS if k not in ("nan", "inf")])
 def test_route_weights_are_the_softmax_of_the_chosen(judge: Judge, kind: str) -> None:
-    """Weights of the ids that the candidate chose, within the bound of a float32 softmax."""
+    """Weights of the ids that were chosen, within the bound of a float32 softmax."""
     judge.subject.need("route")
     for experts, top_k in SIZES:
         logits = make_logits(kind, tokens=67, experts=experts)
@@ -106,7 +105,9 @@ def test_minus_one_contributes_nothing(judge: Judge) -> None:
         for weight in (0.0, 1.0, -1000.0):
             weights = inputs.routing.weights.masked_fill(empty, weight)
             routing = Routing(inputs.routing.ids, weights)
-            outputs.append(judge.subject.forward(prepared, inputs.hidden_states, routing))
+            outputs.append(
+                judge.subject.forward(prepared, inputs.hidden_states, routing)
+            )
         judged = judge.judged(case, data)
         # Without a claim of determinism two runs may differ by their rounding.
         slack = 0 if judge.subject.capabilities.deterministic else 2
@@ -118,8 +119,9 @@ def test_minus_one_contributes_nothing(judge: Judge) -> None:
                 raise judge.fail(
                     Verdict.MISMATCH,
                     [
-                        f"token {token} changes by {float(difference[token].max()):.3g} "
-                        f"when the weight of its empty slot goes from 0 to {weight:g}"
+                        f"token {token} changes by "
+                        f"{float(difference[token].max()):.3g} when the weight of "
+                        f"its empty slot goes from 0 to {weight:g}"
                     ],
                     case=case,
                     what="id -1",

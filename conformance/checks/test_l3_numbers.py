@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from mxmoe.conformance.case import HOT_SPOTS
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge

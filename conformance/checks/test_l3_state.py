@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from mxmoe.conformance import judge_state
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.verdict import unsupported

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -41,7 +40,8 @@ def check(
         str | None, typer.Option(help="'all' or 0,5,35. Default: all if small, else 3.")
     ] = None,
     case: Annotated[
-        str | None, typer.Option(metavar="WORD", help="one case, as a failure prints it")
+        str | None,
+        typer.Option(metavar="WORD", help="one case, as a failure prints it"),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda. Default: the candidate's choice.")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
-
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
+from typer.core import TyperGroup
 
 GROUP = "mxmoe.commands"
 _HELP = """Conformance and accuracy of MXFP4 mixture-of-experts kernels.
@@ -24,30 +25,40 @@ the machinery failed), 4 inconclusive.
 class LazyCommands(TyperGroup):
     """A group whose commands are entry points, imported when they are needed."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of all installed commands."""
         return sorted(ep.name for ep in metadata.entry_points(group=GROUP))
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load one command, or None."""
         for entry in metadata.entry_points(group=GROUP):
             if entry.name == cmd_name:
                 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-                app.command(cmd_name)(entry.load())
+                app.command(cmd_name)(_exiting(entry.load()))
                 return typer.main.get_command(app)
         return None
 
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit with an `ExitCode`."""
-    group = LazyCommands(name="mxmoe", help=_HELP, no_args_is_help=True)
-    try:
-        code = group.main(args, prog_name="mxmoe", standalone_mode=False)
-    except BadInput as error:
-        print(f"mxmoe: error: {printable(str(error))}", file=sys.stderr)
-        code = ExitCode.USAGE
-    except click.ClickException as error:
-        error.show()
-        code = ExitCode.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        print("mxmoe: interrupted", file=sys.stderr)
-        code = ExitCode.INVALID
-    sys.exit(int(code or 0))
+    LazyCommands(name="mxmoe", help=_HELP, no_args_is_help=True).main(
+        args, prog_name="mxmoe"
+    )
+
+
+def _exiting(command: Callable[..., ExitCode]) -> Callable[..., None]:
+    """`command`, with its result as the exit code and bad input in one sentence."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            code = command(*arguments, **options)
+        except BadInput as error:
+            print(f"mxmoe: error: {printable(str(error))}", file=sys.stderr)
+            code = ExitCode.USAGE
+        except KeyboardInterrupt:
+            print("mxmoe: interrupted", file=sys.stderr)
+            code = ExitCode.INVALID
+        raise typer.Exit(int(code))
+
+    return run

@@ -68,7 +68,7 @@ def read_config(path: Path) -> tuple[MoEConfig, int]:
         limit=_positive(path, found, "swiglu_limit", SWIGLU_OAI.limit),
     )
     try:
-        return MoEConfig(**sizes, activation=activation), layers
+        return MoEConfig(activation=activation, **sizes), layers  # type: ignore[arg-type]
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
 
@@ -90,5 +90,7 @@ def _positive(path: Path, found: dict[str, Any], key: str, default: float) -> fl
     value = found.get(key, default)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not 0 < value <= sys.float_info.max:
-        raise BadInput(f"{path}: {key}: expected a positive number, found {value!r:.40}")
+        raise BadInput(
+            f"{path}: {key}: expected a positive number, found {value!r:.40}"
+        )
     return float(value)

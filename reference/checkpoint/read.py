@@ -13,9 +13,6 @@ from pathlib import Path
 from pathlib import PurePosixPath
 
 import torch
-from safetensors import SafetensorError
-from safetensors import safe_open
-
 from mxmoe.reference.checkpoint.config import read_config
 from mxmoe.reference.checkpoint.config import read_json
 from mxmoe.reference.checkpoint.names import SPELLINGS
@@ -24,6 +21,8 @@ from mxmoe.reference.formats.e8m0 import NAN_BYTE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import expected_tensors
+from safetensors import SafetensorError
+from safetensors import safe_open
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -73,7 +72,9 @@ class Checkpoint:
     def _tensor(self, field: str, layer: int) -> torch.Tensor:
         name = self.spelling[field].format(layer=layer)
         if name not in self.files:
-            raise BadInput(f"{self.folder}: expected tensor {name}, found no file with it")
+            raise BadInput(
+                f"{self.folder}: expected tensor {name}, found no file with it"
+            )
         path = self.files[name]
         with _open(path) as file:
             if name not in file.keys():  # noqa: SIM118 (not a mapping)
@@ -89,7 +90,8 @@ class Checkpoint:
             wanted = _FLOATING if dtype is None else _spelled(dtype)
             if found not in wanted:
                 raise BadInput(
-                    f"{path}: {name}: expected dtype {' or '.join(wanted)}, found {found}"
+                    f"{path}: {name}: expected dtype {' or '.join(wanted)}, "
+                    f"found {found}"
                 )
             tensor: torch.Tensor = file.get_tensor(name)
             return tensor

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-
 from mxmoe.reference.layouts.index_map import IndexMap
 from mxmoe.reference.layouts.index_map import Layout
 from mxmoe.reference.types import BLOCK

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import PreparedWeights
@@ -60,6 +59,8 @@ class Layout:
         experts = shard.expert_range(config)
         sources = weights.tensors()
         return {
-            name: index_map.gather(sources[index_map.source][experts.start : experts.stop])
+            name: index_map.gather(
+                sources[index_map.source][experts.start : experts.stop]
+            )
             for name, index_map in self.maps(config, shard).items()
         }
