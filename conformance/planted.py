@@ -8,7 +8,6 @@ gives a `Fault`, which the check that the fault names must find. The faults stan
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -88,8 +88,8 @@ def test_the_wheel_holds_the_packages_and_no_tests_of_ours(python: Path) -> None
 def test_the_wheel_judges_a_candidate_from_another_folder(
     python: Path, tmp_path: Path
 ) -> None:
-    words = "-m pytest -q --pyargs mxmoe.conformance -m bytewise --candidate torch_dense"
-    only = ("-k", "layer0-tp1 or decode")
+    words = "-m pytest -q --pyargs mxmoe.conformance --candidate torch_dense"
+    only = ("-m", "bytewise", "-k", "layer0-tp1 or decode")
     done = run(python, *words.split(), *only, cwd=tmp_path)
     assert " passed" in done.stdout
     assert str(CHECKOUT) not in done.stdout
