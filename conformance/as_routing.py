@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing

@@ -34,6 +34,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
 from mxmoe.reference.moe import moe_of_rank

@@ -16,6 +16,7 @@ from typing import Any
 from typing import Protocol
 
 import torch
+
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.formats import SCALE_RULES
 from mxmoe.reference.layouts import CHECKPOINT_ORDER

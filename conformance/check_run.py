@@ -15,6 +15,13 @@ from typing import Any
 from typing import TextIO
 
 import pytest
+from rich.console import Console
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress
+from rich.progress import TaskID
+from rich.progress import TextColumn
+from rich.progress import TimeElapsedColumn
+
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.plugin import PACKAGE
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
@@ -30,12 +37,6 @@ from mxmoe.conformance.summary import conclude
 from mxmoe.conformance.summary import print_summary
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
-from rich.console import Console
-from rich.progress import MofNCompleteColumn
-from rich.progress import Progress
-from rich.progress import TaskID
-from rich.progress import TextColumn
-from rich.progress import TimeElapsedColumn
 
 
 def run_check(

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from mxmoe.conformance.plugin import PACKAGE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.formats import e8m0
 from mxmoe.reference.layouts import IndexMap

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+
 from mxmoe.conformance.case import Case
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import BLOCK

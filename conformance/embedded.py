@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+
 from mxmoe.conformance.designed import make_weights
 from mxmoe.reference.checkpoint.names import HUGGING_FACE
 from mxmoe.reference.checkpoint.read import INDEX_NAME
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import MoEConfig
-from safetensors.torch import save_file
 
 EMBEDDED_SHAPE = MoEConfig(hidden=160, intermediate=224, experts=8, top_k=4)
 EMBEDDED_LAYERS = 2

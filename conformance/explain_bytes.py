@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+
 from mxmoe.conformance.compare_bytes import as_bytes
 
 # Two edits are tried on tensors up to this size only, to stay within a second.
@@ -71,7 +72,7 @@ _GATE_UP = ("gate_up",)
 EDITS = (
     Edit("rows de-interleaved, gates first", _gates_then_ups, 2, matrices=_GATE_UP),
     Edit("rows de-interleaved, ups first", _ups_then_gates, 2, matrices=_GATE_UP),
-    Edit("halves interleaved again", _interleave_halves, 2, matrices=_GATE_UP),
+    Edit("halves interleaved once more", _interleave_halves, 2, matrices=_GATE_UP),
     Edit("gate and up swapped", _swap_pairs, 2, matrices=_GATE_UP),
     Edit("row shuffle 32 (epilogue tile 128)", _shuffle(32, 4), 32),
     Edit("row shuffle 16 (epilogue tile 64)", _shuffle(16, 2), 16),

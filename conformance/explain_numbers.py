@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from dataclasses import replace
 
 import torch
+
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.explain_bytes import EDITS
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -73,7 +75,8 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield "gate_up bias ignored", _weights(gate_up_bias=_zeros)
         yield "down bias ignored", _weights(down_bias=_zeros)
         yield "both biases ignored", _weights(gate_up_bias=_zeros, down_bias=_zeros)
-        yield "gate_up bias: gate and up swapped", _weights(gate_up_bias=_swap_rows)
+        for name in ("gate_up_bias", "down_bias"):
+            yield from _reordered(name, part.tensors()[name])
         if situation.shard.tp_size > 1:
             tp = situation.shard.tp_size
             yield "down bias not divided by tp", _weights(down_bias=lambda x: x * tp)
@@ -112,6 +115,13 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
     yield "last slot dropped", _routing(_without_last_slot)
     yield "only the first slot added", _routing(_only_first_slot)
     yield "output all zero", _routing(torch.zeros_like)
+
+
+def _reordered(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, Hypothesis]]:
+    """The row and expert orders that bytes are searched for, too."""
+    for edit in EDITS:
+        if edit.fits(name, tensor) and edit.name != "all zero":
+            yield f"{name}: {edit.name}", _weights(**{name: edit.apply})
 
 
 def _weights(**edits: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:

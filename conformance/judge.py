@@ -14,12 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import reject
 from hypothesis import strategies as st
+
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.profiles import SHRINK_SECONDS
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.strategies import TOKENS
 from mxmoe.conformance.strategies import cases
@@ -28,6 +30,7 @@ from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.verdict import unsupported
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
@@ -51,6 +54,7 @@ class Settings:
     required_class: str | None = None
     against: Subject | None = None
     run: RunWriter | None = None
+    wrong_outputs: set[str] = field(default_factory=set)
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -86,8 +90,11 @@ class Judge:
         always: tuple[str, ...] = (),
         tokens: tuple[int, ...] = TOKENS,
         examples: Iterable[Case] = (),
+        share: float = 1.0,
     ) -> None:
         """Judge drawn cases, then `examples`; a failing drawn case is shrunk.
+
+        share : the part of the profile's seconds that drawing may take.
 
         With ``--case`` only that case is judged. Examples that the candidate
         declares unsupported are left out; if nothing is left, so is the check.
@@ -97,7 +104,7 @@ class Judge:
             return
         strategy = cases(self._supports, hot=hot, always=always, tokens=tokens)
         if not strategy.is_empty:
-            self._search(check, strategy)
+            self._search(check, strategy, share)
         refusal: NotJudged | None = None
         for case in examples:
             try:
@@ -108,24 +115,30 @@ class Judge:
             raise refusal or unsupported("shapes: none of the suite's")
 
     def _search(
-        self, check: Callable[[Case], None], strategy: st.SearchStrategy[Case]
+        self,
+        check: Callable[[Case], None],
+        strategy: st.SearchStrategy[Case],
+        share: float,
     ) -> None:
-        stop = time.monotonic() + self.settings.seconds_per_check
-        failed = False
+        stop = time.monotonic() + share * self.settings.seconds_per_check
+        failing: set[Case] = set()
 
         @given(strategy)
         def search(case: Case) -> None:
-            nonlocal failed
-            # Once something failed, Hypothesis shrinks: every answer counts again.
-            if time.monotonic() > stop and not failed:
+            nonlocal stop
+            # Out of time: nothing new is judged. What failed must go on failing, as
+            # Hypothesis runs the smallest failing case again at the end.
+            if time.monotonic() > stop and case not in failing:
                 return
             try:
                 self._one(check, case)
             except Failure:
-                failed = True
+                if not failing:
+                    stop = time.monotonic() + SHRINK_SECONDS
+                failing.add(case)
                 raise
             except NotJudged:
-                if self.record.examples == 0 and not failed:
+                if self.record.examples == 0 and not failing:
                     raise
                 reject()
 
@@ -148,6 +161,15 @@ class Judge:
     def _supports(self, config: MoEConfig, shard: Shard) -> bool:
         claims = self.subject.capabilities
         return not (claims.refuses_shape(config) or claims.refuses_shard(shard, config))
+
+    def need_right_output(self) -> None:
+        """Raise `NotJudged` if plain outputs were found wrong earlier in this run.
+
+        Hot spots and state compare outputs as well: they would say it again, and
+        say it worse.
+        """
+        if self.subject.name in self.settings.wrong_outputs:
+            raise not_run("the plain output is out of bound already")
 
     def another_shape(self, config: MoEConfig) -> Case | None:
         """A small supported case whose matrices differ from those of `config`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded

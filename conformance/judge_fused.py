@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+
 from mxmoe.conformance.bounds import U_FLOAT32
 from mxmoe.conformance.bounds import dot_error
 from mxmoe.conformance.bounds import half_ulp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import NumberDifference
@@ -13,6 +14,7 @@ from mxmoe.conformance.explain_numbers import LARGEST_SEARCH
 from mxmoe.conformance.explain_numbers import Situation
 from mxmoe.conformance.explain_numbers import explain_numbers
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
@@ -28,6 +30,11 @@ ROUTES = ("yours-yours", "yours-ours", "ours-yours")
 TRACED = ("gate_up", "activation", "down", "combine")
 
 
+def own_route(subject: Subject) -> str:
+    """Where the candidate does most of the work: alone, or with our consumer."""
+    return "yours-yours" if subject.has("forward") else "yours-ours"
+
+
 def run_route(judge: Judge, case: Case, data: CaseData, route: str) -> torch.Tensor:
     """The output of one cell of the attribution matrix, [t, h].
 
@@ -36,10 +43,8 @@ def run_route(judge: Judge, case: Case, data: CaseData, route: str) -> torch.Ten
     """
     subject = judge.subject
     whose_prepare, whose_forward = route.split("-")
-    if whose_prepare == "yours" and not subject.has("prepare"):
-        if whose_forward == "ours":
-            raise not_run("not observable: exposes no prepare")
-        raise not_run("exposes no prepare: see ours-yours")
+    if (whose_prepare, whose_forward) == ("yours", "ours"):
+        subject.need("prepare")
     make = subject.prepare if whose_prepare == "yours" else subject.our_prepare
     if whose_forward == "yours":
         subject.need("forward")
@@ -262,12 +267,14 @@ def attribution_lines(
     judge: Judge, case: Case, data: CaseData, judged: Judged
 ) -> list[str]:
     """{your prepare, ours} x {your forward, our consumer}, as one line."""
+    if not judge.subject.has("prepare"):
+        return ["attribution: the bytes are ours, so your kernel is wrong"]
     cells = {}
     for route in ("yours-ours", "ours-yours"):
         try:
             out = run_route(judge, case, data, route)
         except NotJudged as error:
-            return [f"attribution: not observable ({error.reason})"]
+            return [f"attribution: {error.reason}"]
         except Failure:
             cells[route] = False
             continue

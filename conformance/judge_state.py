@@ -6,6 +6,8 @@ import gc
 from dataclasses import replace
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.compare_numbers import compare_numbers
@@ -17,9 +19,9 @@ from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
-from torch.multiprocessing.reductions import StorageWeakRef
 
 _REPEATS = 8
+FIRST_CALL = "first call: no matter of state, see the numbers"
 
 
 def second_call(judge: Judge, case: Case) -> None:
@@ -29,6 +31,7 @@ def second_call(judge: Judge, case: Case) -> None:
     other = replace(case, seed=case.seed + 1, tokens=case.tokens + 2)
     b = replace(judge.data(other), weights=a.weights)
     first = _forward(judge, case, a, prepared)
+    _within(judge, case, a, first, FIRST_CALL)
     kept = first.clone()
     between = _forward(judge, other, b, prepared)
     _within(judge, other, b, between, "second call, other input")
@@ -83,6 +86,7 @@ def poisoned(judge: Judge, case: Case) -> None:
     if not subject.has("forward"):
         return
     expected = _forward(judge, case, data, clean)
+    _within(judge, case, data, expected, FIRST_CALL)
     inputs = judge.inputs(case, data)
     with poisoned_memory(subject.device):
         found = subject.forward(clean, inputs.hidden_states, inputs.routing)

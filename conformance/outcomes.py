@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Failure

@@ -100,7 +100,7 @@ class Plain:
     """A loop over experts; `high`, `between`, `slot` say where it rounds, to what."""
 
     name: str = "plain"
-    capabilities: Mapping[str, object] = field(default=CLAIMS)
+    capabilities: Mapping[str, object] = field(default_factory=lambda: CLAIMS)
     high: torch.dtype = torch.float32
     between: torch.dtype = torch.bfloat16
     slot: torch.dtype | None = None
@@ -227,15 +227,42 @@ class Fault:
     """One thing wrong in a candidate that is otherwise right.
 
     incident : ``owner/repository#number`` where it was seen, or "" if it was not.
-    check : the check, at `level`, that must find it. says : words that its text must
-    hold, where the suite claims to name the cause. plant : makes a fresh candidate.
+    check : the check, at `level`, that must find it, with `verdict`. says : words that
+    its text must hold, where the suite claims to name the cause. plant : makes a fresh
+    candidate.
     """
 
     name: str
     definition: str
+    incident: str
     level: str
     check: str
     plant: Callable[[], object]
-    incident: str = ""
-    verdict: Verdict = Verdict.MISMATCH
     says: tuple[str, ...] = ()
+    verdict: Verdict = Verdict.MISMATCH
+
+
+def faults_of(level: str, check: str) -> Callable[..., Callable[..., Fault]]:
+    """A decorator for functions that make a candidate with a fault.
+
+    The function's name is the fault's, its docstring the definition.
+    """
+
+    def fault(
+        incident: str = "", *says: str, verdict: Verdict = Verdict.MISMATCH
+    ) -> Callable[..., Fault]:
+        def named(plant: Callable[[], object]) -> Fault:
+            return Fault(
+                name=plant.__name__,
+                definition=(plant.__doc__ or "").strip(),
+                incident=incident,
+                level=level,
+                check=check,
+                plant=plant,
+                says=says,
+                verdict=verdict,
+            )
+
+        return named
+
+    return fault

@@ -164,9 +164,7 @@ NUMERIC: Mapping[str, Plain] = MappingProxyType(
         "fast_exp_high": replace(PLAIN, activate=fast_exp(2)),
         "fast_exp_low": replace(PLAIN, activate=fast_exp(-2)),
         "any_order": replace(PLAIN, mix=any_order),
-        "bf16_slots": replace(
-            PLAIN, slot=torch.bfloat16, capabilities=_BFLOAT16_SLOTS
-        ),
+        "bf16_slots": replace(PLAIN, slot=torch.bfloat16, capabilities=_BFLOAT16_SLOTS),
         "fp32": FLOAT32,
         "fp32_split_k": replace(FLOAT32, product=split_k(32)),
         "fp32_fast_exp": replace(FLOAT32, activate=fast_exp(2)),
@@ -186,9 +184,7 @@ FORMS: Mapping[str, object] = MappingProxyType(
         "routing_object": replace(PLAIN, route=topk_route),
         "renormalised_route": replace(PLAIN, route=renormalised_route),
         "token_by_token": TokenByToken(),
-        "tactics": changed(
-            claiming(PLAIN, tactics=_chunks), forward=_split_by_tactic
-        ),
+        "tactics": changed(claiming(PLAIN, tactics=_chunks), forward=_split_by_tactic),
     }
 )
 """Other shapes of a candidate: what it exposes, claims and returns."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import BLOCK_BYTES

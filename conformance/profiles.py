@@ -4,7 +4,7 @@
 name       examples  seconds a check  for
 =========  ========  ===============  ====================================
 dev        20        5                the edit-run loop
-ci         100       12               verdicts: derandomised
+ci         100       8                verdicts: derandomised
 gpu        50        30               a machine with an accelerator
 nightly    2000      600              random, with the example database
 =========  ========  ===============  ====================================
@@ -20,9 +20,12 @@ from hypothesis import Verbosity
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-SECONDS_PER_CHECK = {"dev": 5.0, "ci": 12.0, "gpu": 30.0, "nightly": 600.0}
+SECONDS_PER_CHECK = {"dev": 5.0, "ci": 8.0, "gpu": 30.0, "nightly": 600.0}
 _EXAMPLES = {"dev": 20, "ci": 100, "gpu": 50, "nightly": 2000}
 DEFAULT = "dev"
+
+# How long a failing check looks for a smaller case. Shapes shrink in a few dozen calls.
+SHRINK_SECONDS = 10.0
 
 
 def register_profiles() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from mxmoe.conformance.bounds import U_FLOAT32
 from mxmoe.conformance.bounds import half_ulp
 

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
-from safetensors.torch import save_file
 
 SCHEMA = 1
 

@@ -15,6 +15,7 @@ from dataclasses import field
 from pathlib import Path
 
 import torch
+
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import make_case_data

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 
 from hypothesis import strategies as st
+
 from mxmoe.conformance.case import Case
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import SWIGLU_OAI

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from mxmoe.conformance.candidate import Capabilities
 from mxmoe.conformance.time_limit import CALL_SECONDS
 from mxmoe.conformance.time_limit import CallTimedOut
 from mxmoe.conformance.time_limit import time_limit
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.verdict import unsupported
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import Arithmetic
@@ -90,7 +91,7 @@ class Subject:
         refusal = self.capabilities.refuses_shape(config)
         refusal = refusal or self.capabilities.refuses_shard(shard, config)
         if refusal is not None:
-            raise NotJudged(Verdict.UNSUPPORTED, f"declared {refusal}")
+            raise unsupported(refusal)
 
     def call(self, member: str, *arguments: Any, **options: Any) -> Any:
         """Call one member; an exception or a hang raises `Failure`."""

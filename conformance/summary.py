@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 LEVELS = {"L0": "formats", "L1": "bytes", "L2": "routing", "L3": "numbers"}
 

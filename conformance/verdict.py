@@ -64,7 +64,7 @@ class NotJudged(Exception):
 
 def unsupported(capability: str) -> NotJudged:
     """The candidate declared that it does not do this."""
-    return NotJudged(Verdict.UNSUPPORTED, f"declared {capability}")
+    return NotJudged(Verdict.UNSUPPORTED, f"capability {capability}")
 
 
 def not_run(reason: str) -> NotJudged:

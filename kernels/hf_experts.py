@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+
 from mxmoe.reference.types import SWIGLU_OAI
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+
 from mxmoe.kernels.mxfp4_bits import dequantize
 from mxmoe.kernels.mxfp4_bits import quantize
 from mxmoe.reference.types import ExpertWeights

@@ -12,6 +12,7 @@ and slot k with expert e = ids[t, k] that this rank owns:
 from __future__ import annotations
 
 import torch
+
 from mxmoe.reference.activation import activate
 from mxmoe.reference.formats import decode
 from mxmoe.reference.sharding import shard_weights

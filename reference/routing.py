@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import torch
+
 from mxmoe.reference.errors import BadInput
 
 # OCP Microscaling Formats (MX) v1.0, section 5.2: an MXFP4 block is 32 E2M1

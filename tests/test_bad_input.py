@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save_file
+
 from mxmoe.conformance.commands.main import main
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.verdict import ExitCode
-from safetensors.torch import load_file
-from safetensors.torch import save_file
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

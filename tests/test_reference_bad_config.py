@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 
@@ -54,27 +55,29 @@ def test_the_good_configuration_is_not_what_is_refused(tmp_path) -> None:
     assert ": expected *.safetensors, found none" == refusal(tmp_path)
 
 
-def test_a_missing_folder(tmp_path) -> None:
+def test_a_missing_folder_is_refused(tmp_path) -> None:
     folder = tmp_path / "absent"
     assert ": expected a checkpoint folder, found none" == refusal(folder)
 
 
-def test_a_file_in_place_of_the_folder(tmp_path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_bytes(b"")
     assert ": expected a checkpoint folder, found none" == refusal(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "x" * 300, "a\0b", "\ud800", "\x1b[31m"])
-def test_a_folder_name_that_no_file_system_or_terminal_takes(tmp_path, name) -> None:
+def test_a_folder_name_that_no_file_system_or_terminal_takes_is_refused(
+    tmp_path, name
+) -> None:
     assert refusal(tmp_path / name).endswith("expected a checkpoint folder, found none")
 
 
-def test_a_missing_file(tmp_path) -> None:
+def test_a_missing_file_is_refused(tmp_path) -> None:
     expected = "/config.json: expected a readable file, found No such file or directory"
     assert expected == refusal(tmp_path)
 
 
-def test_a_folder_in_place_of_the_file(tmp_path) -> None:
+def test_a_folder_in_place_of_the_file_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").mkdir()
     expected = "/config.json: expected a readable file, found Is a directory"
     assert expected == refusal(tmp_path)
@@ -96,7 +99,9 @@ def test_a_folder_in_place_of_the_file(tmp_path) -> None:
     ],
     ids=range(10),
 )
-def test_a_file_that_is_not_a_json_object(tmp_path, content, expected) -> None:
+def test_a_file_that_is_not_a_json_object_is_refused(
+    tmp_path, content, expected
+) -> None:
     assert refused(tmp_path, content).startswith(expected)
 
 
@@ -109,30 +114,30 @@ def test_a_file_too_large_to_be_one_is_not_read(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("found", ["llama", "gpt_oss\n", None, ["gpt_oss"], "x" * 999])
-def test_another_model_type(tmp_path, found) -> None:
+def test_another_model_type_is_refused(tmp_path, found) -> None:
     expected = f"model_type: expected 'gpt_oss', found {found!r:.40}"
     assert expected == refused(tmp_path, CONFIG | {"model_type": found})
 
 
 @pytest.mark.parametrize("key", SIZES)
-def test_a_missing_key(tmp_path, key) -> None:
+def test_a_missing_key_is_refused(tmp_path, key) -> None:
     config = {name: value for name, value in CONFIG.items() if name != key}
     assert key in refused(tmp_path, config)
 
 
-def test_an_empty_object(tmp_path) -> None:
+def test_an_empty_object_is_refused(tmp_path) -> None:
     assert refused(tmp_path, {}).startswith("expected a gpt-oss configuration, found")
 
 
 @pytest.mark.parametrize("key", SIZES)
 @pytest.mark.parametrize("value", [0, -1, 10**30, 1.5, True, "64", None, [], {"a": 1}])
-def test_an_absurd_size(tmp_path, key, value) -> None:
+def test_an_absurd_size_is_refused(tmp_path, key, value) -> None:
     expected = f"{key}: expected an integer from 1 to 1048576, found {value!r}"
     assert expected == refused(tmp_path, CONFIG | {key: value})
 
 
 @pytest.mark.parametrize("key", ["num_experts", "experts_per_token"])
-def test_an_absurd_size_in_the_spelling_of_openai(tmp_path, key) -> None:
+def test_an_absurd_size_in_the_spelling_of_openai_is_refused(tmp_path, key) -> None:
     theirs = {"num_experts": 2, "experts_per_token": 1, key: 0}
     config = {k: v for k, v in CONFIG.items() if not k.startswith(("num_l", "num_e"))}
     expected = f"{key}: expected an integer from 1 to 1048576, found 0"
@@ -141,13 +146,13 @@ def test_an_absurd_size_in_the_spelling_of_openai(tmp_path, key) -> None:
 
 @pytest.mark.parametrize("key", ["hidden_size", "intermediate_size"])
 @pytest.mark.parametrize("value", [1, 33, 2879])
-def test_a_size_that_is_not_whole_blocks(tmp_path, key, value) -> None:
+def test_a_size_that_is_not_whole_blocks_is_refused(tmp_path, key, value) -> None:
     name = key.removesuffix("_size")
     expected = f"{name}: expected a multiple of 32 (one MXFP4 block), found {value}"
     assert expected == refused(tmp_path, CONFIG | {key: value})
 
 
-def test_more_slots_than_experts(tmp_path) -> None:
+def test_more_slots_than_experts_are_refused(tmp_path) -> None:
     expected = "top_k: expected at most experts = 2, found 3"
     assert expected == refused(tmp_path, CONFIG | {"num_experts_per_tok": 3})
 
@@ -161,12 +166,12 @@ def test_a_deep_value_is_quoted_in_short(tmp_path, key, depth) -> None:
 
 @pytest.mark.parametrize("key", ["swiglu_limit", "swiglu_alpha"])
 @pytest.mark.parametrize("value", [0, -7.0, 10**400, True, "7", None, [7.0]])
-def test_an_absurd_number(tmp_path, key, value) -> None:
+def test_an_absurd_number_is_refused(tmp_path, key, value) -> None:
     expected = f"{key}: expected a positive number, found {value!r:.40}"
     assert expected == refused(tmp_path, CONFIG | {key: value})
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_number_that_is_not_finite(tmp_path, value) -> None:
+def test_a_number_that_is_not_finite_is_refused(tmp_path, value) -> None:
     expected = f"swiglu_limit: expected a positive number, found {float(value)}"
     assert expected == refused(tmp_path, with_value("swiglu_limit", value))

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
+
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import expected_tensors
-from safetensors.torch import save
 
 CONFIG = {
     "model_type": "gpt_oss",
@@ -114,11 +115,11 @@ def test_the_good_folder_is_read(tmp_path) -> None:
     read_all(write(tmp_path, {INDEX: weight_map()}))
 
 
-def test_no_shard_at_all(tmp_path) -> None:
+def test_no_shard_at_all_is_refused(tmp_path) -> None:
     assert ": expected *.safetensors, found none" == refused(tmp_path, model=None)
 
 
-def test_a_shard_that_the_index_lists_is_missing(tmp_path) -> None:
+def test_a_missing_shard_is_refused(tmp_path) -> None:
     text = refused(tmp_path, index=weight_map(down_bias="part-2.safetensors"))
     expected = f"expected this shard for {name_of('down_bias', 0)}, found no file"
     assert f"part-2.safetensors: {expected}" == text
@@ -147,7 +148,9 @@ def test_an_index_entry_is_a_file_name(tmp_path, place) -> None:
 
 
 @pytest.mark.parametrize("place", ["a\nb", "x" * 300, "a\0b", "\ud800", "\x1b[31m"])
-def test_a_name_that_no_file_system_or_terminal_takes(tmp_path, place) -> None:
+def test_a_name_that_no_file_system_or_terminal_takes_is_refused(
+    tmp_path, place
+) -> None:
     assert "found no file" in refused(tmp_path, index=weight_map(down_bias=place))
     text = refused(tmp_path, index={"weight_map": {place: "../x"}})
     assert text.startswith(f"{INDEX}: ")
@@ -158,11 +161,11 @@ def test_a_name_that_no_file_system_or_terminal_takes(tmp_path, place) -> None:
     [b"", b"{", b"[]", b"\xff", b"{}", {"weight_map": []}, b'{"a":' * 100_000],
     ids=range(7),
 )
-def test_an_index_without_a_weight_map(tmp_path, content) -> None:
+def test_an_index_without_a_weight_map_is_refused(tmp_path, content) -> None:
     assert refused(tmp_path, index=content).startswith(f"{INDEX}: expected")
 
 
-def test_a_folder_without_gpt_oss_experts(tmp_path) -> None:
+def test_a_folder_without_gpt_oss_experts_is_refused(tmp_path) -> None:
     hugging_face = name_of("gate_up_blocks", 0)
     expected = (
         f": expected gpt-oss MXFP4 experts ({hugging_face} or "
@@ -172,7 +175,7 @@ def test_a_folder_without_gpt_oss_experts(tmp_path) -> None:
 
 
 @fields
-def test_a_missing_tensor(tmp_path, field) -> None:
+def test_a_missing_tensor_is_refused(tmp_path, field) -> None:
     rest = tensors()
     del rest[name_of(field)]
     expected = f": expected tensor {name_of(field)}, found no file with it"
@@ -180,7 +183,7 @@ def test_a_missing_tensor(tmp_path, field) -> None:
 
 
 @fields
-def test_a_tensor_that_only_the_index_knows(tmp_path, field) -> None:
+def test_a_tensor_that_only_the_index_knows_is_refused(tmp_path, field) -> None:
     rest = tensors()
     del rest[name_of(field)]
     expected = f"{MODEL}: expected tensor {name_of(field)}, found no such tensor"
@@ -188,7 +191,7 @@ def test_a_tensor_that_only_the_index_knows(tmp_path, field) -> None:
 
 
 @fields
-def test_a_wrong_shape(tmp_path, field) -> None:
+def test_a_wrong_shape_is_refused(tmp_path, field) -> None:
     """One expert too many."""
     wrong = tensors()
     wrong[name_of(field)] = wrong[name_of(field)][[0, 1, 1]].clone()
@@ -200,7 +203,7 @@ def test_a_wrong_shape(tmp_path, field) -> None:
 
 @fields
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e8m0fnu, torch.int64])
-def test_a_wrong_dtype(tmp_path, field, dtype) -> None:
+def test_a_wrong_dtype_is_refused(tmp_path, field, dtype) -> None:
     """E8M0 is what a scale is, and yet not how gpt-oss stores it."""
     wrong = tensors()
     wrong[name_of(field)] = torch.zeros(SHAPES[field][0], dtype=torch.uint8).to(dtype)
@@ -210,7 +213,7 @@ def test_a_wrong_dtype(tmp_path, field, dtype) -> None:
     assert text.startswith(expected)
 
 
-def test_a_tensor_in_two_shards(tmp_path) -> None:
+def test_a_tensor_in_two_shards_is_refused(tmp_path) -> None:
     text = refused(tmp_path, extra={name_of("down_bias"): torch.zeros(1)})
     expected = "expected each tensor once, found it in extra.safetensors as well"
     assert f"{MODEL}: {name_of('down_bias')}: {expected}" == text
@@ -231,7 +234,7 @@ def test_a_scale_byte_255_is_named_by_expert_row_and_block(tmp_path, field) -> N
 
 @pytest.mark.parametrize("index", [None, weight_map()], ids=["no index", "index"])
 @pytest.mark.parametrize("kept", [0, 7, 8, 100, -1])
-def test_a_truncated_file(tmp_path, kept, index) -> None:
+def test_a_truncated_file_is_refused(tmp_path, kept, index) -> None:
     text = refused(tmp_path, model=save(tensors())[:kept], index=index)
     assert text.startswith(f"{MODEL}: {WHOLE_FILE}")
 
@@ -258,14 +261,16 @@ def entry(start: int, stop: int, shape: tuple[int, ...] = (4,)) -> dict:
     ],
     ids=range(11),
 )
-def test_a_header_that_does_not_describe_its_data(tmp_path, header, size) -> None:
+def test_a_header_that_does_not_describe_its_data_is_refused(
+    tmp_path, header, size
+) -> None:
     """Overlap, gap, surplus, overflow, and what is no header at all."""
     text = refused(tmp_path, extra=shard(header, b"x" * size))
     assert text.startswith(f"extra.safetensors: {WHOLE_FILE}")
 
 
 @pytest.mark.parametrize("name", [MODEL, INDEX])
-def test_a_folder_in_place_of_a_file(tmp_path, name) -> None:
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path, name) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(BadInput, match=f"{name}: expected"):
         read_all(write(tmp_path, {name: None}))

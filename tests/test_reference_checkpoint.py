@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import SWIGLU_OAI
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import expected_tensors
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 LAYERS = 3
 CONFIG = MoEConfig(hidden=64, intermediate=96, experts=4, top_k=2)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import decode_arithmetic
 from mxmoe.reference.formats import decode_table

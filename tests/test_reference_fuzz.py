@@ -17,12 +17,13 @@ import torch
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from safetensors.torch import save
+
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.checkpoint.names import HUGGING_FACE
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import expected_tensors
-from safetensors.torch import save
 
 CONFIG = {
     "model_type": "gpt_oss",

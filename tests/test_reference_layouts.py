@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+
 from mxmoe.reference.layouts import CHECKPOINT_ORDER
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import IndexMap

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from mxmoe.reference.routing import route
 from mxmoe.reference.routing import route_layer
 from mxmoe.reference.routing import router_logits

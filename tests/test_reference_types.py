@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.layouts import CHECKPOINT_ORDER
 from mxmoe.reference.layouts import LAYOUTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mxmoe.conformance import judge_against
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.places import for_each

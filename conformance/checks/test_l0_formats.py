@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.places import for_each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mxmoe.conformance.case import HOT_SPOTS
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge
@@ -10,6 +11,7 @@ from mxmoe.conformance.judge_fused import judge_fused
 from mxmoe.conformance.judge_numbers import judge_every_tactic
 from mxmoe.conformance.judge_numbers import judge_output
 from mxmoe.conformance.judge_numbers import judge_trace
+from mxmoe.conformance.judge_numbers import own_route
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import layer_routes
 from mxmoe.conformance.strategies import GPT_OSS_SHAPE
@@ -42,18 +44,24 @@ def test_layer_output_stays_within_the_bound(
 
 def test_output_stays_within_the_bound(judge: Judge) -> None:
     """Drawn shapes, shards, token counts and hot spots."""
-    judge.subject.need("forward")
+    route = own_route(judge.subject)
     judge.for_all(
-        lambda case: judge_output(judge, case), hot=tuple(HOT_SPOTS), examples=EXAMPLES
+        lambda case: judge_output(judge, case, route),
+        hot=tuple(HOT_SPOTS),
+        examples=EXAMPLES,
     )
 
 
 @pytest.mark.parametrize("spot", HOT_SPOTS)
 def test_hot_spot_stays_within_the_bound(judge: Judge, spot: str) -> None:
     """Each hot spot by itself."""
-    judge.subject.need("forward")
+    judge.need_right_output()
+    route = own_route(judge.subject)
     judge.for_all(
-        lambda case: judge_output(judge, case), always=(spot,), tokens=(1, 5, 33)
+        lambda case: judge_output(judge, case, route),
+        always=(spot,),
+        tokens=(1, 5, 33),
+        share=0.25,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from mxmoe.conformance import judge_state
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.verdict import unsupported
@@ -16,6 +17,7 @@ HOT = ("no_expert", "strided")
 
 def test_a_second_call_repeats_the_first(judge: Judge) -> None:
     """Same input, same result, also with another input in between."""
+    judge.need_right_output()
     judge.subject.need("forward")
     judge.for_all(
         lambda case: judge_state.second_call(judge, case), hot=HOT, tokens=TOKENS
@@ -37,6 +39,7 @@ def test_the_input_is_not_modified(judge: Judge) -> None:
 
 def test_poisoned_memory_changes_nothing(judge: Judge) -> None:
     """Memory holds 0xFF before `prepare` and before `forward` get it."""
+    judge.need_right_output()
     judge.for_all(
         lambda case: judge_state.poisoned(judge, case), hot=HOT, tokens=TOKENS
     )

@@ -9,10 +9,11 @@ from importlib import metadata
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
+
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
-from typer.core import TyperGroup
 
 GROUP = "mxmoe.commands"
 _HELP = """Conformance and accuracy of MXFP4 mixture-of-experts kernels.

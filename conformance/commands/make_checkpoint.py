@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from mxmoe.conformance.verdict import ExitCode
 
 

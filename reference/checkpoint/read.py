@@ -13,6 +13,9 @@ from pathlib import Path
 from pathlib import PurePosixPath
 
 import torch
+from safetensors import SafetensorError
+from safetensors import safe_open
+
 from mxmoe.reference.checkpoint.config import read_config
 from mxmoe.reference.checkpoint.config import read_json
 from mxmoe.reference.checkpoint.names import SPELLINGS
@@ -21,8 +24,6 @@ from mxmoe.reference.formats.e8m0 import NAN_BYTE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import expected_tensors
-from safetensors import SafetensorError
-from safetensors import safe_open
 
 INDEX_NAME = "model.safetensors.index.json"
 

@@ -8,6 +8,7 @@ bytes 0..252 and overflows to Inf for the large codes of bytes 253 and 254.
 from __future__ import annotations
 
 import torch
+
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.formats import e8m0
 from mxmoe.reference.formats.nibbles import unpack_nibbles

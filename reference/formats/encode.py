@@ -30,6 +30,7 @@ Elements are rounded to nearest, ties to even, and saturate at +-6. The edges:
 from __future__ import annotations
 
 import torch
+
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.formats import e8m0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+
 from mxmoe.reference.layouts.index_map import IndexMap
 from mxmoe.reference.layouts.index_map import Layout
 from mxmoe.reference.types import BLOCK

@@ -1,0 +1,248 @@
+"""Faults of the biases, the activation, the sums and the routing weights (L3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mxmoe.conformance.planted import FLOAT32
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import Plain
+from mxmoe.conformance.planted import Tensor
+from mxmoe.conformance.planted import changed
+from mxmoe.conformance.planted import claiming
+from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.planted import mix
+from mxmoe.conformance.planted import product
+from mxmoe.conformance.planted import swiglu
+from mxmoe.conformance.planted_bytes import row_shuffle
+from mxmoe.conformance.planted_bytes import swap_gate_up
+from mxmoe.reference.types import SILU
+from mxmoe.reference.types import Activation
+from mxmoe.reference.types import Routing
+
+_output = faults_of("L3", "test_output_stays_within_the_bound")
+_spot = faults_of("L3", "test_hot_spot_stays_within_the_bound")
+_TRT = "NVIDIA/TensorRT-LLM#13867"
+_OWN = claiming(PLAIN, layout=None)
+
+
+@_output(_TRT, "first bad stage: gate_up", "gate_up_bias: row shuffle 32")
+def bias_not_shuffled_fc1() -> object:
+    """gate_up bias in another row order than the weights, in an own layout."""
+    return replace(_OWN, add_gate_up_bias=lambda z, b: z + row_shuffle(b[None])[0])
+
+
+@_output(_TRT, "first bad stage: down", "down_bias: row shuffle 32")
+def bias_not_shuffled_fc2() -> object:
+    """down bias in another row order than the weights, in an own layout."""
+    return replace(
+        _OWN, add_down_bias=lambda y, b, s: y + row_shuffle(b[None])[0] / s.tp_size
+    )
+
+
+@_output(
+    "flashinfer-ai/flashinfer#3423",
+    "behaves as if: gate_up bias ignored",
+    "your bytes are right, your kernel is wrong",
+)
+def drop_bias_fc1() -> object:
+    """The gate_up bias is ignored."""
+    return replace(PLAIN, add_gate_up_bias=lambda z, b: z)
+
+
+@_output("NVIDIA/TensorRT-LLM#3361", "down bias ignored")
+def drop_bias_fc2() -> object:
+    """The down bias is ignored."""
+    return replace(PLAIN, add_down_bias=lambda y, b, s: y)
+
+
+@_output("vllm-project/vllm#46645", "both biases ignored")
+def drop_both_biases() -> object:
+    """No bias at all."""
+    return replace(drop_bias_fc2.plant(), add_gate_up_bias=lambda z, b: z)
+
+
+@_output(_TRT, "down bias not divided by tp")
+def fc2_bias_not_divided() -> object:
+    """The whole down bias on each rank."""
+    return replace(PLAIN, add_down_bias=lambda y, b, s: y + b)
+
+
+@_output("vllm-project/vllm#44893", "gate and up swapped")
+def gate_mode_flag_mismatch() -> object:
+    """The consumer takes up rows for gate rows."""
+    return replace(PLAIN, activate=lambda z, a: swiglu(swap_gate_up(z), a))
+
+
+def _acting(edit: Callable[[Activation], Activation], base: Plain = PLAIN) -> object:
+    return replace(base, activate=lambda z, a: swiglu(z, edit(a)))
+
+
+def _clamping(gate_low: float, up_low: float, base: Plain = PLAIN) -> object:
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(gate_low * a.limit, a.limit)
+        up = up.clamp(up_low * a.limit, a.limit)
+        both = torch.stack((gate, up), dim=-1).flatten(-2)
+        return swiglu(both, replace(a, limit=math.inf))
+
+    return replace(base, activate=activate)
+
+
+@_output("huggingface/transformers#40197", "no clamp")
+def drop_limit() -> object:
+    """No clamp."""
+    return _acting(lambda a: replace(a, limit=math.inf))
+
+
+@_output("vllm-project/vllm-ascend#9259")
+def up_clamp_upper_only() -> object:
+    """up' = min(up, limit)."""
+    return _clamping(-math.inf, -math.inf)
+
+
+@_output("anthony-chaudhary/fak#4837")
+def gate_clamp_symmetric() -> object:
+    """The gate is clamped to [-limit, limit]; in class fp32, where it shows."""
+    return _clamping(-1, -1, FLOAT32)
+
+
+@_output("sgl-project/sglang#34540", "no +1 on the up half")
+def drop_plus_one() -> object:
+    """up' instead of up' + 1."""
+    return _acting(lambda a: replace(a, beta=0.0))
+
+
+@_output("", "alpha taken as 1")
+def alpha_of_1() -> object:
+    """sigmoid(gate) instead of sigmoid(1.702 gate)."""
+    return _acting(lambda a: replace(a, alpha=1.0))
+
+
+@_output()
+def alpha_in_bfloat16() -> object:
+    """Alpha is 1.703125; in class fp32, where it shows."""
+    return _acting(lambda a: replace(a, alpha=1.703125 if a != SILU else 1), FLOAT32)
+
+
+@_output("microsoft/onnxruntime#28738", "plain silu(gate) * up")
+def plain_silu_mul() -> object:
+    """silu(gate) * up."""
+    return _acting(lambda a: SILU)
+
+
+@_output("vllm-project/vllm#48312")
+def act_params_stale() -> object:
+    """The first activation that was seen is used for every layer."""
+    seen: list[Activation] = []
+
+    def first(activation: Activation) -> Activation:
+        seen.append(activation)
+        return seen[0]
+
+    return _acting(first)
+
+
+@_spot()
+def bf16_accumulation() -> object:
+    """The running sum is rounded to bfloat16 after each K block."""
+
+    def rounded(x: Tensor, w: Tensor) -> Tensor:
+        total = torch.zeros(x.shape[0], w.shape[0])
+        for a, b in zip(x.split(32, 1), w.split(32, 1), strict=True):
+            total = (total + product(a, b)).bfloat16().float()
+        return total
+
+    return replace(PLAIN, product=rounded)
+
+
+@_output()
+def gate_up_in_bfloat16() -> object:
+    """GEMM1 is stored in bfloat16, and the class does not say so."""
+    return replace(PLAIN, product=lambda x, w: product(x, w).bfloat16().float())
+
+
+@_output()
+def slots_in_bfloat16() -> object:
+    """Each slot is stored in bfloat16, and the class does not say so."""
+    return replace(PLAIN, slot=torch.bfloat16)
+
+
+@_output()
+def activations_in_float8() -> object:
+    """The intermediate is stored in E4M3, and the class does not say so."""
+    return replace(PLAIN, between=torch.float8_e4m3fn)
+
+
+@_output()
+def bfloat16_sum_of_slots() -> object:
+    """Slots are added up in bfloat16, and the class does not say so."""
+
+    def added(weights: Tensor, down: Tensor) -> Tensor:
+        total = torch.zeros(down.shape[0], down.shape[2]).bfloat16()
+        for slot in range(weights.shape[1]):
+            total = total + (weights[:, slot, None] * down[:, slot]).bfloat16()
+        return total.float()
+
+    return replace(PLAIN, mix=added)
+
+
+def _mixing(edit: Callable[[Tensor], Tensor], base: Plain = PLAIN) -> object:
+    return replace(base, mix=lambda weights, down: mix(edit(weights), down))
+
+
+@_output("", "routing weights ignored")
+def routing_weights_ignored() -> object:
+    """Every slot counts 1."""
+    return _mixing(lambda w: (w != 0).float())
+
+
+@_output()
+def routing_weights_half_a_percent_off() -> object:
+    """Every routing weight is 0.5 % too large."""
+    return _mixing(lambda w: w * 1.005)
+
+
+@_output()
+def routing_weights_in_bfloat16() -> object:
+    """Routing weights pass through bfloat16; in class fp32, where it shows."""
+    return _mixing(lambda w: w.bfloat16().to(w), FLOAT32)
+
+
+@_output("", "routing weights in reverse slot order")
+def slots_reversed() -> object:
+    """Slot k has the weight of slot top_k - 1 - k."""
+    return _mixing(lambda w: w.flip(1))
+
+
+@_output("", "last slot dropped")
+def last_slot_dropped() -> object:
+    """The loop over slots ends one early."""
+    return _mixing(lambda w: torch.cat((w[:, :-1], 0 * w[:, -1:]), dim=1))
+
+
+@_output("", "only the first slot added")
+def one_slot_only() -> object:
+    """The first slot's expert answers alone."""
+    return _mixing(lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
+
+
+@_output()
+def weight_applied_before_activation() -> object:
+    """The routing weight multiplies the input of the expert, not its output."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        total = torch.zeros(x.shape)
+        for slot in range(r.ids.shape[1]):
+            ids, w = r.ids[:, slot : slot + 1], r.weights[:, slot : slot + 1]
+            one = Routing(ids, torch.ones_like(w))
+            scaled = torch.where(ids < 0, 0, w) * x.float()
+            total += PLAIN.forward(p, scaled, one)
+        return total.to(x.dtype)
+
+    return changed(PLAIN, forward=forward, trace=None)

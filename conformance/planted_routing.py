@@ -1,0 +1,223 @@
+"""Faults of routing: which experts, with what weight, and what -1 does (L2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import Tensor
+from mxmoe.conformance.planted import changed
+from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.planted import route
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.types import Routing
+
+_ids = faults_of("L2", "test_route_chooses_the_top_k")
+_weights = faults_of("L2", "test_route_weights_are_the_softmax_of_the_chosen")
+_strided = faults_of("L2", "test_route_reads_strided_logits")
+_nobody = faults_of("L2", "test_minus_one_contributes_nothing")
+
+Routed = tuple[Tensor, Tensor]
+
+
+def _weighing(weigh: Callable[[Tensor, Tensor], Tensor]) -> object:
+    """With weigh(logits, ids) for the routing weights."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        ids, _ = route(logits, top_k)
+        return ids, weigh(logits.float(), ids.long())
+
+    return replace(PLAIN, route=routing)
+
+
+def _choosing(edit: Callable[[Tensor], Tensor]) -> object:
+    """With edit(logits) before the choice."""
+    return replace(PLAIN, route=lambda logits, k: route(edit(logits.float()), k))
+
+
+def _returning(edit: Callable[[Tensor, Tensor, Tensor], object]) -> object:
+    """With edit(ids, weights, logits) after the choice."""
+    return replace(
+        PLAIN, route=lambda logits, k: edit(*route(logits, k), logits.float())
+    )
+
+
+@_weights("vllm-project/vllm#43223", "weights of this token sum to")
+def softmax_all_no_renorm() -> object:
+    """Softmax over all experts, no renormalisation."""
+    return _weighing(lambda logits, ids: logits.softmax(1).gather(1, ids))
+
+
+@_weights("NVIDIA/TensorRT-LLM#13867")
+def softmax_bf16() -> object:
+    """Softmax in bfloat16."""
+    return _weighing(
+        lambda logits, ids: logits.bfloat16().gather(1, ids).softmax(1).float()
+    )
+
+
+@_weights()
+def weights_in_expert_order() -> object:
+    """Weights sorted by expert id, ids by logit."""
+    return _weighing(
+        lambda logits, ids: logits.gather(1, ids.sort(1).values).softmax(1)
+    )
+
+
+@_weights("flashinfer-ai/flashinfer#2889")
+def sigmoid_weights() -> object:
+    """Normalised sigmoids instead of the softmax."""
+    return _weighing(
+        lambda logits, ids: torch.nn.functional.normalize(
+            logits.gather(1, ids).sigmoid(), p=1, dim=1
+        )
+    )
+
+
+@_ids("tenstorrent/tt-metal#47671", "near_ties")
+def topk_on_bf16() -> object:
+    """The choice is made on bfloat16 logits."""
+    return _choosing(lambda logits: logits.bfloat16().float())
+
+
+@_ids("flashinfer-ai/flashinfer#2822", "all_negative")
+def topk_init_zero() -> object:
+    """The running maximum starts at 0 and expert 0."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        ids, weights = route(logits, top_k)
+        chosen = logits.float().gather(1, ids.long())
+        return torch.where(chosen < 0, 0, ids), weights
+
+    return replace(PLAIN, route=routing)
+
+
+@_ids("flashinfer-ai/flashinfer#2168")
+def padded_experts() -> object:
+    """Experts are padded to a multiple of 32 with logits of 0."""
+    return _choosing(
+        lambda logits: torch.nn.functional.pad(logits, (0, -logits.shape[1] % 32))
+    )
+
+
+@_ids("vllm-project/vllm#39391", "expected distinct experts")
+def nan_row_duplicates() -> object:
+    """A row with NaN gives expert 0 in every slot."""
+    return _returning(
+        lambda ids, w, x: (ids.masked_fill(x.isnan().any(1, keepdim=True), 0), w)
+    )
+
+
+@_ids("sgl-project/sglang#30079", "expected an expert from 0 to")
+def nan_row_sentinel() -> object:
+    """A row with NaN gives id e."""
+    return _returning(
+        lambda ids, w, x: (
+            ids.masked_fill(x.isnan().any(1, keepdim=True), x.shape[1]),
+            w,
+        )
+    )
+
+
+@_ids()
+def infinity_taken_for_invalid() -> object:
+    """+Inf counts as the smallest logit."""
+    return _choosing(lambda logits: logits.masked_fill(logits == torch.inf, -torch.inf))
+
+
+@_ids("vllm-project/vllm#33613")
+def logits_dtype_reinterpret() -> object:
+    """bfloat16 bits are read as float32, two logits at a time."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        if logits.dtype == torch.bfloat16 and logits.shape[1] % 2 == 0:
+            half = logits.contiguous().view(torch.float32)
+            logits = torch.cat((half, half), dim=1)
+        return route(logits, top_k)
+
+    return replace(PLAIN, route=routing)
+
+
+@_ids("", "expected (ids, weights)")
+def route_returns_nothing() -> object:
+    """The result is written elsewhere."""
+    return replace(PLAIN, route=lambda logits, k: None)
+
+
+@_ids("", "expected integer ids")
+def float_ids() -> object:
+    """Ids come as float32."""
+    return _returning(lambda ids, w, x: (ids.float(), w))
+
+
+@_ids("", "route raised IndexError", verdict=Verdict.CRASH)
+def route_raises_for_one_expert() -> object:
+    """The second logit is read, also where there is one."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        assert logits[:, 1].ndim == 1
+        return route(logits, top_k)
+
+    return replace(PLAIN, route=routing)
+
+
+@_strided("flashinfer-ai/flashinfer#4713", "row stride 60 and 64")
+def packed_stride_assumed() -> object:
+    """Row t is taken to start at t * e."""
+
+    def packed(logits: Tensor) -> Tensor:
+        return logits.as_strided(logits.shape, (logits.shape[1], 1))
+
+    return replace(PLAIN, route=lambda logits, k: route(packed(logits), k))
+
+
+def _minus_one(edit: Callable[[Tensor], Tensor]) -> object:
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(p, x, Routing(edit(r.ids), r.weights))
+
+    return changed(PLAIN, forward=forward)
+
+
+@_nobody("huggingface/transformers#40545", "empty slot")
+def ep_mask_is_zero() -> object:
+    """A slot without an expert goes to expert 0."""
+    return _minus_one(lambda ids: ids.clamp(min=0))
+
+
+@_nobody("", "empty slot")
+def minus_one_wraps_around() -> object:
+    """-1 indexes the last expert."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(p, x, Routing(r.ids % p.config.experts, r.weights))
+
+    return changed(PLAIN, forward=forward)
+
+
+@_nobody("AI-Hypercomputer/maxtext#3699", "empty slot")
+def pad_row_bias_summed() -> object:
+    """A slot without an expert still adds its weight times a down bias."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        if "down_bias" not in p or not len(p["down_bias"]):
+            return out
+        empty = (r.weights * (r.ids < 0)).sum(dim=1, keepdim=True)
+        return (out + empty * p["down_bias"][0].float()).to(x.dtype)
+
+    return changed(PLAIN, forward=forward)
+
+
+@_nobody("", "empty slot")
+def weights_renormalised_over_all_slots() -> object:
+    """Weights are divided by their sum, empty slots included."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        total = r.weights.abs().sum(dim=1, keepdim=True).clamp(min=1)
+        return PLAIN.forward(p, x, Routing(r.ids, r.weights / total))
+
+    return changed(PLAIN, forward=forward)

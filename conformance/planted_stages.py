@@ -1,0 +1,118 @@
+"""Faults beside `forward`: forced tactics, routing inside the op, traces (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import Tensor
+from mxmoe.conformance.planted import changed
+from mxmoe.conformance.planted import claiming
+from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.planted import route
+from mxmoe.conformance.planted_tails import last_k_block_dropped
+from mxmoe.reference.types import Routing
+
+_tactic = faults_of("L3", "test_every_tactic_stays_within_the_bound")
+_fused = faults_of("L3", "test_fused_routing_stays_within_the_bound")
+_trace = faults_of("L3", "test_traced_stages_stay_within_the_bound")
+
+Stages = dict[str, Tensor]
+
+
+@_tactic("tenstorrent/tt-metal#50669", "tactic 'wide'")
+def one_tactic_wrong() -> object:
+    """One of two tactics leaves out the last K block."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        wrong: Any = last_k_block_dropped.plant()
+        return (wrong if tactic == "wide" else PLAIN).forward(p, x, r)
+
+    claims = claiming(PLAIN, tactics=lambda config, t: ["narrow", "wide"])
+    return changed(claims, forward=forward)
+
+
+@_tactic("NVIDIA/TensorRT-LLM#13867", "no tactic for")
+def tactic_args_swapped() -> object:
+    """No tactic fits, because sizes are passed in another order."""
+    return claiming(PLAIN, tactics=lambda config, t: [8] * (config.hidden < 64))
+
+
+def _fusing(routing: Callable[[Tensor, int], Any]) -> object:
+    return changed(PLAIN, forward_fused=replace(PLAIN, route=routing).forward_fused)
+
+
+@_fused("vllm-project/vllm#43223")
+def fused_softmax_over_all() -> object:
+    """The fused op does not renormalise."""
+
+    def routing(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        ids, _ = route(logits, top_k)
+        return ids, logits.softmax(dim=1).gather(1, ids.long())
+
+    return _fusing(routing)
+
+
+@_fused()
+def fused_top_k_one_short() -> object:
+    """The fused op counts the last of several slots for nothing."""
+
+    def routing(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        ids, weights = route(logits, top_k)
+        weights[:, max(1, top_k - 1) :] = 0
+        return ids, weights
+
+    return _fusing(routing)
+
+
+@_fused()
+def fused_router_bias_ignored() -> object:
+    """The fused op adds no router bias."""
+
+    def forward_fused(p: Any, x: Tensor, w: Tensor, b: object, k: int) -> Tensor:
+        return PLAIN.forward_fused(p, x, w, None, k)
+
+    return changed(PLAIN, forward_fused=forward_fused)
+
+
+def _tracing(edit: Callable[[Stages], object]) -> object:
+    return changed(PLAIN, trace=lambda p, x, r: edit(PLAIN.trace(p, x, r)))
+
+
+@_trace("", "trace gate_up")
+def trace_gates_then_ups() -> object:
+    """Columns of gate_up come de-interleaved."""
+
+    def edit(s: Stages) -> Stages:
+        halves = s["gate_up"][..., 0::2], s["gate_up"][..., 1::2]
+        return s | {"gate_up": torch.cat(halves, dim=-1)}
+
+    return _tracing(edit)
+
+
+@_trace("", "trace activation")
+def trace_slots_reversed() -> object:
+    """Rows of the activation come in reverse slot order."""
+    return _tracing(lambda s: s | {"activation": s["activation"].flip(1)})
+
+
+@_trace("", "trace down")
+def trace_down_weighted() -> object:
+    """down is taken after the routing weight."""
+    return _tracing(lambda s: s | {"down": s["down"] / 2})
+
+
+@_trace("", "trace down", "expected [")
+def trace_in_another_shape() -> object:
+    """down is already summed over the slots."""
+    return _tracing(lambda s: s | {"down": s["down"].sum(dim=1, keepdim=True)[:, :0]})
+
+
+@_trace("", "expected a mapping")
+def trace_returns_nothing() -> object:
+    """The stages are written elsewhere."""
+    return _tracing(lambda s: None)

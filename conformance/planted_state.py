@@ -1,0 +1,267 @@
+"""Faults of state: what a call leaves behind, keeps, or touches (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mxmoe.conformance.planted import CLAIMS
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import Tensor
+from mxmoe.conformance.planted import changed
+from mxmoe.conformance.planted import claiming
+from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.types import Routing
+
+_again = faults_of("L3", "test_a_second_call_repeats_the_first")
+_zero = faults_of("L3", "test_zero_tokens_give_an_empty_output")
+_input = faults_of("L3", "test_the_input_is_not_modified")
+_poison = faults_of("L3", "test_poisoned_memory_changes_nothing")
+_freed = faults_of("L3", "test_raw_weights_are_freed")
+_same = faults_of("L3", "test_declared_determinism_holds")
+_alone = faults_of("L3", "test_declared_batch_invariance_holds")
+
+Forward = Callable[[Any, Tensor, Routing], Tensor]
+
+
+def _forward(forward: Forward, candidate: object = PLAIN, **members: object) -> object:
+    def with_tactic(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return forward(p, x, r)
+
+    return changed(candidate, forward=with_tactic, **members)
+
+
+@_again("vllm-project/vllm#52383", "second call, other input")
+def stale_on_second_call() -> object:
+    """Later calls on the same weights read the first rows again."""
+    first: dict[int, Tensor] = {}
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        kept = first.setdefault(id(p), x.clone())
+        n = min(len(kept), len(x))
+        return PLAIN.forward(p, torch.cat((kept[:n], x[n:])), r)
+
+    return _forward(forward)
+
+
+@_again("ROCm/aiter#3632", "changed during the second")
+def output_buffer_reused() -> object:
+    """Results of one shape of weights share a buffer that grows."""
+    buffers: dict[int, Tensor] = {}
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        if id(p) not in buffers:
+            buffers[id(p)] = torch.empty(4096, out.shape[1], dtype=out.dtype)
+        buffers[id(p)][: len(out)] = out
+        return buffers[id(p)][: len(out)]
+
+    return _forward(forward)
+
+
+@_again("deepseek-ai/DeepGEMM#451", "second call")
+def accumulates_into_its_output() -> object:
+    """The workspace is not cleared: results of earlier calls are added."""
+    sums: dict[tuple[int, int], Tensor] = {}
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        key = (id(p), len(x))
+        sums[key] = out + sums.get(key, 0)
+        return sums[key].clone()
+
+    return _forward(forward)
+
+
+@_again("vllm-project/vllm#50523", "second call")
+def weights_drift() -> object:
+    """Each call scales the prepared down bias in place."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        p["down_scales"].add_(1)
+        return out
+
+    return _forward(forward)
+
+
+@_zero("sgl-project/sglang#38773", "forward raised", verdict=Verdict.CRASH)
+def zero_tokens_raise() -> object:
+    """An empty batch is an error."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        if not len(x):
+            raise ValueError("empty grid")
+        return PLAIN.forward(p, x, r)
+
+    return _forward(forward)
+
+
+@_zero("sgl-project/sglang#38780", "forward returned", "expected")
+def zero_tokens_give_one_row() -> object:
+    """An empty batch is padded to one row."""
+    return _forward(
+        lambda p, x, r: PLAIN.forward(p, x, r) if len(x) else x.new_zeros(1, x.shape[1])
+    )
+
+
+@_input("", "forward changed the caller's hidden_states")
+def input_modified() -> object:
+    """The result is written over the hidden states."""
+    return _forward(lambda p, x, r: x.copy_(PLAIN.forward(p, x, r)).clone())
+
+
+@_input("", "forward changed the caller's routing.weights")
+def routing_modified() -> object:
+    """Weights of empty slots are cleared in the caller's tensor."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        r.weights.masked_fill_(r.ids < 0, 0)
+        return PLAIN.forward(p, x, r)
+
+    return _forward(forward)
+
+
+@_input("", "forward changed the caller's routing.ids")
+def ids_localised_in_place() -> object:
+    """Global ids become local ones in the caller's tensor."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        r.ids.sub_(p.shard.expert_range(p.config).start)
+        return out
+
+    return _forward(forward)
+
+
+@_input("vllm-project/vllm#50523", "forward changed the caller's down_scales")
+def prepared_modified() -> object:
+    """The prepared scales change in the first call."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        p["down_scales"].add_(1)
+        return out
+
+    return _forward(forward)
+
+
+@_poison("ROCm/aiter#575", "poisoned memory before forward", verdict=Verdict.NONFINITE)
+def unowned_rows_uninit() -> object:
+    """Rows without an expert on this rank keep what memory held: here, 0 or NaN."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        owned = p.shard.expert_range(p.config)
+        served = ((r.ids >= owned.start) & (r.ids < owned.stop)).any(dim=1)
+        out = torch.empty_like(x)
+        out = torch.where(out.isnan(), out, 0)
+        out[served] = PLAIN.forward(p, x, r)[served]
+        return out
+
+    return _forward(forward)
+
+
+@_poison("guqiong96/Lvllm#110", "depend on what memory held before prepare")
+def pad_garbage_weights() -> object:
+    """Padding of a prepared tensor is not written."""
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Tensor]:
+        tensors = PLAIN.prepare(w, config, shard, device)
+        e, rows, *rest = tensors["gate_up_scales"].shape
+        padded = torch.empty(e, rows + 8, *rest, dtype=torch.uint8)
+        padded[:, :rows] = tensors["gate_up_scales"]
+        return tensors | {"padded_scales": padded}
+
+    return changed(PLAIN, prepare=prepare, capabilities={**CLAIMS, "layout": None})
+
+
+@_poison("triton-lang/triton#10772", "poisoned memory before forward")
+def k_tail_unmasked() -> object:
+    """A padded copy of the hidden states is read past its end."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        padded = x.new_empty(len(x), x.shape[1] + 8)
+        padded[:, : x.shape[1]] = x
+        rest = padded[:, x.shape[1] :].view(torch.uint8).amax(dim=1, keepdim=True) > 250
+        return PLAIN.forward(p, x, r).masked_fill(rest, 1e30)
+
+    return _forward(forward)
+
+
+@_freed("", "gate_up_blocks", "are still held")
+def keeps_raw_weights() -> object:
+    """A list of everything that was ever loaded."""
+    kept: list[object] = []
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Tensor]:
+        kept.append(w)
+        return PLAIN.prepare(w, config, shard, device)
+
+    return changed(PLAIN, prepare=prepare)
+
+
+@_freed("", "down_scales", "are still held")
+def keeps_a_view() -> object:
+    """One row of the scales keeps the whole tensor alive."""
+    kept: list[Tensor] = []
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Tensor]:
+        kept[:] = [w.down_scales[0, :1]]
+        return PLAIN.prepare(w, config, shard, device)
+
+    return changed(PLAIN, prepare=prepare)
+
+
+@_same("", "repeat ")
+def nondeterministic() -> object:
+    """Slots are added in another order each time, and determinism is declared."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        noise = 1 + 2.0**-8 * (torch.rand(out.shape) < 0.02)
+        return (out * noise).to(out.dtype)
+
+    return _forward(forward, claiming(PLAIN, deterministic=True))
+
+
+@_same("", "repeat ")
+def rarely_nondeterministic() -> object:
+    """One call in four differs in one element."""
+    calls: list[int] = []
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        calls.append(1)
+        if len(calls) % 4 == 0:
+            out[-1, -1] = torch.nextafter(out[-1, -1].float(), torch.tensor(9e9))
+            out[-1, -1] *= 1 + 2.0**-7
+        return out
+
+    return _forward(forward, claiming(PLAIN, deterministic=True))
+
+
+@_alone("", "alone than in a batch of")
+def batch_variant() -> object:
+    """Another split of K for one token, and batch invariance is declared."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        return out if len(x) > 1 else (out.double() * (1 + 2.0**-8)).to(out.dtype)
+
+    return _forward(forward, claiming(PLAIN, batch_invariant=True))
+
+
+@_alone("", "alone than in a batch of")
+def last_row_of_a_batch_differs() -> object:
+    """The last row of an odd batch is computed on its own, in another order."""
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        if len(x) > 1 and len(x) % 2:
+            out[-1] = (out[-1].double() * (1 + 2.0**-8)).to(out.dtype)
+        return out
+
+    return _forward(forward, claiming(PLAIN, batch_invariant=True))

@@ -1,0 +1,215 @@
+"""Faults of sizes: tails, token counts, experts, ranks, strides (L3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import Plain
+from mxmoe.conformance.planted import Tensor
+from mxmoe.conformance.planted import changed
+from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.planted import product
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.types import Activation
+from mxmoe.reference.types import Routing
+
+_output = faults_of("L3", "test_output_stays_within_the_bound")
+_spot = faults_of("L3", "test_hot_spot_stays_within_the_bound")
+
+Stages = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Editing(Plain):
+    """With edit(stages, prepared, local expert) after each expert."""
+
+    edit: Callable[..., Stages]
+
+    def expert(self, p: Any, local: int, x: Tensor) -> Stages:
+        """As `Plain`, then the edit."""
+        return self.edit(super().expert(p, local, x), p, local)
+
+
+def output(edit: Callable[..., Tensor]) -> object:
+    """With edit(out, hidden_states, routing) after `forward`."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return edit(PLAIN.forward(p, x, r), x, r)
+
+    return changed(PLAIN, forward=forward)
+
+
+def _down(edit: Callable[[Tensor], Tensor]) -> object:
+    return Editing(edit=lambda s, *_: s | {"down": edit(s["down"])})
+
+
+def _k_cut(columns: Callable[[int], int]) -> object:
+    def cut(x: Tensor, w: Tensor) -> Tensor:
+        n = columns(x.shape[1])
+        return product(x[:, :n], w[:, :n])
+
+    return replace(PLAIN, product=cut)
+
+
+@_output("triton-lang/triton#10772")
+def last_k_block_dropped() -> object:
+    """The last 32 columns of K are not added, where there are more."""
+    return _k_cut(lambda k: k - 32 if k > 32 else k)
+
+
+@_output()
+def odd_k_block_dropped() -> object:
+    """K is walked in steps of 64: an odd last block of 32 is left out."""
+    return _k_cut(lambda k: k // 64 * 64 if k > 64 else k)
+
+
+@_output("vllm-project/vllm#49087", "trailing columns")
+def grid_floor() -> object:
+    """Only floor(h / 64) * 64 output columns are computed, where there are more."""
+
+    def cut(out: Tensor, *_: object) -> Tensor:
+        n = out.shape[1] // 64 * 64
+        out[:, n or out.shape[1] :] = 0
+        return out
+
+    return output(cut)
+
+
+@_output()
+def last_column_zero() -> object:
+    """The very last output column is 0."""
+
+    def cut(out: Tensor, *_: object) -> Tensor:
+        out[:, -1] = 0
+        return out
+
+    return output(cut)
+
+
+@_output()
+def last_token_zero() -> object:
+    """The last row is not computed where t is not a multiple of 16."""
+
+    def cut(out: Tensor, *_: object) -> Tensor:
+        out[len(out) - 1 if len(out) % 16 else len(out) :] = 0
+        return out
+
+    return output(cut)
+
+
+@_output("vllm-project/vllm-xpu-kernels#453")
+def first_token_only() -> object:
+    """Later tokens of an expert are dropped."""
+    return _down(lambda rows: rows * (torch.arange(len(rows)) < 1)[:, None])
+
+
+@_output()
+def expert_capacity() -> object:
+    """An expert takes 64 tokens, the others are dropped."""
+    return _down(lambda rows: rows * (torch.arange(len(rows)) < 64)[:, None])
+
+
+@_output("ROCm/aiter#3933")
+def m_bucket_wrong() -> object:
+    """Wrong for 3 and 4 tokens."""
+    return output(lambda out, *_: out * 1.5 if len(out) in (3, 4) else out)
+
+
+@_output("tenstorrent/tt-metal#50669")
+def one_token_wrong() -> object:
+    """Wrong for a single token, the decode path."""
+    return output(lambda out, *_: out * 1.5 if len(out) == 1 else out)
+
+
+@_output()
+def last_expert_wrong() -> object:
+    """The last of several experts uses the scales of the one before."""
+
+    def expert(s: Stages, p: Any, local: int) -> Stages:
+        last = local == len(p["down_blocks"]) - 1
+        return s | {"down": s["down"] * 2} if local and last else s
+
+    return Editing(edit=expert)
+
+
+@_output("NVIDIA-NeMo/Megatron-Bridge#3743")
+def transpose_square_down() -> object:
+    """W2 is transposed where it is square."""
+
+    def transposed(x: Tensor, w: Tensor) -> Tensor:
+        return product(x, w.T if w.shape[0] == w.shape[1] else w)
+
+    return replace(PLAIN, product=transposed)
+
+
+@_spot("vllm-project/vllm#40794", "strided", verdict=Verdict.NONFINITE)
+def packed_rows_assumed() -> object:
+    """Row t of the hidden states is taken to start at t * h."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(p, x.as_strided(x.shape, (x.shape[1], 1)), r)
+
+    return changed(PLAIN, forward=forward)
+
+
+@_spot("flashinfer-ai/flashinfer#4713", "strided")
+def packed_routing_assumed() -> object:
+    """Row t of ids and weights is taken to start at t * k."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        step = (r.ids.shape[1], 1)
+        ids, weights = (y.as_strided(y.shape, step) for y in (r.ids, r.weights))
+        return PLAIN.forward(p, x, Routing(ids, weights))
+
+    return changed(PLAIN, forward=forward)
+
+
+@_output("flashinfer-ai/flashinfer#3547")
+def ep_global_ids_local_weights() -> object:
+    """Global ids index local experts: nothing matches on later ranks."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        first = p.shard.expert_range(p.config).start
+        ids = torch.where(r.ids < 0, r.ids, r.ids + first)
+        return PLAIN.forward(p, x, Routing(ids, r.weights))
+
+    return changed(PLAIN, forward=forward)
+
+
+@_output("", "forward raised", verdict=Verdict.CRASH)
+def silent_expert_raises() -> object:
+    """An expert without tokens is an error."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        for expert in p.shard.expert_range(p.config):
+            if not (r.ids == expert).any():
+                raise IndexError(f"expert {expert} has no token")
+        return PLAIN.forward(p, x, r)
+
+    return changed(PLAIN, forward=forward)
+
+
+@_spot("", "saturated", verdict=Verdict.NONFINITE)
+def naive_sigmoid() -> object:
+    """exp(x) / (1 + exp(x)): Inf / Inf where x is beyond 88."""
+
+    def activate(z: Tensor, activation: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(max=activation.limit)
+        up = up.clamp(-activation.limit, activation.limit)
+        power = (activation.alpha * gate).exp()
+        return gate * (power / (1 + power)) * (up + activation.beta)
+
+    return replace(PLAIN, activate=activate)
+
+
+@_output("", "forward returned")
+def output_without_an_axis() -> object:
+    """A single token comes back as [h]."""
+    return output(lambda out, *_: out[0] if len(out) == 1 else out)
