@@ -8,10 +8,7 @@ import sys
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
-from datetime import UTC
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 from typing import TextIO
 
 import pytest
@@ -25,12 +22,12 @@ from rich.progress import TimeElapsedColumn
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.plugin import PACKAGE
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
+from mxmoe.conformance.run_facts import now
+from mxmoe.conformance.run_facts import session_facts
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
-from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import new_run_id
 from mxmoe.conformance.session import Options
-from mxmoe.conformance.session import Session
 from mxmoe.conformance.session import open_session
 from mxmoe.conformance.summary import Conclusion
 from mxmoe.conformance.summary import conclude
@@ -58,7 +55,8 @@ def run_check(
         folder = run_folder or Path("runs") / new_run_id()
         writer = _open_run(folder)
         session = replace(session, settings=replace(session.settings, run=writer))
-        writer.describe(**_facts(session, options, marker, keyword))
+        asked = {"marker": marker, "keyword": keyword, "profile": options.profile}
+        writer.describe(**session_facts(session, command="check", **asked))
         console = Console(
             file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True
         )
@@ -67,7 +65,7 @@ def run_check(
         code = pytest.main(arguments, plugins=[session, reporter])
         conclusion = conclude(session, reporter.lines, int(code), folder)
         writer.describe(
-            finished=_now(),
+            finished=now(),
             exit_code=int(conclusion.exit_code),
             verdict=conclusion.line,
         )
@@ -157,43 +155,6 @@ def _open_run(folder: Path) -> RunWriter:
         ) from error
 
 
-def _facts(
-    session: Session, options: Options, marker: str, keyword: str
-) -> dict[str, Any]:
-    settings = session.settings
-    return {
-        "command": "check",
-        "started": _now(),
-        **describe_machine(),
-        "candidates": [
-            {
-                "name": subject.name,
-                "spec": subject.spec,
-                "arithmetic": subject.arithmetic.name,
-                "layout": subject.capabilities.layout,
-                "device": str(subject.device),
-                "unavailable": subject.unavailable(),
-            }
-            for subject in session.subjects
-        ],
-        "checkpoint": {
-            "folder": str(settings.checkpoint_folder)
-            if settings.checkpoint_given
-            else None,
-            "shape": settings.checkpoint.config.label(),
-            "layers": list(settings.layers),
-        },
-        "options": {
-            "marker": marker,
-            "keyword": keyword,
-            "profile": options.profile,
-            "case": options.case,
-            "against": options.against,
-            "require_class": options.required_class,
-        },
-    }
-
-
 def _print_json(conclusion: Conclusion, folder: Path, out: TextIO) -> None:
     document = {
         "verdict": conclusion.line,
@@ -202,7 +163,3 @@ def _print_json(conclusion: Conclusion, folder: Path, out: TextIO) -> None:
         "candidates": conclusion.as_json(),
     }
     print(json.dumps(document), file=out)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

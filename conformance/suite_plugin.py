@@ -21,6 +21,8 @@ from mxmoe.conformance.outcomes import verdict_line
 from mxmoe.conformance.places import Place
 from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import register_profiles
+from mxmoe.conformance.run_facts import now
+from mxmoe.conformance.run_facts import session_facts
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Options
@@ -93,11 +95,14 @@ def pytest_configure(config: pytest.Config) -> None:
     register_profiles()
     profile = config.getoption("--hypothesis-profile", None) or DEFAULT
     hypothesis_settings.load_profile(profile)
-    given = next(
-        (p for p in config.pluginmanager.get_plugins() if isinstance(p, Session)), None
-    )
-    config.stash[SESSION] = given or _open(config, profile)
+    given = [p for p in config.pluginmanager.get_plugins() if isinstance(p, Session)]
+    session = given[0] if given else _open(config, profile)
+    config.stash[SESSION] = session
     config.stash[VERDICTS] = []
+    if not given and session.settings.run is not None:
+        asked = {"marker": config.option.markexpr, "keyword": config.option.keyword}
+        facts = session_facts(session, command="pytest", profile=profile, **asked)
+        session.settings.run.describe(**facts)
 
 
 def _open(config: pytest.Config, profile: str) -> Session:
@@ -262,6 +267,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     idle = idle_candidates(config.stash[SESSION], config.stash[VERDICTS])
     if idle and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+    run = config.stash[SESSION].settings.run
+    if run is not None:
+        run.describe(finished=now(), pytest_exit_code=int(session.exitstatus))
 
 
 def pytest_terminal_summary(

@@ -1,7 +1,8 @@
-"""A dense candidate in plain PyTorch: every expert for every token, then a mask.
+"""A dense candidate in plain PyTorch: every visited expert for every token, masked.
 
-Written without a look at the reference: weights are decoded once in `prepare`, the
-GEMMs are batched over experts, and the routing becomes a dense [t, e] matrix.
+Written without a look at the reference. `prepare` keeps the checkpoint's bytes in
+their order (layout ``checkpoint.v1``) and cuts out the rank's part; `forward`
+decodes, batches the GEMMs over experts, and mixes with a dense [t, e] matrix.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class TorchDense:
     name = "torch_dense"
     capabilities: Mapping[str, Any] = {
         "arithmetic": "w4a16_fp32acc",
+        "layout": "checkpoint.v1",
         "shards": "any",
         "deterministic": True,
     }
@@ -37,21 +39,20 @@ class TorchDense:
         shard: Shard,
         device: torch.device,
     ) -> dict[str, torch.Tensor]:
-        """Decode this rank's experts and lanes to bfloat16, gate and up apart."""
-        owned = shard.expert_range(config)
-        lanes = shard.intermediate_range(config)
-        e, i = slice(owned.start, owned.stop), slice(lanes.start, lanes.stop)
-        w1 = _decode_experts(weights.gate_up_blocks[e], weights.gate_up_scales[e])
-        w2 = _decode_experts(weights.down_blocks[e], weights.down_scales[e])
+        """The bytes of this rank's experts and lanes, copied to `device`."""
+        experts, lanes = shard.expert_range(config), shard.intermediate_range(config)
+        e = slice(experts.start, experts.stop)
+        rows = slice(2 * lanes.start, 2 * lanes.stop)
+        groups = slice(lanes.start // 32, lanes.stop // 32)
         prepared = {
-            "gate": w1[:, 0::2][:, i],
-            "up": w1[:, 1::2][:, i],
-            "down": w2[:, :, i],
+            "gate_up_blocks": weights.gate_up_blocks[e, rows],
+            "gate_up_scales": weights.gate_up_scales[e, rows],
+            "down_blocks": weights.down_blocks[e, :, groups],
+            "down_scales": weights.down_scales[e, :, groups],
         }
         if weights.gate_up_bias is not None and weights.down_bias is not None:
-            prepared["gate_bias"] = weights.gate_up_bias[e, 0::2][:, i].float()
-            prepared["up_bias"] = weights.gate_up_bias[e, 1::2][:, i].float()
-            prepared["down_bias"] = weights.down_bias[e].float() / shard.tp_size
+            prepared["gate_up_bias"] = weights.gate_up_bias[e, rows]
+            prepared["down_bias"] = weights.down_bias[e]
         return {n: t.contiguous().clone().to(device) for n, t in prepared.items()}
 
     def forward(
@@ -70,28 +71,31 @@ class TorchDense:
     ) -> dict[str, torch.Tensor]:
         """All stages; rows of slots that this rank does not serve are zero."""
         p: Any = prepared
-        activation = p.config.activation
-        x = hidden_states.float()
-        gate = torch.einsum("th,eih->tei", x, p["gate"].float())
-        up = torch.einsum("th,eih->tei", x, p["up"].float())
-        if "gate_bias" in p:
-            gate, up = gate + p["gate_bias"], up + p["up_bias"]
-        gate_up = torch.stack((gate, up), dim=-1).flatten(-2)
-        gate = gate.clamp_max(activation.limit)
-        up = up.clamp(-activation.limit, activation.limit)
+        activation, first = p.config.activation, p.shard.expert_range(p.config).start
+        here = torch.arange(len(p["gate_up_blocks"]), device=routing.ids.device) + first
+        visited = here[torch.isin(here, routing.ids)]
+        e = visited - first
+        w1 = _decode_experts(p["gate_up_blocks"][e], p["gate_up_scales"][e])
+        w2 = _decode_experts(p["down_blocks"][e], p["down_scales"][e])
+        gate_up = torch.einsum("th,eih->tei", hidden_states.float(), w1)
+        if "gate_up_bias" in p:
+            gate_up = gate_up + p["gate_up_bias"][e].float()
+        gate = gate_up[..., 0::2].clamp_max(activation.limit)
+        up = gate_up[..., 1::2].clamp(-activation.limit, activation.limit)
         act = torch.sigmoid(activation.alpha * gate) * gate * (up + activation.beta)
         act = act.bfloat16().float()
-        down = torch.einsum("tei,ehi->teh", act, p["down"].float())
+        down = torch.einsum("tei,ehi->teh", act, w2)
         if "down_bias" in p:
-            down = down + p["down_bias"]
-        rows = _rows_of_slots(routing.ids, p.shard.expert_range(p.config))
-        mix = _dense_weights(routing, p.shard.expert_range(p.config))
-        return {
-            "gate_up": rows(gate_up),
-            "activation": rows(act),
-            "down": rows(down),
-            "combine": torch.einsum("te,teh->th", mix, down).to(hidden_states.dtype),
+            down = down + p["down_bias"][e].float() / p.shard.tp_size
+        hit = routing.ids[..., None] == visited  # [t, k, e]
+        mix = torch.where(hit, routing.weights.float()[..., None], 0).sum(dim=1)
+        stages = {"gate_up": gate_up, "activation": act, "down": down}
+        by_slot = {
+            name: torch.einsum("tke,ten->tkn", hit.float(), stage)
+            for name, stage in stages.items()
         }
+        combine = torch.einsum("te,teh->th", mix, down).to(hidden_states.dtype)
+        return {**by_slot, "combine": combine}
 
     def forward_fused(
         self,
@@ -142,27 +146,11 @@ class TorchDense:
 
 def _decode_experts(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """One expert at a time: the decoder's temporaries are 8 times its result."""
-    pairs = zip(blocks, scales, strict=True)
-    return torch.stack([dequantize(b, s) for b, s in pairs])
-
-
-def _rows_of_slots(ids: torch.Tensor, owned: range) -> Any:
-    """[t, e, n] of local experts -> [t, k, n] by slot, zero where not served."""
-    local = (ids - owned.start).long()
-    served = (ids >= owned.start) & (ids < owned.stop)
-
-    def take(stage: torch.Tensor) -> torch.Tensor:
-        index = torch.where(served, local, 0)[..., None].expand(-1, -1, stage.shape[2])
-        return torch.where(served[..., None], stage.gather(1, index), 0)
-
-    return take
-
-
-def _dense_weights(routing: Routing, owned: range) -> torch.Tensor:
-    """Routing as float32 [t, e] over this rank's experts."""
-    experts = torch.arange(owned.start, owned.stop, device=routing.ids.device)
-    hit = routing.ids[..., None] == experts
-    return torch.where(hit, routing.weights.float()[..., None], 0).sum(dim=1)
+    shape = (*blocks.shape[:2], blocks.shape[2] * 32)
+    weights = torch.empty(shape, dtype=torch.float32, device=blocks.device)
+    for out, b, s in zip(weights, blocks, scales, strict=True):
+        out.copy_(dequantize(b, s))
+    return weights
 
 
 candidate = TorchDense()

@@ -16,11 +16,11 @@ from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
 
 GROUP = "mxmoe.commands"
-_HELP = """Conformance and accuracy of MXFP4 mixture-of-experts kernels.
-
-Exit codes: 0 pass, 1 fail, 2 usage or bad input, 3 invalid (nothing was judged, or
-the machinery failed), 4 inconclusive.
-"""
+_HELP = (
+    "Conformance and accuracy of MXFP4 mixture-of-experts kernels.\n\n"
+    "Exit codes: 0 pass, 1 fail, 2 usage or bad input, 3 invalid (nothing was judged, "
+    "or the machinery failed), 4 inconclusive."
+)
 
 
 class LazyCommands(TyperGroup):

@@ -1,0 +1,48 @@
+"""What ``run.json`` says about a session: who is judged, on what, how."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from datetime import datetime
+from typing import Any
+
+from mxmoe.conformance.rundir import describe_machine
+from mxmoe.conformance.session import Session
+
+
+def session_facts(session: Session, *, command: str, **asked: Any) -> dict[str, Any]:
+    """Facts for `RunWriter.describe` at the start of a run."""
+    settings = session.settings
+    given = settings.checkpoint_given
+    return {
+        "command": command,
+        "started": now(),
+        **describe_machine(),
+        "candidates": [
+            {
+                "name": subject.name,
+                "spec": subject.spec,
+                "arithmetic": subject.arithmetic.name,
+                "layout": subject.capabilities.layout,
+                "device": str(subject.device),
+                "unavailable": subject.unavailable(),
+            }
+            for subject in session.subjects
+        ],
+        "checkpoint": {
+            "folder": str(settings.checkpoint_folder) if given else None,
+            "shape": settings.checkpoint.config.label(),
+            "layers": list(settings.layers),
+        },
+        "options": {
+            **asked,
+            "case": None if settings.case is None else str(settings.case),
+            "against": None if settings.against is None else settings.against.spec,
+            "require_class": settings.required_class,
+        },
+    }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
