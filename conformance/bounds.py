@@ -24,7 +24,8 @@ out  sigma**2 = sum_k p**2 sigma_y**2; eta = sum_k |p| (eta_y + slot rounding)
 
 A lane that is clamped on both sides has one value in every row, and so one
 rounding error: it is taken as known, and systematic, instead of random.
-Flushing subnormals to zero is allowed (`_FLUSH` per factor).
+Flushing subnormals, and elements under scale byte 0x00, to zero is allowed (`_FLUSH`
+per factor).
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ CONFIDENCE = math.sqrt(2 * math.log(2 * 3e9 / 1e-3))
 # of 2u(|sum| + rms), by a factor of 1.1 to 5.
 _STEP = 16
 
-# The smallest normal number of float32 and bfloat16.
-_FLUSH = 2.0**-126
+# The largest element under scale byte 0x00, 6 * 2**-127, for which some decoders have 0
+# (see `e8m0`). Subnormals of float32 and bfloat16 are smaller.
+_FLUSH = 6 * 2.0**-127
 
 # max |f''| of f(x) = x * sigmoid(x), attained at 0; max |f'| is 1.0998.
 _SWISH_CURVATURE = 0.5
@@ -246,6 +248,7 @@ def _combine(
     served = p * truth["down"].abs()
     eta = (p * (down.eta + slot)).sum(dim=1)
     eta += (p.shape[1] + 2) * U_FLOAT32 * served.sum(dim=1)
+    eta += _FLUSH * (served > 0).any(dim=1)
     if routing_error is not None:
         eta += (routing_error[..., None] * served).sum(dim=1)
     sigma = (p * down.sigma).square().sum(dim=1).sqrt()

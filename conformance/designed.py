@@ -148,7 +148,7 @@ def _hidden_states(
         # to the truth; an accumulator of 8 significant bits loses the rest.
         hidden[:, 0] += 256
         hidden[:, -BLOCK] -= 256
-    return torch.from_numpy(hidden).to(torch.bfloat16)
+    return torch.from_numpy(hidden)
 
 
 def _matrix(

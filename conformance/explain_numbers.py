@@ -24,9 +24,11 @@ from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
-# All hypotheses together should take about a second: elements of W1 and W2 of the
-# visited experts, decoded once for each of about 20 hypotheses.
+# All hypotheses together should take a second or two: bytes of W1 and W2, decoded once
+# for each of about 50 hypotheses. An expert costs what 2**15 bytes do (1 ms), however
+# small it is.
 LARGEST_SEARCH = 2**21
+_EXPERT = 2**15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +49,7 @@ def explain_numbers(
     found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
 ) -> list[str]:
     """The hypotheses under which `found` [t, h] is within the bound everywhere."""
-    part = situation.part
-    if part.gate_up_blocks.numel() + part.down_blocks.numel() > LARGEST_SEARCH:
+    if too_large(situation.part):
         return []
     names = []
     for name, hypothesis in hypotheses(situation):
@@ -66,6 +67,12 @@ def explain_numbers(
         ).within:
             names.append(name)
     return names
+
+
+def too_large(part: ExpertWeights) -> bool:
+    """Whether a search would take much longer than a second."""
+    size = part.gate_up_blocks.numel() + part.down_blocks.numel()
+    return size + _EXPERT * len(part.down_blocks) > LARGEST_SEARCH
 
 
 def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
@@ -88,15 +95,16 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
             gate_up_bias=_swap_rows,
         ),
     )
-    yield "nibbles of gate_up swapped", _weights(gate_up_blocks=_swap_nibbles)
-    yield "nibbles of down swapped", _weights(down_blocks=_swap_nibbles)
-    yield "gate_up scales of the next K block", _weights(gate_up_scales=_next_block)
-    yield "down scales of the next K block", _weights(down_scales=_next_block)
-    yield (
-        "last K block of gate_up dropped",
-        _weights(gate_up_blocks=_without_last_block),
-    )
-    yield "last K block of down dropped", _weights(down_blocks=_without_last_block)
+    for name, kind, edit in (
+        ("nibbles of {} swapped", "blocks", _swap_nibbles),
+        ("{} scales of the next K block", "scales", _next_block),
+        ("last K block of {} dropped", "blocks", _without_last_block),
+    ):
+        gate_up, down = f"gate_up_{kind}", f"down_{kind}"
+        yield name.format("gate_up"), _weights(**{gate_up: edit})
+        yield name.format("down"), _weights(**{down: edit})
+        both = name.format("gate_up and down")
+        yield both, _weights(**{gate_up: edit, down: edit})
     activation = config.activation
     for name, changed in (
         ("no clamp", replace(activation, limit=math.inf)),

@@ -55,6 +55,9 @@ class Settings:
     against: Subject | None = None
     run: RunWriter | None = None
     wrong_outputs: set[str] = field(default_factory=set)
+    last_prepared: dict[tuple[str, int, Shard], dict[str, torch.Tensor]] = field(
+        default_factory=dict
+    )
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -64,10 +67,14 @@ class Settings:
 
 @dataclass
 class Record:
-    """What one check found out, filled in as it goes."""
+    """What one check found out, filled in as it goes.
+
+    searching : the smallest failing case is still looked for: say what, not why.
+    """
 
     worst: float | None = None
     examples: int = 0
+    searching: bool = False
     case: str | None = None
     evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None
     notes: list[str] = field(default_factory=list)
@@ -100,7 +107,7 @@ class Judge:
         declares unsupported are left out; if nothing is left, so is the check.
         """
         if self.settings.case is not None:
-            self._one(check, self.settings.case)
+            self.one(check, self.settings.case)
             return
         strategy = cases(self._supports, hot=hot, always=always, tokens=tokens)
         if not strategy.is_empty:
@@ -108,7 +115,7 @@ class Judge:
         refusal: NotJudged | None = None
         for case in examples:
             try:
-                self._one(check, case)
+                self.one(check, case)
             except NotJudged as error:
                 refusal = error
         if self.record.examples == 0:
@@ -121,7 +128,7 @@ class Judge:
         share: float,
     ) -> None:
         stop = time.monotonic() + share * self.settings.seconds_per_check
-        failing: set[Case] = set()
+        failing: list[Case] = []
 
         @given(strategy)
         def search(case: Case) -> None:
@@ -131,32 +138,44 @@ class Judge:
             if time.monotonic() > stop and case not in failing:
                 return
             try:
-                self._one(check, case)
+                self.one(check, case)
             except Failure:
                 if not failing:
                     stop = time.monotonic() + SHRINK_SECONDS
-                failing.add(case)
+                failing.append(case)
                 raise
             except NotJudged:
                 if self.record.examples == 0 and not failing:
                     raise
                 reject()
 
-        search()
+        self.record.searching = True
+        try:
+            search()
+        except Failure as failure:
+            self.record.searching = False
+            # Hypothesis ran the smallest last. Once more, and now to say why.
+            self.one(check, failing[-1])
+            note = "not repeatable: the same case passed when it was run again"
+            raise Failure(failure.verdict, f"{failure.text}\n{note}") from failure
+        finally:
+            self.record.searching = False
 
-    def _one(self, check: Callable[[Case], None], case: Case) -> None:
+    def one(self, check: Callable[[Case], None], case: Case) -> None:
+        """Judge one case, and count it."""
         self.record.case = str(case)
         try:
             check(case)
         except Failure as error:
-            # What the subject raised by itself lacks the case and how to repeat it.
-            if error.text.startswith(f"{self.subject.name} · "):
-                raise
-            raise self.fail(
-                error.verdict, [error.text], case=case, what="call"
-            ) from error
+            raise self.complete(error, case) from error.__cause__
         self.record.examples += 1
         self.record.case = None
+
+    def complete(self, error: Failure, case: Case | None = None) -> Failure:
+        """`error` with the headline and the command that a subject's own one lacks."""
+        if error.text.startswith(f"{self.subject.name} · "):
+            return error
+        return self.fail(error.verdict, [error.text], case=case, what="call")
 
     def _supports(self, config: MoEConfig, shard: Shard) -> bool:
         claims = self.subject.capabilities

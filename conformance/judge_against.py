@@ -72,8 +72,14 @@ def outputs(judge: Judge, case: Case) -> None:
     other.require(data.config, case.shard)
     allowed = torch.zeros(1)
     results = []
-    for one in (judge, other_judge):
-        own = one.data(case)
+    # Both get values that the coarser of the two input dtypes holds.
+    both = [one.data(case) for one in (judge, other_judge)]
+    coarse = max(
+        (own.hidden_states for own in both), key=lambda x: torch.finfo(x.dtype).eps
+    )
+    for one, own in zip((judge, other_judge), both, strict=True):
+        hidden = coarse.to(own.hidden_states.dtype)
+        own = replace(own, hidden_states=hidden)
         prepared = one.subject.prepare(own.weights, own.config, case.shard)
         inputs = one.inputs(case, own)
         results.append(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from mxmoe.conformance.bounds import Judged
@@ -10,9 +12,9 @@ from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.compare_numbers import damage
 from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.explain_numbers import LARGEST_SEARCH
 from mxmoe.conformance.explain_numbers import Situation
 from mxmoe.conformance.explain_numbers import explain_numbers
+from mxmoe.conformance.explain_numbers import too_large
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
@@ -90,12 +92,11 @@ def judge_output(
     judge.saw(difference.worst)
     if difference.within:
         return
-    lines = [
-        *difference_lines(difference, data),
-        *_first_bad_stage(judge, case, data, judged),
-        *_why(judge, case, data, out),
-    ]
-    if route == "yours-yours":
+    lines = difference_lines(difference, data)
+    if not judge.record.searching:
+        lines += _first_bad_stage(judge, case, data, judged)
+        lines += _why(judge, case, data, out)
+    if route == "yours-yours" and tactic is None and not judge.record.searching:
         lines += attribution_lines(judge, case, data, judged)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
@@ -199,7 +200,20 @@ def _trace(judge: Judge, case: Case, data: CaseData) -> dict[str, torch.Tensor]:
         "trace", prepared, inputs.hidden_states, inputs.routing
     )
     stages = getattr(returned, "stages", returned)
-    return {name: stages[name] for name in TRACED if name in stages}
+    if not isinstance(stages, Mapping):
+        found = type(stages).__name__
+        line = f"trace returned {found}, expected a mapping of stages to tensors"
+        raise Failure(Verdict.MISMATCH, line)
+    found = {name: stages[name] for name in TRACED if name in stages}
+    if not found:
+        names = ", ".join(map(str, stages)) or "none"
+        line = f"trace: expected stages from {', '.join(TRACED)}, found {names}"
+        raise Failure(Verdict.MISMATCH, line)
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            line = f"trace: {name}: expected a floating tensor, found {tensor!r:.40}"
+            raise Failure(Verdict.MISMATCH, line)
+    return found
 
 
 def _compare_stage(
@@ -256,7 +270,7 @@ def _why(judge: Judge, case: Case, data: CaseData, out: torch.Tensor) -> list[st
     names = explain_numbers(out, situation, judge.subject.arithmetic)
     if names:
         return [f"why    behaves as if: {'; or '.join(names)}"]
-    if part.gate_up_blocks.numel() + part.down_blocks.numel() > LARGEST_SEARCH:
+    if too_large(part):
         return [
             "why    not searched: the layer is too large, see --case for a smaller one"
         ]

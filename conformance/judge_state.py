@@ -34,7 +34,7 @@ def second_call(judge: Judge, case: Case) -> None:
     _within(judge, case, a, first, FIRST_CALL)
     kept = first.clone()
     between = _forward(judge, other, b, prepared)
-    _within(judge, other, b, between, "second call, other input")
+    _within(judge, case, b, between, "second call, other input")
     if not _same_bits(first, kept):
         line = "the tensor returned by the first call changed during the second"
         raise judge.fail(Verdict.MISMATCH, [line], case=case, what="second call")

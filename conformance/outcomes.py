@@ -64,7 +64,7 @@ def _conclude(
         # Not the candidate's doing; the run ends as invalid.
         reason = f"the suite itself failed: {type(error).__name__}: {error}"
         return Verdict.NOT_RUN, reason, report.longreprtext
-    text = failures[0].text
+    text = judge.complete(failures[0]).text
     if failures[0] is not error:
         text += "\nnot repeatable: the same case passed when it was run again"
     return failures[0].verdict, text.splitlines()[0], text

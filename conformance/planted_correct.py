@@ -101,6 +101,14 @@ def shifted_bits(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     return (ones.unflatten(-1, (-1, 32)) * power[..., None]).flatten(-2).to(dtype)
 
 
+def flushing(x: Tensor, w: Tensor) -> Tensor:
+    """Subnormals are zero, as on many GPUs."""
+    supported = torch.set_flush_denormal(True)
+    found = product(x, w)
+    torch.set_flush_denormal(False)
+    return found if supported else torch.where(found.abs() < 2.0**-126, 0, found)
+
+
 class TokenByToken:
     """One token at a time: a token's bits cannot depend on its neighbours."""
 
@@ -163,6 +171,7 @@ NUMERIC: Mapping[str, Plain] = MappingProxyType(
         "float64_unrounded": replace(PLAIN, between=torch.float64, **_EXACT),
         "fast_exp_high": replace(PLAIN, activate=fast_exp(2)),
         "fast_exp_low": replace(PLAIN, activate=fast_exp(-2)),
+        "flushing": replace(PLAIN, product=flushing),
         "any_order": replace(PLAIN, mix=any_order),
         "bf16_slots": replace(PLAIN, slot=torch.bfloat16, capabilities=_BFLOAT16_SLOTS),
         "fp32": FLOAT32,

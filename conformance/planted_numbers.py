@@ -174,6 +174,27 @@ def slots_in_bfloat16() -> object:
 
 
 @_output()
+def input_in_bfloat16() -> object:
+    """Hidden states pass through bfloat16 in class fp32."""
+    rounded = replace(PLAIN, between=torch.float32)
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return rounded.forward(p, x.bfloat16().float(), r)
+
+    return changed(FLOAT32, forward=forward)
+
+
+@_output()
+def products_in_tf32() -> object:
+    """Factors are cut to 10 bits of mantissa in class fp32."""
+
+    def cut(x: Tensor) -> Tensor:
+        return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
+
+    return replace(FLOAT32, product=lambda x, w: product(cut(x), cut(w)))
+
+
+@_output()
 def activations_in_float8() -> object:
     """The intermediate is stored in E4M3, and the class does not say so."""
     return replace(PLAIN, between=torch.float8_e4m3fn)
@@ -217,7 +238,11 @@ def routing_weights_in_bfloat16() -> object:
 @_output("", "routing weights in reverse slot order")
 def slots_reversed() -> object:
     """Slot k has the weight of slot top_k - 1 - k."""
-    return _mixing(lambda w: w.flip(1))
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(p, x, Routing(r.ids, r.weights.flip(1)))
+
+    return changed(PLAIN, forward=forward)
 
 
 @_output("", "last slot dropped")

@@ -175,6 +175,18 @@ def packed_stride_assumed() -> object:
     return replace(PLAIN, route=lambda logits, k: route(packed(logits), k))
 
 
+@_strided("flashinfer-ai/flashinfer#4713", "weights differ", "row stride 60 and 64")
+def packed_stride_assumed_for_weights() -> object:
+    """The logits of the chosen are read as if row t started at t * e."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        ids, _ = route(logits, top_k)
+        packed = logits.as_strided(logits.shape, (logits.shape[1], 1))
+        return ids, packed.float().gather(1, ids.long()).softmax(dim=1)
+
+    return replace(PLAIN, route=routing)
+
+
 def _minus_one(edit: Callable[[Tensor], Tensor]) -> object:
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         return PLAIN.forward(p, x, Routing(edit(r.ids), r.weights))

@@ -15,6 +15,7 @@ from mxmoe.conformance.planted import claiming
 from mxmoe.conformance.planted import faults_of
 from mxmoe.conformance.planted import route
 from mxmoe.conformance.planted_tails import last_k_block_dropped
+from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing
 
 _tactic = faults_of("L3", "test_every_tactic_stays_within_the_bound")
@@ -79,6 +80,17 @@ def fused_router_bias_ignored() -> object:
     return changed(PLAIN, forward_fused=forward_fused)
 
 
+@_fused("vllm-project/vllm#40794", "strided", verdict=Verdict.NONFINITE)
+def fused_packed_rows_assumed() -> object:
+    """The fused op takes row t of the hidden states to start at t * h."""
+
+    def forward_fused(p: Any, x: Tensor, w: Tensor, b: Any, k: int) -> Tensor:
+        packed = x.as_strided(x.shape, (x.shape[1], 1))
+        return PLAIN.forward_fused(p, packed, w, b, k)
+
+    return changed(PLAIN, forward_fused=forward_fused)
+
+
 def _tracing(edit: Callable[[Stages], object]) -> object:
     return changed(PLAIN, trace=lambda p, x, r: edit(PLAIN.trace(p, x, r)))
 
@@ -116,3 +128,9 @@ def trace_in_another_shape() -> object:
 def trace_returns_nothing() -> object:
     """The stages are written elsewhere."""
     return _tracing(lambda s: None)
+
+
+@_trace("", "expected stages from gate_up, activation, down, combine, found gate-up")
+def trace_of_unknown_stages() -> object:
+    """The only stage exposed has a name of its own."""
+    return _tracing(lambda s: {"gate-up": s["gate_up"]})

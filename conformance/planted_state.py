@@ -16,6 +16,7 @@ from mxmoe.conformance.planted import faults_of
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing
 
+_layers = faults_of("L3", "test_layer_output_stays_within_the_bound")
 _again = faults_of("L3", "test_a_second_call_repeats_the_first")
 _zero = faults_of("L3", "test_zero_tokens_give_an_empty_output")
 _input = faults_of("L3", "test_the_input_is_not_modified")
@@ -32,6 +33,19 @@ def _forward(forward: Forward, candidate: object = PLAIN, **members: object) -> 
         return forward(p, x, r)
 
     return changed(candidate, forward=with_tactic, **members)
+
+
+@_layers(
+    "vllm-project/vllm#48312", "layer1", "your kernel is right, your bytes are wrong"
+)
+def weights_of_another_layer() -> object:
+    """Prepared weights are kept by shape: the second layer gets those of the first."""
+    cache: dict[object, object] = {}
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> object:
+        return cache.setdefault(config, PLAIN.prepare(w, config, shard, device))
+
+    return changed(PLAIN, prepare=prepare)
 
 
 @_again("vllm-project/vllm#52383", "second call, other input")
@@ -149,7 +163,7 @@ def prepared_modified() -> object:
     return _forward(forward)
 
 
-@_poison("ROCm/aiter#575", "poisoned memory before forward", verdict=Verdict.NONFINITE)
+@_poison("ROCm/aiter#575", verdict=Verdict.NONFINITE)
 def unowned_rows_uninit() -> object:
     """Rows without an expert on this rank keep what memory held: here, 0 or NaN."""
 
@@ -178,15 +192,15 @@ def pad_garbage_weights() -> object:
     return changed(PLAIN, prepare=prepare, capabilities={**CLAIMS, "layout": None})
 
 
-@_poison("triton-lang/triton#10772", "poisoned memory before forward")
+@_poison("triton-lang/triton#10772", verdict=Verdict.NONFINITE)
 def k_tail_unmasked() -> object:
-    """A padded copy of the hidden states is read past its end."""
+    """A padded copy of the hidden states is read past its end: NaN times 0 is NaN."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         padded = x.new_empty(len(x), x.shape[1] + 8)
         padded[:, : x.shape[1]] = x
-        rest = padded[:, x.shape[1] :].view(torch.uint8).amax(dim=1, keepdim=True) > 250
-        return PLAIN.forward(p, x, r).masked_fill(rest, 1e30)
+        rest = padded[:, x.shape[1] :].isnan().any(dim=1, keepdim=True)
+        return PLAIN.forward(p, x, r).masked_fill(rest, torch.nan)
 
     return _forward(forward)
 

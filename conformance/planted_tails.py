@@ -13,8 +13,10 @@ from mxmoe.conformance.planted import PLAIN
 from mxmoe.conformance.planted import Plain
 from mxmoe.conformance.planted import Tensor
 from mxmoe.conformance.planted import changed
+from mxmoe.conformance.planted import dequantize
 from mxmoe.conformance.planted import faults_of
 from mxmoe.conformance.planted import product
+from mxmoe.conformance.planted_codec import swap_nibbles
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Routing
@@ -57,10 +59,17 @@ def _k_cut(columns: Callable[[int], int]) -> object:
     return replace(PLAIN, product=cut)
 
 
-@_output("triton-lang/triton#10772")
+def _decoding(edit: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> object:
+    def decode(b: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
+        return dequantize(*edit(b, s), dtype)
+
+    return replace(PLAIN, decode=decode)
+
+
+@_output("triton-lang/triton#7203", "last K block of gate_up and down dropped")
 def last_k_block_dropped() -> object:
-    """The last 32 columns of K are not added, where there are more."""
-    return _k_cut(lambda k: k - 32 if k > 32 else k)
+    """The last 32 columns of K are not added."""
+    return _k_cut(lambda k: max(k - 32, 0))
 
 
 @_output()
@@ -125,6 +134,40 @@ def m_bucket_wrong() -> object:
 def one_token_wrong() -> object:
     """Wrong for a single token, the decode path."""
     return output(lambda out, *_: out * 1.5 if len(out) == 1 else out)
+
+
+@_output()
+def long_batch_wrong() -> object:
+    """Rows from 256 on repeat the first rows."""
+
+    def wrapped(out: Tensor, *_: object) -> Tensor:
+        return out[torch.arange(len(out)) % 256] if len(out) else out
+
+    return output(wrapped)
+
+
+@_output()
+def experts_beyond_64_skipped() -> object:
+    """The loop over experts ends at 64."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(
+            p, x, Routing(r.ids.masked_fill(r.ids >= 64, -1), r.weights)
+        )
+
+    return changed(PLAIN, forward=forward)
+
+
+@_output("triton-lang/triton#5197", "nibbles of gate_up and down swapped")
+def nibbles_swapped_in_kernel() -> object:
+    """The kernel's own decoder takes the high nibble first."""
+    return _decoding(lambda blocks, scales: (swap_nibbles(blocks), scales))
+
+
+@_output("", "gate_up and down scales of the next K block")
+def scales_one_block_ahead() -> object:
+    """The kernel's own decoder reads the scale of the next block."""
+    return _decoding(lambda blocks, scales: (blocks, scales.roll(-1, -1)))
 
 
 @_output()

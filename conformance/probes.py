@@ -55,6 +55,21 @@ def _bfloat16_maxima() -> torch.Tensor:
     return amax[:, None] * fractions
 
 
+def _float32_maxima() -> torch.Tensor:
+    """As amax: each mantissa at which a rule takes the next exponent, and beside it.
+
+    One float32 below such a place, amax rounded to bfloat16 and log2 in float32 are
+    already beyond it.
+    """
+    exact = torch.tensor([1.0, 1.5, 1.75])
+    below, above = (exact.nextafter(torch.tensor(to)) for to in (0.0, 2.0))
+    powers = torch.tensor([2.0**n for n in range(-100, 101, 4)])
+    fractions = torch.linspace(-1, 1, BLOCK)
+    fractions[0] = 1
+    amax = powers[:, None] * torch.cat((exact, below, above, exact * (1 - 2.0**-10)))
+    return amax.reshape(-1, 1) * fractions
+
+
 def _ties_of_bfloat16() -> torch.Tensor:
     """Random bfloat16 blocks: a sixth of them hold an exact tie."""
     generator = torch.Generator().manual_seed(0)
@@ -77,6 +92,7 @@ def _special(value: float) -> Callable[[], torch.Tensor]:
 ENCODER_PROBES = (
     EncoderProbe("midpoints", _midpoints),
     EncoderProbe("every bfloat16 amax", _bfloat16_maxima),
+    EncoderProbe("float32 amax beside a step", _float32_maxima),
     EncoderProbe("random bfloat16", _ties_of_bfloat16),
     EncoderProbe("all zero", lambda: torch.zeros(2, BLOCK)),
     EncoderProbe("below 2**-124", _tiny, disputed=True),

@@ -40,6 +40,12 @@ SILU_SHAPE = MoEConfig(
 )
 """The one configuration that is not gpt-oss, judged throughout."""
 
+MANY_EXPERTS = MoEConfig(hidden=64, intermediate=32, experts=128, top_k=4)
+"""As many experts as gpt-oss-120b: more than a warp or a byte of them."""
+
+MANY_TOKENS = MoEConfig(hidden=96, intermediate=64, experts=4, top_k=2)
+"""Small enough for a prefill of a thousand tokens."""
+
 
 @cache
 def shapes() -> tuple[MoEConfig, ...]:

@@ -6,18 +6,28 @@ same parameters and places, with the outcome as a value.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
+import math
+import tempfile
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import hypothesis
+from hypothesis import Phase
 from hypothesis.errors import FlakyFailure
+from torch import get_num_threads
+from torch import set_num_threads
 
+from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge import Settings
+from mxmoe.conformance.profiles import register_profiles
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
@@ -69,17 +79,17 @@ def trial(check: str, subject: Subject, settings: Settings) -> Iterator[Outcome]
         try:
             function(judge, **arguments)
         except Failure as error:
-            outcome = Outcome(where, error.verdict, error.text, judge)
+            failure = judge.complete(error)
+            yield Outcome(where, failure.verdict, failure.text, judge)
         except NotJudged as error:
-            outcome = Outcome(where, error.verdict, error.reason, judge)
+            yield Outcome(where, error.verdict, error.reason, judge)
         except FlakyFailure as group:
-            inner = next(e for e in group.exceptions if isinstance(e, Failure))
-            outcome = Outcome(where, inner.verdict, inner.text, judge)
+            failure = next(e for e in group.exceptions if isinstance(e, Failure))
+            yield Outcome(where, failure.verdict, failure.text, judge)
         else:
             notes = judge.record.notes
             verdict = Verdict.QUALITY_NOTE if notes else Verdict.OK
-            outcome = Outcome(where, verdict, "; ".join(notes), judge)
-        yield outcome
+            yield Outcome(where, verdict, "; ".join(notes), judge)
 
 
 def _repetitions(
@@ -97,3 +107,38 @@ def _repetitions(
     for combination in itertools.product(*axes):
         arguments = {n: v for _, named in combination for n, v in named.items()}
         yield "-".join(word for word, _ in combination), arguments
+
+
+@contextlib.contextmanager
+def repeatable_settings(
+    layers: tuple[int, ...] = (0, 1), examples: int | None = None
+) -> Iterator[Settings]:
+    """Settings on the embedded checkpoint under which a trial always goes the same way.
+
+    Profile dev with fixed draws and without shrinking; time does not end a check.
+    One thread: on small shapes more only wait for each other.
+    """
+    before, threads = hypothesis.settings.get_current_profile_name(), get_num_threads()
+    register_profiles()
+    dev = hypothesis.settings.get_profile("dev")
+    hypothesis.settings.register_profile(
+        "trial",
+        dev,
+        max_examples=examples or dev.max_examples,
+        derandomize=True,
+        phases=(Phase.explicit, Phase.generate),
+    )
+    hypothesis.settings.load_profile("trial")
+    set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mxmoe-") as folder:
+            write_checkpoint(Path(folder, "default"))
+            yield Settings(
+                checkpoint_folder=Path(folder, "default"),
+                checkpoint_given=False,
+                layers=layers,
+                seconds_per_check=math.inf,
+            )
+    finally:
+        set_num_threads(threads)
+        hypothesis.settings.load_profile(before)

@@ -30,10 +30,10 @@ def route(
     """Choose `top_k` experts for each token and weigh them.
 
     logits : floating [t, e], compared at full precision. The lowest expert id
-    wins a tie (trtllm-gen's rule; torch.topk promises none), and +0 ties with
-    -0. NaN ranks above every number, so a row of NaN still gives distinct ids
-    in range, and NaN weights. Weights are the softmax of the k logits in
-    float32, times `routed_scaling`, in `dtype`.
+    wins a tie (trtllm-gen's rule; torch.topk promises none). +0 ties with -0 here,
+    while trtllm-gen's bitwise key ranks it above. NaN ranks above every number, so
+    a row of NaN still gives distinct ids in range, and NaN weights. Weights are the
+    softmax of the k logits in float32, times `routed_scaling`, in `dtype`.
     """
     ranked = torch.sort(logits, dim=-1, descending=True, stable=True)
     chosen, ids = ranked.values[:, :top_k], ranked.indices[:, :top_k]

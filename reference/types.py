@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import fields
 from dataclasses import replace
-from types import MappingProxyType
 
 import torch
 
+from mxmoe.reference.arithmetic import ARITHMETIC as ARITHMETIC
+from mxmoe.reference.arithmetic import FLOAT64 as FLOAT64
+from mxmoe.reference.arithmetic import RESERVED_ARITHMETIC as RESERVED_ARITHMETIC
+from mxmoe.reference.arithmetic import Arithmetic as Arithmetic
 from mxmoe.reference.errors import BadInput
 
 # OCP Microscaling Formats (MX) v1.0, section 5.2: an MXFP4 block is 32 E2M1
@@ -124,7 +127,7 @@ GPT_OSS_20B = MoEConfig(hidden=2880, intermediate=2880, experts=32, top_k=4)
 GPT_OSS_120B = MoEConfig(hidden=2880, intermediate=2880, experts=128, top_k=4)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ExpertWeights:
     """One layer's experts and router in checkpoint order.
 
@@ -215,9 +218,10 @@ class Shard:
     The intermediate axis is padded first and sliced second, so that no block of
     32 straddles two ranks. With a = `alignment` (32 here; 128 in trtllm-gen):
 
-        P = up(up(i, lcm(a, tp)) / tp, a)      up(x, m) = x rounded up to m
+        P = a * ceil(i / (a * tp))
 
-    and rank r owns [r*P, (r+1)*P) cut off at i; a rank beyond i owns nothing.
+    (TensorRT-LLM spells it up(up(i, lcm(a, tp)) / tp, a), with up(x, m) = x rounded
+    up to m) and rank r owns [r*P, (r+1)*P) cut off at i; a rank beyond i owns nothing.
     """
 
     tp_size: int = 1
@@ -242,9 +246,7 @@ class Shard:
 
     def padded_intermediate(self, config: MoEConfig, alignment: int = BLOCK) -> int:
         """P: the lanes of i, padding included, that each rank is given."""
-        common = math.lcm(alignment, self.tp_size)
-        per_rank = -(-config.intermediate // common) * common // self.tp_size
-        return -(-per_rank // alignment) * alignment
+        return alignment * -(-config.intermediate // (alignment * self.tp_size))
 
     def intermediate_range(self, config: MoEConfig, alignment: int = BLOCK) -> range:
         """The lanes of i that this rank owns; possibly none."""
@@ -271,7 +273,7 @@ class Shard:
 WHOLE = Shard()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Routing:
     """Which experts each token visits, and with what weight.
 
@@ -293,7 +295,7 @@ class Routing:
         return Routing(self.ids.clone(), self.weights.clone())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedWeights(Mapping[str, object]):
     """What a `forward` receives: the tensors of `prepare`, and their context.
 
@@ -319,70 +321,7 @@ class PreparedWeights(Mapping[str, object]):
         return len(self.tensors)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arithmetic:
-    """A named class of arithmetic: where, and to what, a candidate may round.
-
-    accumulate : sums of products, bias addition and the activation run in this.
-    tensor_core : sums may truncate at every step, as matrix units do, instead
-        of rounding to nearest.
-    intermediate : the activation is rounded to this before the second GEMM.
-    slot : each slot's `down` is rounded to this before the weighted sum.
-    output : the result is rounded to this; the hidden states come in this.
-    """
-
-    name: str
-    accumulate: torch.dtype
-    tensor_core: bool
-    intermediate: torch.dtype
-    slot: torch.dtype
-    output: torch.dtype
-
-
-_F32, _BF16 = torch.float32, torch.bfloat16
-_CLASSES = (
-    Arithmetic(
-        name="w4a16_fp32acc",
-        accumulate=_F32,
-        tensor_core=True,
-        intermediate=_BF16,
-        slot=_F32,
-        output=_BF16,
-    ),
-    Arithmetic(
-        name="w4a16_fp32acc_bf16slots",
-        accumulate=_F32,
-        tensor_core=True,
-        intermediate=_BF16,
-        slot=_BF16,
-        output=_BF16,
-    ),
-    Arithmetic(
-        name="fp32",
-        accumulate=_F32,
-        tensor_core=False,
-        intermediate=_F32,
-        slot=_F32,
-        output=_F32,
-    ),
-)
-ARITHMETIC: Mapping[str, Arithmetic] = MappingProxyType({c.name: c for c in _CLASSES})
-"""The closed list of classes that a candidate may declare."""
-RESERVED_ARITHMETIC = ("w4a8_mxfp8", "w4a8_fp8")
-
-_F64 = torch.float64
-FLOAT64 = Arithmetic(
-    name="float64",
-    accumulate=_F64,
-    tensor_core=False,
-    intermediate=_F64,
-    slot=_F64,
-    output=_F64,
-)
-"""Truth: no rounding that matters. The reference alone computes in it."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trace:
     """Stages of one forward pass, by the names in `STAGES`.
 

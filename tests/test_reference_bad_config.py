@@ -3,7 +3,6 @@
 It names the file, the key, what was expected and what was found.
 """
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import json

@@ -4,7 +4,6 @@ It names the file, the tensor where there is one, what was expected and what was
 found.
 """
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import contextlib

@@ -1,6 +1,5 @@
 """`mxmoe.reference.checkpoint` on whole folders: what is read, and when."""
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import json

@@ -5,7 +5,6 @@ fractions, that the largest magnitude has passed; the code is the nearest of the
 eight magnitudes by brute force. Each distinct number is worked out once.
 """
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import math

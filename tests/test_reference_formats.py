@@ -1,6 +1,5 @@
 """`mxmoe.reference.formats`: decoding, over the whole space of bytes."""
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import math

@@ -1,6 +1,5 @@
 """`Shard` arithmetic, `sharding` and `layouts`: which rank holds which byte."""
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import itertools
@@ -9,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -123,6 +123,7 @@ def test_gpt_oss_in_blocks_of_32_is_padded_to_whole_blocks_for_each_rank() -> No
 
 @repeatable
 @given(i=whole_blocks, tp=st.integers(1, 64), alignment=alignments)
+@example(i=32 * 41, tp=40, alignment=32)  # one block more than ranks
 def test_ranks_cover_the_lanes_in_order_and_once(i, tp, alignment) -> None:
     config = MoEConfig(hidden=32, intermediate=i, experts=1, top_k=1)
     ranks = [Shard(tp_size=tp, tp_rank=r) for r in range(tp)]
@@ -132,6 +133,7 @@ def test_ranks_cover_the_lanes_in_order_and_once(i, tp, alignment) -> None:
 
 @repeatable
 @given(i=whole_blocks, tp=st.integers(1, 64), alignment=alignments)
+@example(i=32 * 41, tp=40, alignment=32)  # one block more than ranks
 def test_padding_is_the_fewest_whole_tiles_that_hold_an_equal_share(
     i, tp, alignment
 ) -> None:

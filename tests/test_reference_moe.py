@@ -1,6 +1,5 @@
 """`mxmoe.reference.moe` and `activation`: the layer against independent layers."""
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import itertools

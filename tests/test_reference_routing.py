@@ -1,6 +1,5 @@
 """`mxmoe.reference.routing`: which experts, and with what weight."""
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import itertools

@@ -1,6 +1,5 @@
 """`mxmoe.reference.types` and `errors`: what the contract accepts, and says."""
 
-# ruff: noqa: SIM300
 from __future__ import annotations
 
 import dataclasses
@@ -207,6 +206,19 @@ def test_closed_lists_are_closed_and_named_by_their_entries(table) -> None:
     with pytest.raises(TypeError):
         table["new"] = None
     assert list(table) == [entry.name for entry in table.values()]
+
+
+def test_each_arithmetic_class_declares_its_roundings() -> None:
+    """accumulate, intermediate, slot, output; and whether sums may truncate."""
+    f32, bf16 = torch.float32, torch.bfloat16
+    assert {
+        "w4a16_fp32acc": (f32, bf16, f32, bf16, True),
+        "w4a16_fp32acc_bf16slots": (f32, bf16, bf16, bf16, True),
+        "fp32": (f32, f32, f32, f32, False),
+    } == {
+        name: (a.accumulate, a.intermediate, a.slot, a.output, a.tensor_core)
+        for name, a in ARITHMETIC.items()
+    }
 
 
 def test_prepared_weights_read_like_a_mapping() -> None:

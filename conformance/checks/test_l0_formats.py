@@ -16,6 +16,8 @@ from mxmoe.conformance.verdict import unsupported
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import encode
 from mxmoe.reference.formats import unpack_nibbles
+from mxmoe.reference.types import BLOCK
+from mxmoe.reference.types import BLOCK_BYTES
 
 pytestmark = [pytest.mark.bytewise, pytest.mark.level("L0")]
 
@@ -87,8 +89,7 @@ def test_encode_follows_the_named_rule(judge: Judge, place: str) -> None:
         raise unsupported(f"scale_rules: {', '.join(known)}, not {place}")
     for probe in ENCODER_PROBES:
         x = probe.values()
-        returned = judge.subject.call("encode", x.to(judge.subject.device), place)
-        blocks, scales = (tensor.cpu() for tensor in returned)
+        blocks, scales = _encoded(judge, x, place)
         want_blocks, want_scales = encode(x, place)
         codes, want_codes = unpack_nibbles(blocks), unpack_nibbles(want_blocks)
         # Codes 0 and 8 are both zero: a lost sign is a note.
@@ -116,6 +117,28 @@ def test_encode_follows_the_named_rule(judge: Judge, place: str) -> None:
             what=f"encode, rule {place}",
             tensors={"x": x, "found": blocks, "expected": want_blocks},
         )
+
+
+def _encoded(
+    judge: Judge, x: torch.Tensor, rule: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `encode` returned, as bytes on the CPU, or a failure."""
+    returned = judge.subject.call("encode", x.to(judge.subject.device), rule)
+    groups = (*x.shape[:-1], x.shape[-1] // BLOCK)
+    shapes = {"blocks": (*groups, BLOCK_BYTES), "scales": groups}
+    pair = (None, None)
+    if isinstance(returned, (tuple, list)) and len(returned) == 2:
+        pair = returned
+    for (name, shape), tensor in zip(shapes.items(), pair, strict=True):
+        found = type(tensor).__name__
+        if isinstance(tensor, torch.Tensor):
+            if tensor.shape == shape and tensor.element_size() == 1:
+                continue
+            found = f"{tensor.dtype} {list(tensor.shape)}"
+        line = f"expected (blocks, scales), {name} uint8 {list(shape)}, found {found}"
+        raise judge.fail(Verdict.MISMATCH, [line], what=f"encode, rule {rule}")
+    blocks, scales = (tensor.detach().cpu().view(torch.uint8) for tensor in pair)
+    return blocks, scales
 
 
 def _hex(codes: torch.Tensor) -> str:

@@ -6,28 +6,18 @@ import pytest
 import torch
 
 from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.compare_bytes import compare_bytes
-from mxmoe.conformance.compare_bytes import decoded
-from mxmoe.conformance.compare_bytes import logical
-from mxmoe.conformance.compare_bytes import row_provenance
-from mxmoe.conformance.explain_bytes import explain_bytes
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_bytes import judge_tensor
+from mxmoe.conformance.judge_bytes import prepared_tensors
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import layer_shards
 from mxmoe.conformance.places import layer_tensors
-from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import MoEConfig
-from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Shard
 
 pytestmark = [pytest.mark.bytewise, pytest.mark.level("L1")]
-
-
-def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
-    """The tensors among what `prepare` returned."""
-    return {n: t for n, t in prepared.items() if isinstance(t, torch.Tensor)}
 
 
 @for_each(layer_tensors)
@@ -39,50 +29,7 @@ def test_prepared_bytes_match_the_layout(
     layout = judge.subject.layout
     if place is None or layout is None:
         raise not_run("layout: the candidate's own, so no byte has a known place")
-    layer, shard, name = place
-    config, weights = judge.layer_weights(layer)
-    judge.subject.require(config, shard)
-    expected = layout.expected(weights, config, shard)
-    try:
-        found = prepared_tensors(judge.subject.prepare(weights, config, shard))
-    except Failure as error:
-        raise judge.fail(error.verdict, [error.text], what="prepare") from error
-    what = f"{name} · layer {layer} · {config.label()} · {shard.label()}"
-    if name not in found:
-        names = ", ".join(sorted(found)) or "none"
-        line = f"expected a tensor {name!r} from prepare, found {names}"
-        raise judge.fail(Verdict.MISMATCH, [line], what=what)
-    wanted, got = expected[name], found[name]
-    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
-        line = (
-            f"expected {wanted.dtype} {list(wanted.shape)}, "
-            f"found {got.dtype} {list(got.shape)}"
-        )
-        raise judge.fail(Verdict.MISMATCH, [line], what=what)
-    difference = compare_bytes(got, wanted)
-    if difference is None:
-        return
-    index_map = layout.maps(config, shard)[name]
-    at = ", ".join(map(str, difference.at[1:]))
-    lines = [
-        f"{difference.count} of {difference.total} entries differ "
-        f"({100 * difference.count / difference.total:.3g} %), "
-        f"first at [e={difference.at[0]}, {at}]",
-        f"  belongs there: {logical(difference.at, index_map, config, shard)}",
-        f"  expected {decoded(name, difference.expected)}, "
-        f"found {decoded(name, difference.found)}",
-    ]
-    holds = row_provenance(difference.at, got.cpu(), wanted, index_map, config)
-    if holds is not None:
-        lines.append(f"  the row found there is {holds}")
-    comparable = {n: t.cpu() for n, t in found.items() if n in expected}
-    lines += explain_bytes(comparable, expected, name)
-    raise judge.fail(
-        Verdict.MISMATCH,
-        lines,
-        what=what,
-        tensors={"found": got, "expected": wanted},
-    )
+    judge_tensor(judge, layout, *place)
 
 
 @for_each(layer_shards)

@@ -89,6 +89,15 @@ def test_route_reads_strided_logits(judge: Judge) -> None:
             ["ids differ between the same logits with row stride 60 and 64"],
             what="route · strided logits",
         )
+    chosen = logits.double().gather(1, found.ids.long())
+    allowed = weight_bound(chosen, chosen.softmax(dim=1), found.weights.dtype)
+    difference = (found.weights.double() - strided.weights.double()).abs()
+    if not (difference <= 2 * allowed).all():
+        raise judge.fail(
+            Verdict.MISMATCH,
+            ["weights differ between the same logits with row stride 60 and 64"],
+            what="route · strided logits",
+        )
 
 
 def test_minus_one_contributes_nothing(judge: Judge) -> None:

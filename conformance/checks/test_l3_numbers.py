@@ -15,6 +15,8 @@ from mxmoe.conformance.judge_numbers import own_route
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import layer_routes
 from mxmoe.conformance.strategies import GPT_OSS_SHAPE
+from mxmoe.conformance.strategies import MANY_EXPERTS
+from mxmoe.conformance.strategies import MANY_TOKENS
 from mxmoe.conformance.strategies import SILU_SHAPE
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
@@ -24,6 +26,8 @@ pytestmark = [pytest.mark.numeric, pytest.mark.level("L3")]
 
 EXAMPLES = (
     Case(config=SILU_SHAPE, tokens=33),
+    Case(config=MANY_EXPERTS, tokens=65),
+    Case(config=MANY_TOKENS, tokens=1025),
     Case(config=GPT_OSS_SHAPE, tokens=3),
     Case(config=GPT_OSS_SHAPE, shard=Shard(tp_size=8, tp_rank=7), tokens=3),
 )
@@ -38,8 +42,8 @@ def test_layer_output_stays_within_the_bound(
     asked = judge.settings.case
     if asked is not None and asked.layer != layer:
         raise not_run(f"--case asks for {asked}")
-    judge_output(judge, asked or Case(layer=layer, tokens=19), route)
-    judge.record.examples += 1
+    case = asked or Case(layer=layer, tokens=19)
+    judge.one(lambda case: judge_output(judge, case, route), case)
 
 
 def test_output_stays_within_the_bound(judge: Judge) -> None:
@@ -83,7 +87,10 @@ def test_fused_routing_stays_within_the_bound(judge: Judge) -> None:
     """`forward_fused` against the reference's own routing, away from ties."""
     judge.subject.need("forward_fused")
     judge.for_all(
-        lambda case: judge_fused(judge, case), tokens=(1, 5, 33), examples=EXAMPLES[:1]
+        lambda case: judge_fused(judge, case),
+        hot=("strided", "saturated", "zero_scale"),
+        tokens=(1, 5, 33),
+        examples=EXAMPLES[:1],
     )
 
 

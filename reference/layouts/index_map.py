@@ -34,8 +34,13 @@ class IndexMap:
         index = self.index.to(source.device)
         if flat.shape[1] == 0 or index.numel() == 0:
             return source.new_zeros(source.shape[0], *index.shape)
-        gathered = flat[:, index.clamp(min=0)]
-        return torch.where(index == PADDING, torch.zeros_like(gathered), gathered)
+        padding = index == PADDING
+        index = index.clamp(min=0)
+        # One expert at a time: the index is eight times as wide as what it gathers.
+        gathered = source.new_empty(source.shape[0], *index.shape)
+        for out, expert in zip(gathered, flat, strict=True):
+            out.copy_(expert[index].masked_fill_(padding, 0))
+        return gathered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +62,15 @@ class Layout:
         self, weights: ExpertWeights, config: MoEConfig, shard: Shard
     ) -> dict[str, torch.Tensor]:
         """The prepared tensors, straight from the index maps."""
-        experts = shard.expert_range(config)
-        sources = weights.tensors()
         return {
-            name: index_map.gather(
-                sources[index_map.source][experts.start : experts.stop]
-            )
-            for name, index_map in self.maps(config, shard).items()
+            name: self.expected_tensor(name, weights, config, shard)
+            for name in self.names(config)
         }
+
+    def expected_tensor(
+        self, name: str, weights: ExpertWeights, config: MoEConfig, shard: Shard
+    ) -> torch.Tensor:
+        """One of the prepared tensors."""
+        index_map = self.maps(config, shard)[name]
+        e = shard.expert_range(config)
+        return index_map.gather(weights.tensors()[index_map.source][e.start : e.stop])

@@ -1,0 +1,118 @@
+"""One prepared tensor against its index map, and everything a failure should say."""
+
+from __future__ import annotations
+
+import torch
+
+from mxmoe.conformance.compare_bytes import ByteDifference
+from mxmoe.conformance.compare_bytes import compare_bytes
+from mxmoe.conformance.compare_bytes import decoded
+from mxmoe.conformance.compare_bytes import logical
+from mxmoe.conformance.compare_bytes import row_provenance
+from mxmoe.conformance.explain_bytes import explain_bytes
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.layouts import Layout
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import PreparedWeights
+from mxmoe.reference.types import Shard
+
+# All tensors of a layer are copied and edited in search of an explanation up to this
+# size; above it, those of the first expert that differs.
+_EXPLAIN_WHOLE_UP_TO_BYTES = 2**26
+
+
+def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
+    """The tensors among what `prepare` returned."""
+    return {n: t for n, t in prepared.items() if isinstance(t, torch.Tensor)}
+
+
+def judge_tensor(
+    judge: Judge, layout: Layout, layer: int, shard: Shard, name: str
+) -> None:
+    """Raise `Failure` unless the prepared tensor `name` has the expected bytes."""
+    config, weights = judge.layer_weights(layer)
+    judge.subject.require(config, shard)
+    what = f"{name} · layer {layer} · {config.label()} · {shard.label()}"
+    found = _prepared(judge, layer, shard, config, weights)
+    if name not in found:
+        names = ", ".join(sorted(found)) or "none"
+        line = f"expected a tensor {name!r} from prepare, found {names}"
+        raise judge.fail(Verdict.MISMATCH, [line], what=what)
+    got = found[name]
+    wanted = layout.expected_tensor(name, weights, config, shard)
+    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
+        line = (
+            f"expected {wanted.dtype} {list(wanted.shape)}, "
+            f"found {got.dtype} {list(got.shape)}"
+        )
+        raise judge.fail(Verdict.MISMATCH, [line], what=what)
+    difference = compare_bytes(got, wanted)
+    if difference is None:
+        return
+    lines = _difference_lines(name, difference, got, wanted, layout, config, shard)
+    lines += _why(name, difference, found, layout, weights, config, shard)
+    evidence = {"found": got, "expected": wanted}
+    raise judge.fail(Verdict.MISMATCH, lines, what=what, tensors=evidence)
+
+
+def _prepared(
+    judge: Judge, layer: int, shard: Shard, config: MoEConfig, weights: ExpertWeights
+) -> dict[str, torch.Tensor]:
+    """Prepared once for all tensors of a layer and shard; only the last is kept."""
+    key = (judge.subject.name, layer, shard)
+    kept = judge.settings.last_prepared
+    if key not in kept:
+        kept.clear()
+        try:
+            kept[key] = prepared_tensors(judge.subject.prepare(weights, config, shard))
+        except Failure as error:
+            raise judge.fail(error.verdict, [error.text], what="prepare") from error
+    return kept[key]
+
+
+def _difference_lines(
+    name: str,
+    difference: ByteDifference,
+    got: torch.Tensor,
+    wanted: torch.Tensor,
+    layout: Layout,
+    config: MoEConfig,
+    shard: Shard,
+) -> list[str]:
+    index_map = layout.maps(config, shard)[name]
+    at = ", ".join(map(str, difference.at[1:]))
+    lines = [
+        f"{difference.count} of {difference.total} entries differ "
+        f"({100 * difference.count / difference.total:.3g} %), "
+        f"first at [e={difference.at[0]}, {at}]",
+        f"  belongs there: {logical(difference.at, index_map, config, shard)}",
+        f"  expected {decoded(name, difference.expected)}, "
+        f"found {decoded(name, difference.found)}",
+    ]
+    holds = row_provenance(difference.at, got.cpu(), wanted, index_map, config)
+    if holds is not None:
+        lines.append(f"  the row found there is {holds}")
+    return lines
+
+
+def _why(
+    name: str,
+    difference: ByteDifference,
+    found: dict[str, torch.Tensor],
+    layout: Layout,
+    weights: ExpertWeights,
+    config: MoEConfig,
+    shard: Shard,
+) -> list[str]:
+    expected = layout.expected(weights, config, shard)
+    experts = slice(None)
+    if sum(tensor.nbytes for tensor in expected.values()) > _EXPLAIN_WHOLE_UP_TO_BYTES:
+        experts = slice(difference.at[0], difference.at[0] + 1)
+    return explain_bytes(
+        {n: t[experts].cpu() for n, t in found.items() if n in expected},
+        {n: t[experts] for n, t in expected.items() if n in found},
+        name,
+    )
