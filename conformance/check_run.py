@@ -58,7 +58,11 @@ def run_check(
         asked = {"marker": marker, "keyword": keyword, "profile": options.profile}
         writer.describe(**session_facts(session, command="check", **asked))
         console = Console(
-            file=sys.stderr if as_json else sys.stdout, highlight=False, soft_wrap=True
+            file=sys.stderr if as_json else sys.stdout,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=True,
         )
         reporter = Reporter(console, folder)
         arguments = _pytest_arguments(options, marker, keyword)
@@ -127,7 +131,7 @@ class Reporter:
         self.lines.append(line)
         if line.verdict.failed:
             text = f"FAILED {line.check.partition('::')[2]}\n{line.text}\n"
-            self.console.print(printable(text), markup=False)
+            self.console.print(printable(text))
 
     def pytest_sessionfinish(self) -> None:
         if self._progress is not None:

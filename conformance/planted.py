@@ -153,7 +153,7 @@ class Plain:
             at = routing.ids == expert
             if at.any():
                 weights[at] = routing.weights[at].to(self.high)
-                x = hidden_states[at.any(dim=1)].to(self.high)
+                x = hidden_states[at.nonzero()[:, 0]].to(self.high)
                 for stage, rows in self.expert(p, local, x).items():
                     stages[stage][at] = rows
         total = self.mix(weights, stages["down"]).to(hidden_states.dtype)

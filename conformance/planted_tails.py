@@ -225,7 +225,7 @@ def ep_global_ids_local_weights() -> object:
     return changed(PLAIN, forward=forward)
 
 
-@_output("", "forward raised", verdict=Verdict.CRASH)
+@_spot("", "silent_expert", "forward raised", verdict=Verdict.CRASH)
 def silent_expert_raises() -> object:
     """An expert without tokens is an error."""
 

@@ -136,7 +136,7 @@ def _import_module(spec: str, name: str) -> ModuleType:
                 f"{spec}: expected an importable module, found none called {error.name}"
             ) from error
         raise BadInput(f"{spec}: failed to import it: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(_raised(spec, "import it", error)) from error
 
 
@@ -145,11 +145,11 @@ def _calling(spec: str, doing: str, function: object) -> object:
         return function()  # type: ignore[operator]
     except BadInput:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInput(_raised(spec, doing, error)) from error
 
 
-def _raised(spec: str, doing: str, error: Exception) -> str:
+def _raised(spec: str, doing: str, error: BaseException) -> str:
     frames = inspect.getinnerframes(error.__traceback__) if error.__traceback__ else []
     where = (
         f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

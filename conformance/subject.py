@@ -96,13 +96,14 @@ class Subject:
     def call(self, member: str, *arguments: Any, **options: Any) -> Any:
         """Call one member; an exception or a hang raises `Failure`."""
         try:
-            with time_limit(CALL_SECONDS):
+            with torch.no_grad(), time_limit(CALL_SECONDS):
                 return getattr(self.candidate, member)(*arguments, **options)
         except CallTimedOut:
             raise Failure(
                 Verdict.TIMEOUT, f"{member} did not return in {CALL_SECONDS:g} s"
             ) from None
-        except Exception as error:
+        # A call of sys.exit() must not end the run as if it had passed.
+        except (Exception, SystemExit) as error:
             raise Failure(Verdict.CRASH, _crash_text(member, error)) from error
 
     def prepare(
@@ -174,7 +175,7 @@ class Subject:
         )
 
 
-def _crash_text(member: str, error: Exception) -> str:
+def _crash_text(member: str, error: BaseException) -> str:
     # The candidate's own frames, innermost last: that is where its author looks.
     frames = traceback.extract_tb(error.__traceback__)[1:]
     lines = [f"{member} raised {type(error).__name__}: {error}"]

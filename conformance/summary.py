@@ -144,10 +144,10 @@ def print_summary(
         for (name, level, reason), count in reasons.items():
             times = f" ({count} checks)" if count > 1 else ""
             text = f"{title}: {name} {level}: {reason}{times}"
-            console.print(printable(text), markup=False)
+            console.print(printable(text))
     console.print(_table(session, conclusion))
-    console.print(printable(f"run {folder}"), markup=False)
-    console.print(printable(conclusion.line), markup=False)
+    console.print(printable(f"run {folder}"))
+    console.print(printable(conclusion.line))
 
 
 def _table(session: Session, conclusion: Conclusion) -> Table:

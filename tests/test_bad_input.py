@@ -83,6 +83,16 @@ BAD_CANDIDATES = {
         "1 / 0",
         "failed to import it: ZeroDivisionError at mine.py:1: division by zero",
     ),
+    "exits when imported": ("raise SystemExit(0)", "failed to import it: SystemExit"),
+    "exits in forward": (
+        """
+        class candidate:
+            name = 'x'
+            def forward(self, prepared, hidden_states, routing):
+                raise SystemExit(0)
+        """,
+        "found: forward raised SystemExit: 0 at mine.py:5 in forward",
+    ),
     "raises in forward": (
         """
         class candidate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mxmoe.conformance.case import HOT_SPOTS
@@ -27,6 +29,7 @@ pytestmark = [pytest.mark.numeric, pytest.mark.level("L3")]
 EXAMPLES = (
     Case(config=SILU_SHAPE, tokens=33),
     Case(config=MANY_EXPERTS, tokens=65),
+    Case(config=MANY_EXPERTS, shard=Shard(ep_size=2, ep_rank=1), tokens=33),
     Case(config=MANY_TOKENS, tokens=1025),
     Case(config=GPT_OSS_SHAPE, tokens=3),
     Case(config=GPT_OSS_SHAPE, shard=Shard(tp_size=8, tp_rank=7), tokens=3),
@@ -90,7 +93,7 @@ def test_fused_routing_stays_within_the_bound(judge: Judge) -> None:
         lambda case: judge_fused(judge, case),
         hot=("strided", "saturated", "zero_scale"),
         tokens=(1, 5, 33),
-        examples=EXAMPLES[:1],
+        examples=(EXAMPLES[0], replace(EXAMPLES[1], hot=("strided",))),
     )
 
 

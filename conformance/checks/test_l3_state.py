@@ -5,14 +5,26 @@ from __future__ import annotations
 import pytest
 
 from mxmoe.conformance import judge_state
+from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.strategies import MANY_TOKENS
 from mxmoe.conformance.verdict import unsupported
+from mxmoe.reference.types import Shard
 
 pytestmark = [pytest.mark.state, pytest.mark.level("L3")]
 
 # Prefill, decode, and a tail; state faults do not depend on more.
 TOKENS = (1, 4, 17)
 HOT = ("no_expert", "strided")
+# A rank whose experts and lanes do not begin at 0.
+EXAMPLES = (
+    Case(
+        config=MANY_TOKENS,
+        shard=Shard(tp_size=2, tp_rank=1, ep_size=2, ep_rank=1),
+        tokens=17,
+        hot=HOT,
+    ),
+)
 
 
 def test_a_second_call_repeats_the_first(judge: Judge) -> None:
@@ -20,7 +32,10 @@ def test_a_second_call_repeats_the_first(judge: Judge) -> None:
     judge.need_right_output()
     judge.subject.need("forward")
     judge.for_all(
-        lambda case: judge_state.second_call(judge, case), hot=HOT, tokens=TOKENS
+        lambda case: judge_state.second_call(judge, case),
+        hot=HOT,
+        tokens=TOKENS,
+        examples=EXAMPLES,
     )
 
 
@@ -33,7 +48,10 @@ def test_the_input_is_not_modified(judge: Judge) -> None:
     """Hidden states, ids, weights and prepared tensors, byte for byte."""
     judge.subject.need("forward")
     judge.for_all(
-        lambda case: judge_state.input_unmodified(judge, case), hot=HOT, tokens=TOKENS
+        lambda case: judge_state.input_unmodified(judge, case),
+        hot=HOT,
+        tokens=TOKENS,
+        examples=EXAMPLES,
     )
 
 
@@ -41,7 +59,10 @@ def test_poisoned_memory_changes_nothing(judge: Judge) -> None:
     """Memory holds 0xFF before `prepare` and before `forward` get it."""
     judge.need_right_output()
     judge.for_all(
-        lambda case: judge_state.poisoned(judge, case), hot=HOT, tokens=TOKENS
+        lambda case: judge_state.poisoned(judge, case),
+        hot=HOT,
+        tokens=TOKENS,
+        examples=EXAMPLES,
     )
 
 
@@ -57,7 +78,10 @@ def test_declared_determinism_holds(judge: Judge) -> None:
     if not judge.subject.capabilities.deterministic:
         raise unsupported("deterministic: False")
     judge.for_all(
-        lambda case: judge_state.deterministic(judge, case), hot=HOT, tokens=TOKENS
+        lambda case: judge_state.deterministic(judge, case),
+        hot=HOT,
+        tokens=TOKENS,
+        examples=EXAMPLES,
     )
 
 
