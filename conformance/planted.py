@@ -191,7 +191,8 @@ class Plain:
         if router_bias is not None:
             logits = logits + router_bias.float()
         routed: Any = self.route(logits, top_k)
-        return self.forward(prepared, hidden_states, Routing(*routed))
+        routing = routed if isinstance(routed, Routing) else Routing(*routed)
+        return self.forward(prepared, hidden_states, routing)
 
 
 PLAIN = Plain()

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
 from types import MappingProxyType
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -21,12 +20,14 @@ from mxmoe.conformance.planted import Tensor
 from mxmoe.conformance.planted import changed
 from mxmoe.conformance.planted import claiming
 from mxmoe.conformance.planted import dequantize
-from mxmoe.conformance.planted import mix
 from mxmoe.conformance.planted import product
+from mxmoe.conformance.planted import route
+from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Trace
 
 
 def k_reversed(x: Tensor, w: Tensor) -> Tensor:
@@ -153,9 +154,57 @@ def _split_by_tactic(
     return replace(PLAIN, product=split_k(tactic or 32)).forward(p, x, routing)
 
 
-def _own_layout(candidate: Plain) -> SimpleNamespace:
-    """Row-shuffled weights and biases, put back after GEMM1 by the same permutation."""
-    return changed(candidate, capabilities={**CLAIMS, "layout": None})
+def ascending_route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Slots in the order of expert ids; weights stored in bfloat16."""
+    ids, weights = route(logits, top_k)
+    ids, order = ids.sort(dim=1)
+    return ids, weights.gather(1, order).bfloat16()
+
+
+def _returning(edit: Callable[[Tensor], Tensor]) -> object:
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return edit(PLAIN.forward(p, x, r))
+
+    return changed(PLAIN, forward=forward)
+
+
+def _preparing(edit: Callable[[str, Tensor], object], **claims: object) -> object:
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, object]:
+        prepared = PLAIN.prepare(w, config, shard, device)
+        return {name: edit(name, tensor) for name, tensor in prepared.items()}
+
+    return changed(claiming(PLAIN, **claims), prepare=prepare)
+
+
+def _parameter(_name: str, tensor: Tensor) -> Tensor:
+    return torch.nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+
+
+def _opaque() -> object:
+    """Prepared weights are one object that is no tensor."""
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, object]:
+        return {"layer": PLAIN.prepare(w, config, shard, device)}
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(replace(p, tensors=p["layer"]), x, r)
+
+    own = claiming(PLAIN, layout=None)
+    return changed(
+        own, prepare=prepare, forward=forward, trace=None, forward_fused=None
+    )
+
+
+def _views(w: Any, config: Any, shard: Any, device: Any) -> object:
+    return shard_weights(w, config, shard).tensors()
+
+
+def _unrounded(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+    return PLAIN.forward(p, x.float(), r)
+
+
+def _wide_only(config: MoEConfig) -> bool | str:
+    return config.hidden % 128 == 0 or "hidden is a multiple of 128"
 
 
 _BFLOAT16_SLOTS = {**CLAIMS, "arithmetic": "w4a16_fp32acc_bf16slots"}
@@ -192,10 +241,17 @@ FORMS: Mapping[str, object] = MappingProxyType(
         "claims_object": changed(PLAIN, capabilities=Claims()),
         "routing_object": replace(PLAIN, route=topk_route),
         "renormalised_route": replace(PLAIN, route=renormalised_route),
+        "ascending_route": replace(PLAIN, route=ascending_route),
         "token_by_token": TokenByToken(),
+        "trace_object": changed(PLAIN, trace=lambda *a: Trace(PLAIN.trace(*a))),
+        "float32_output": changed(PLAIN, forward=_unrounded),
+        "column_major_output": _returning(lambda out: out.T.contiguous().T),
+        "inference_mode": _returning(torch.inference_mode()(torch.clone)),
+        "parameters": _preparing(_parameter),
+        "views": changed(PLAIN, prepare=_views),
+        "opaque_weights": _opaque(),
+        "wide_shapes_only": claiming(PLAIN, shapes=_wide_only),
         "tactics": changed(claiming(PLAIN, tactics=_chunks), forward=_split_by_tactic),
     }
 )
 """Other shapes of a candidate: what it exposes, claims and returns."""
-
-__all__ = ["FORMS", "NUMERIC", "mix"]

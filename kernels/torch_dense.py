@@ -73,7 +73,8 @@ class TorchDense:
         p: Any = prepared
         activation, first = p.config.activation, p.shard.expert_range(p.config).start
         here = torch.arange(len(p["gate_up_blocks"]), device=routing.ids.device) + first
-        visited = here[torch.isin(here, routing.ids)]
+        # torch.isin raises on CUDA ids with gaps between rows (torch 2.11).
+        visited = here[(routing.ids[..., None] == here).flatten(0, 1).any(dim=0)]
         e = visited - first
         w1 = _decode_experts(p["gate_up_blocks"][e], p["gate_up_scales"][e])
         w2 = _decode_experts(p["down_blocks"][e], p["down_scales"][e])

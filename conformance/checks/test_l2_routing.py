@@ -40,7 +40,8 @@ def test_route_chooses_the_top_k(judge: Judge, kind: str, dtype: torch.dtype) ->
             )
         expected = route(logits, top_k)
         finite = ~logits.isnan().any(dim=1)
-        if not torch.equal(found.ids[finite], expected.ids[finite]):
+        ids, wanted = (r.ids[finite].sort(dim=1).values for r in (found, expected))
+        if not torch.equal(ids, wanted.to(ids.dtype)):
             judge.note("ties are not broken towards the lowest expert id")
 
 

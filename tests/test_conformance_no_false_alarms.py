@@ -1,0 +1,199 @@
+"""No check fails a correct candidate, however it computes and whatever it exposes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+from hypothesis import HealthCheck
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+
+from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.case import HOT_SPOTS
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.checks import test_l3_numbers as number_checks
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.judge import Settings
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import subject_of
+from mxmoe.conformance.planted_correct import FORMS
+from mxmoe.conformance.planted_correct import NUMERIC
+from mxmoe.conformance.registry import load_candidate
+from mxmoe.conformance.strategies import cases
+from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.trial import Outcome
+from mxmoe.conformance.trial import checks
+from mxmoe.conformance.trial import level_of
+from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.trial import trial
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Shard
+
+# Clean (variant, case) pairs; 64 000 were judged once: none was out of bound.
+PAIRS = int(os.environ.get("MXMOE_CLEAN_CASES", "3000"))
+
+AS_MODULE = """
+from mxmoe.conformance.planted import PLAIN
+capabilities = PLAIN.capabilities
+prepare, forward = PLAIN.prepare, PLAIN.forward
+"""
+AS_CLASS = """
+from mxmoe.conformance.planted import PLAIN
+class candidate:
+    name = "a class"
+    prepare = staticmethod(PLAIN.prepare)
+    forward = staticmethod(PLAIN.forward)
+"""
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    with repeatable_settings(layers=(0,), examples=4) as found:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(number_checks, "EXAMPLES", number_checks.EXAMPLES[:2])
+            yield found
+
+
+def outcomes(subject: Subject, settings: Settings, *levels: str) -> list[Outcome]:
+    return [
+        outcome
+        for check in checks()
+        if level_of(check) in levels
+        for outcome in trial(check, subject, settings)
+    ]
+
+
+def alarms(found: list[Outcome]) -> list[str]:
+    return [outcome.text for outcome in found if outcome.verdict.failed]
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_honest_arithmetic_passes_every_check(name: str, settings: Settings) -> None:
+    found = outcomes(subject_of(NUMERIC[name]), settings, "L2", "L3")
+    assert not alarms(found)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_a_candidate_passes(name: str, settings: Settings) -> None:
+    found = outcomes(subject_of(FORMS[name]), settings, "L1", "L2", "L3")
+    assert not alarms(found)
+    assert Verdict.OK in {outcome.verdict for outcome in found}
+
+
+@pytest.mark.parametrize("name", ["torch_dense", "hf_experts"])
+def test_bundled_candidates_pass(name: str, settings: Settings) -> None:
+    subject = load_candidate(name)
+    if subject.unavailable():
+        pytest.skip(str(subject.unavailable()))
+    assert not alarms(outcomes(subject, settings, "L0", "L1", "L2", "L3"))
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute"), [(AS_MODULE, "sys.modules[__name__]"), (AS_CLASS, None)]
+)
+def test_modules_and_classes_pass(
+    text: str, attribute: str | None, settings: Settings, tmp_path: Path
+) -> None:
+    if attribute is not None:
+        text += f"import sys\ncandidate = {attribute}\n"
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    found = outcomes(load_candidate(f"{path}:candidate"), settings, "L2", "L3")
+    assert not alarms(found)
+    assert Verdict.OK in {outcome.verdict for outcome in found}
+
+
+def test_plain_is_judged_by_everything_that_it_does_not_rule_out(
+    settings: Settings,
+) -> None:
+    found = outcomes(subject_of(PLAIN), settings, "L0", "L1", "L2", "L3")
+    assert not alarms(found)
+    assert {o.text for o in found if not o.verdict.judged} == {
+        "declares no tactics",
+        "capability deterministic: False",
+        "capability batch_invariant: False",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "note"),
+    [
+        ("shifted_bits", "test_decode_is_exact_for_every_scale_and_byte", "byte 0x00"),
+        ("routing_object", "test_route_chooses_the_top_k", "ties are not broken"),
+    ],
+)
+def test_a_public_convention_is_a_note(
+    name: str, check: str, note: str, settings: Settings
+) -> None:
+    found = list(trial(check, subject_of({**NUMERIC, **FORMS}[name]), settings))
+    assert not alarms(found)
+    [*noted] = [o for o in found if o.verdict is Verdict.QUALITY_NOTE]
+    assert all(note in o.text for o in noted)
+    assert noted
+
+
+def is_small(config: MoEConfig, _shard: Shard) -> bool:
+    """Half a million products a token: thousands of cases take a minute."""
+    return 3 * config.top_k * config.hidden * config.intermediate < 2**17
+
+
+def worst_ratios(case: Case) -> dict[str, float]:
+    """Largest error / bound of each numeric variant on one case."""
+    judged, worst = {}, {}
+    for name, variant in NUMERIC.items():
+        subject = subject_of(variant)
+        wanted = subject.arithmetic
+        if wanted.name not in judged:
+            data = make_case_data(case, hidden_dtype=wanted.output)
+            part = shard_weights(data.weights, data.config, case.shard)
+            judged[wanted.name] = data, judge_rank(
+                part,
+                data.config,
+                data.hidden_states,
+                data.routing,
+                shard=case.shard,
+                arithmetic=wanted,
+            )
+        data, bound = judged[wanted.name]
+        x = on_device(case, data, torch.device("cpu"))
+        prepared = subject.prepare(data.weights, data.config, case.shard)
+        out = subject.forward(prepared, x.hidden_states, x.routing)
+        truth, allowed = bound.truth["combine"], bound.allowed["combine"]
+        worst[name] = compare_numbers(out, truth, allowed).worst
+    return worst
+
+
+def test_no_clean_pair_is_out_of_bound(settings: Settings) -> None:
+    found: dict[str, list[float]] = defaultdict(list)
+
+    @hypothesis_settings(
+        max_examples=math.ceil(PAIRS / len(NUMERIC)),
+        derandomize="MXMOE_CLEAN_CASES" not in os.environ,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases(is_small, hot=tuple(HOT_SPOTS)))
+    def judge(case: Case) -> None:
+        for name, worst in worst_ratios(case).items():
+            assert worst <= 1, f"{name} on {case}: {worst:.4g} x the bound"
+            found[name].append(worst)
+
+    judge()
+    for name, ratios in found.items():
+        print(
+            f"{name:20} {len(ratios)} cases, worst error / bound of a case: "
+            f"median {median(ratios):.3f}, largest {max(ratios):.3f}"
+        )
+    assert sum(map(len, found.values())) >= PAIRS
