@@ -16,7 +16,8 @@ Term by term, for z = W1 x + b1, a = act(z), y = W2 a + b2, out = sum_k p_k y_k:
 z    `dot_error` of K = h products, u|z| for the bias.
 a    slopes of the activation times the error of its inputs; the second-order
      rest; (8 + 2 alpha |gate'|) u |a| for the operations and an exp whose
-     argument is rounded; then the rounding to the intermediate dtype.
+     argument is rounded; 2u |gate' (up' + beta)| for a sigmoid that is taken as
+     (1 + tanh) / 2; then the rounding to the intermediate dtype.
 y    sigma_y**2 = sum_i w2**2 sigma_a**2 (independent lanes); eta_y = sum_i |w2|
      eta_a; `dot_error` of K = i products; u|y| for the bias.
 out  sigma**2 = sum_k p**2 sigma_y**2; eta = sum_k |p| (eta_y + slot rounding)
@@ -188,6 +189,7 @@ def _activation_error(
         + _SWISH_SLOPE * wide_gate * wide_up
     )
     operations = (8 + 2 * alpha * gate.abs()) * U_FLOAT32 * a.abs()
+    operations += 2 * U_FLOAT32 * (gate * linear).abs()
     (sigma_gate, sigma_up), (eta_gate, eta_up) = (
         split_halves(error.sigma),
         split_halves(error.eta),

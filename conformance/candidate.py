@@ -144,8 +144,13 @@ def read_capabilities(declared: object, *, forward_only: bool) -> Capabilities:
         given: dict[str, Any] = {}
     elif isinstance(declared, Mapping):
         given = dict(declared)
+    elif isinstance(declared, (str, bytes, int, float, list, tuple, set)):
+        raise BadInput(
+            f"capabilities: expected a mapping or an object, found {declared!r:.80}"
+        )
     else:
-        given = {n: getattr(declared, n) for n in known if hasattr(declared, n)}
+        public = [name for name in dir(declared) if not name.startswith("_")]
+        given = {name: getattr(declared, name) for name in public}
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from mxmoe.reference.errors import BadInput
+from mxmoe.reference.types import LARGEST_DIMENSION
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import SWIGLU_OAI
 from mxmoe.reference.types import WHOLE
@@ -27,13 +28,16 @@ HOT_SPOTS = {
     "silent_expert": "expert 0 is never visited (where another can be)",
     "zero_scale": "some blocks have scale byte 0x00, some are all zero",
     "cancellation": "hidden values of 256 that cancel exactly over two K blocks",
+    "wide_hidden": "one column of the hidden states is 2**17: beyond float16",
     "saturated": "most gates and ups are far beyond the clamps, on both sides",
 }
 """What a case can contain besides its always varied data; see `designed`."""
 
 _ACTIVATIONS = {a.name: a for a in (SWIGLU_OAI, SILU)}
-_SHAPE = re.compile(r"e(\d+)k(\d+)h(\d+)i(\d+)((?:-\w+)*)")
-_SHARD = re.compile(r"tp(\d+)r(\d+)(?:-ep(\d+)r(\d+))?")
+# int() refuses thousands of digits, and no size or seed has ten.
+_N = "([0-9]{1,9})"
+_SHAPE = re.compile(rf"e{_N}k{_N}h{_N}i{_N}((?:-\w+)*)")
+_SHARD = re.compile(rf"tp{_N}r{_N}(?:-ep{_N}r{_N})?")
 _FORM = (
     "e4k2h64i96[-silu][-nobias]/tp1r0[-ep2r0]/t3/s0[/hot+spots] "
     "or layer0/tp1r0/t3/s0[/hot+spots]"
@@ -54,8 +58,12 @@ class Case:
     def __post_init__(self) -> None:
         if (self.config is None) == (self.layer is None):
             raise BadInput("case: expected a shape or a layer, found both or neither")
-        if self.tokens < 0:
-            raise BadInput(f"case: tokens: expected at least 0, found {self.tokens}")
+        if not 0 <= self.tokens <= LARGEST_DIMENSION:
+            raise BadInput(
+                f"case: tokens: expected 0 to {LARGEST_DIMENSION}, found {self.tokens}"
+            )
+        if self.config is not None:
+            self.shard.expert_range(self.config)
         for name in self.hot:
             if name not in HOT_SPOTS:
                 raise BadInput(
@@ -79,11 +87,9 @@ def parse_case(word: str) -> Case:
     if len(parts) not in (4, 5):
         raise BadInput(f"case: expected {_FORM}, found {word!r}")
     head, shard, tokens, seed, *hot = parts
-    layer = re.fullmatch(r"layer(\d+)", head)
-    found_tokens, found_seed = (
-        re.fullmatch(r"t(\d+)", tokens),
-        re.fullmatch(r"s(\d+)", seed),
-    )
+    layer = re.fullmatch(f"layer{_N}", head)
+    found_tokens = re.fullmatch(f"t{_N}", tokens)
+    found_seed = re.fullmatch(f"s{_N}", seed)
     if found_tokens is None or found_seed is None:
         raise BadInput(f"case: expected {_FORM}, found {word!r}")
     return Case(
@@ -126,10 +132,10 @@ def _parse_shard(word: str) -> Shard:
         raise BadInput(
             f"case: expected a shard like tp2r1 or tp1r0-ep4r2, found {word!r}"
         )
-    tp_size, tp_rank, ep_size, ep_rank = (int(n) if n else None for n in found.groups())
+    tp_size, tp_rank, ep_size, ep_rank = found.groups()
     return Shard(
-        tp_size=tp_size or 1,
-        tp_rank=tp_rank or 0,
-        ep_size=ep_size or 1,
-        ep_rank=ep_rank or 0,
+        tp_size=int(tp_size),
+        tp_rank=int(tp_rank),
+        ep_size=int(ep_size or 1),
+        ep_rank=int(ep_rank or 0),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -50,14 +51,16 @@ def run_check(
             f"--profile: expected one of {', '.join(SECONDS_PER_CHECK)}, "
             f"found {options.profile!r}"
         )
-    session = open_session(options)
+    # What candidates print while they are loaded is not part of our document.
+    with contextlib.redirect_stdout(sys.stderr):
+        session = open_session(options)
     try:
         folder = run_folder or Path("runs") / new_run_id()
         writer = _open_run(folder)
         session = replace(session, settings=replace(session.settings, run=writer))
         asked = {"marker": marker, "keyword": keyword, "profile": options.profile}
         writer.describe(**session_facts(session, command="check", **asked))
-        console = Console(
+        console = PatientConsole(
             file=sys.stderr if as_json else sys.stdout,
             markup=False,
             emoji=False,
@@ -67,6 +70,11 @@ def run_check(
         reporter = Reporter(console, folder)
         arguments = _pytest_arguments(options, marker, keyword)
         code = pytest.main(arguments, plugins=[session, reporter])
+        if code == pytest.ExitCode.USAGE_ERROR:
+            raise BadInput(
+                "-m, -k: expected an expression of markers or names, "
+                f"found {marker or keyword!r} (see {folder / 'pytest.log'})"
+            )
         conclusion = conclude(session, reporter.lines, int(code), folder)
         writer.describe(
             finished=now(),
@@ -80,6 +88,16 @@ def run_check(
     else:
         print_summary(console, session, conclusion, folder)
     return conclusion.exit_code
+
+
+class PatientConsole(Console):
+    """Goes on silently when its reader is gone (``| head``): the verdict counts."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more; the standard stream leads nowhere from now on."""
+        self.quiet = True
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @dataclass(eq=False)

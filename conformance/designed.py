@@ -148,6 +148,8 @@ def _hidden_states(
         # to the truth; an accumulator of 8 significant bits loses the rest.
         hidden[:, 0] += 256
         hidden[:, -BLOCK] -= 256
+    if "wide_hidden" in case.hot:
+        hidden[:, config.hidden // 2] = 2.0**17
     return torch.from_numpy(hidden)
 
 

@@ -43,7 +43,12 @@ def write_checkpoint(
         raise BadInput(
             f"checkpoint: expected a gpt-oss shape with biases, found {config.label()}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: expected a folder that can be written, {error.strerror}"
+        ) from error
     shards = [_outer_tensors(config, seed)]
     shards += [_layer_tensors(config, layer, seed) for layer in range(layers)]
     weight_map: dict[str, str] = {}

@@ -121,6 +121,20 @@ class Judge:
         if self.record.examples == 0:
             raise refusal or unsupported("shapes: none of the suite's")
 
+    def for_example(
+        self, check: Callable[[Case], None], examples: Iterable[Case]
+    ) -> None:
+        """Judge the first of `examples` that is supported, or the case asked for."""
+        refusal: NotJudged | None = None
+        asked = self.settings.case
+        for case in examples if asked is None else (asked,):
+            try:
+                return self.one(check, case)
+            except NotJudged as error:
+                refusal = error
+        assert refusal is not None
+        raise refusal
+
     def _search(
         self,
         check: Callable[[Case], None],

@@ -29,6 +29,9 @@ from mxmoe.reference.types import Trace
 ROUTES = ("yours-yours", "yours-ours", "ours-yours")
 """The cells of the attribution matrix: whose prepare, whose forward."""
 
+# Below this error / bound a missing or wrong term is less likely than a rounding.
+_CLOSE = 4.0
+
 TRACED = ("gate_up", "activation", "down", "combine")
 
 
@@ -95,7 +98,7 @@ def judge_output(
     lines = difference_lines(difference, data)
     if not judge.record.searching:
         lines += _first_bad_stage(judge, case, data, judged)
-        lines += _why(judge, case, data, out)
+        lines += _why(judge, case, data, out, difference.worst)
     if route == "yours-yours" and tactic is None and not judge.record.searching:
         lines += attribution_lines(judge, case, data, judged)
     raise judge.fail(
@@ -117,7 +120,11 @@ def judge_output(
 def _what(route: str, tactic: object) -> str:
     if tactic is not None:
         return f"output, tactic {tactic!r}"
-    return "output" if route == "yours-yours" else f"output ({route})"
+    prepare, forward = route.split("-")
+    if prepare == forward:
+        return "output"
+    consumer = "your forward" if forward == "yours" else "our consumer"
+    return f"output ({prepare.removesuffix('s')} bytes, {consumer})"
 
 
 def judge_every_tactic(judge: Judge, case: Case) -> None:
@@ -146,9 +153,9 @@ def difference_lines(difference: NumberDifference, data: CaseData) -> list[str]:
     """The worst element, the fraction, the shape of the damage."""
     token, column = difference.at
     bad, total = int(difference.bad.sum()), difference.bad.numel()
-    ratio = (
-        f"{difference.worst:.3g}x" if difference.worst < float("inf") else "not finite"
-    )
+    ratio = f"{difference.worst:.3g}x"
+    if difference.worst == float("inf"):
+        ratio = "not finite" if difference.nonfinite else "nothing is allowed"
     lines = [
         f"token {token}, column {column}: expected {difference.expected:.6g}, "
         f"found {difference.found:.6g}, "
@@ -201,8 +208,8 @@ def _trace(judge: Judge, case: Case, data: CaseData) -> dict[str, torch.Tensor]:
     )
     stages = getattr(returned, "stages", returned)
     if not isinstance(stages, Mapping):
-        found = type(stages).__name__
-        line = f"trace returned {found}, expected a mapping of stages to tensors"
+        kind = type(stages).__name__
+        line = f"trace returned {kind}, expected a mapping of stages to tensors"
         raise Failure(Verdict.MISMATCH, line)
     found = {name: stages[name] for name in TRACED if name in stages}
     if not found:
@@ -258,7 +265,9 @@ def _first_bad_stage(
     return ["first bad stage: none; the trace is within its bounds, the output is not"]
 
 
-def _why(judge: Judge, case: Case, data: CaseData, out: torch.Tensor) -> list[str]:
+def _why(
+    judge: Judge, case: Case, data: CaseData, out: torch.Tensor, worst: float
+) -> list[str]:
     part = shard_weights(data.weights, data.config, case.shard)
     situation = Situation(
         part=part,
@@ -271,8 +280,11 @@ def _why(judge: Judge, case: Case, data: CaseData, out: torch.Tensor) -> list[st
     if names:
         return [f"why    behaves as if: {'; or '.join(names)}"]
     if too_large(part):
+        return ["why    not searched: there are too many weights for it"]
+    if worst < _CLOSE:
         return [
-            "why    not searched: the layer is too large, see --case for a smaller one"
+            "why    close to the bound: a rounding that class "
+            f"{judge.subject.arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
 

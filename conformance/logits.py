@@ -22,8 +22,9 @@ def make_logits(kind: str, *, tokens: int, experts: int, seed: int = 0) -> torch
 
     distinct : normal. ties : on a grid of 1/4, so that most rows tie. near_ties :
     differences of a few units in the last place of float32 around 4, which vanish
-    in bfloat16. all_negative : -1 and below. wide : from -80 to 80. all_equal : one
-    value. nan : some rows hold NaN, one only NaN. inf : +Inf and -Inf.
+    in bfloat16. all_negative : -1 and below. wide : from -200 to 200, where exp
+    overflows. all_equal : one value. nan : some rows hold NaN, one only NaN. inf :
+    +Inf and -Inf.
     """
     random = np.random.default_rng((seed, LOGIT_KINDS.index(kind), experts))
     values = random.standard_normal((tokens, experts)) * 2
@@ -37,7 +38,7 @@ def make_logits(kind: str, *, tokens: int, experts: int, seed: int = 0) -> torch
     elif kind == "all_negative":
         values = -1 - np.abs(values)
     elif kind == "wide":
-        values = random.uniform(-80, 80, (tokens, experts))
+        values = random.uniform(-200, 200, (tokens, experts))
     elif kind == "all_equal":
         values = np.full((tokens, experts), 0.5)
     elif kind == "nan":

@@ -245,6 +245,19 @@ def permute_cache_of_another_shape() -> object:
     return _packing(edit)
 
 
+@_again("vllm-project/vllm#48312", "changed when the next was prepared")
+def prepared_memory_shared() -> object:
+    """All layers of a shape are prepared into the same memory."""
+    buffers: dict[tuple[MoEConfig, Shard], Packed] = {}
+
+    def packed(w: ExpertWeights, config: MoEConfig, shard: Shard) -> Packed:
+        tensors = pack(w, config, shard)
+        shared = buffers.setdefault((config, shard), tensors)
+        return {name: shared[name].copy_(tensor) for name, tensor in tensors.items()}
+
+    return replace(PLAIN, pack=packed)
+
+
 @_untouched("", "prepare changed the caller's gate_up_bias")
 def prepare_modifies_checkpoint() -> object:
     """`prepare` adds to the caller's bias in place."""

@@ -98,6 +98,24 @@ def fp4_pair_read_as_fp8() -> object:
     return replace(PLAIN, decode=decode)
 
 
+@_decode("pytorch/ao#1104", "code 1, scale 0x00")
+def scale_byte_zero_off_by_two() -> object:
+    """Byte 0 decodes as byte 1, to 2**-126."""
+    return _reading(scales=lambda s: s.clamp(min=1))
+
+
+@_decode("", "found other values than in one row")
+def odd_block_count() -> object:
+    """Blocks are decoded in pairs: the last of an odd number is left out."""
+
+    def decode(b: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
+        values = dequantize(b, s, dtype)
+        values[..., s.shape[-1] // 2 * 64 :] = 0
+        return values
+
+    return replace(PLAIN, decode=decode)
+
+
 @_decode("", "decode returned NoneType")
 def decode_returns_nothing() -> object:
     """The result is written elsewhere."""
@@ -192,6 +210,14 @@ def quant_float32_log2() -> object:
         return encode(x, rule)[1]
 
     return _scaling(scales)
+
+
+@_encode("", "rows of three blocks")
+def one_scale_a_row() -> object:
+    """All blocks of a row share the scale of the largest."""
+    return _scaling(
+        lambda x, rule: encode(x, rule)[1].amax(-1, keepdim=True).expand_as(_amax(x))
+    )
 
 
 @_encode("", "expected (blocks, scales)")

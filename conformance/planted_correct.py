@@ -73,6 +73,15 @@ def fast_exp(error: int) -> Callable[[Tensor, Activation], Tensor]:
     return swiglu
 
 
+def by_tanh(gate_up: Tensor, activation: Activation) -> Tensor:
+    """The sigmoid as (1 + tanh) / 2."""
+    gate, up = gate_up.unflatten(-1, (-1, 2)).unbind(-1)
+    gate = gate.clamp(max=activation.limit)
+    up = up.clamp(-activation.limit, activation.limit)
+    sigmoid = (1 + torch.tanh(gate * (activation.alpha / 2))) * 0.5
+    return gate * sigmoid * (up + activation.beta)
+
+
 def any_order(weights: Tensor, down: Tensor) -> Tensor:
     """Atomic additions: the slots arrive in another order each time."""
     order = torch.randperm(weights.shape[1])
@@ -137,11 +146,10 @@ class TokenByToken:
 
 @dataclass(frozen=True)
 class Claims:
-    """Capabilities given as an object, with an attribute that is none of ours."""
+    """Capabilities given as an object."""
 
     layout: str = "checkpoint.v1"
     arithmetic: str = "w4a16_fp32acc"
-    vendor: str = "nobody"
 
 
 def _chunks(_config: MoEConfig, t: int) -> list[int]:
@@ -220,6 +228,8 @@ NUMERIC: Mapping[str, Plain] = MappingProxyType(
         "float64_unrounded": replace(PLAIN, between=torch.float64, **_EXACT),
         "fast_exp_high": replace(PLAIN, activate=fast_exp(2)),
         "fast_exp_low": replace(PLAIN, activate=fast_exp(-2)),
+        "by_tanh": replace(PLAIN, activate=by_tanh),
+        "fp32_by_tanh": replace(FLOAT32, activate=by_tanh),
         "flushing": replace(PLAIN, product=flushing),
         "any_order": replace(PLAIN, mix=any_order),
         "bf16_slots": replace(PLAIN, slot=torch.bfloat16, capabilities=_BFLOAT16_SLOTS),

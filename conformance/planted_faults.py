@@ -6,7 +6,9 @@ that has one of them.
 
 from __future__ import annotations
 
+from mxmoe.conformance import planted_activation
 from mxmoe.conformance import planted_bytes
+from mxmoe.conformance import planted_claims
 from mxmoe.conformance import planted_codec
 from mxmoe.conformance import planted_numbers
 from mxmoe.conformance import planted_routing
@@ -22,9 +24,11 @@ FAULTS: dict[str, Fault] = {
         planted_bytes,
         planted_routing,
         planted_numbers,
+        planted_activation,
         planted_tails,
         planted_stages,
         planted_state,
+        planted_claims,
     )
     for fault in vars(module).values()
     if isinstance(fault, Fault)

@@ -1,8 +1,7 @@
-"""Faults of the biases, the activation, the sums and the routing weights (L3)."""
+"""Faults of the biases, the sums and the routing weights (L3)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,8 +20,6 @@ from mxmoe.conformance.planted import product
 from mxmoe.conformance.planted import swiglu
 from mxmoe.conformance.planted_bytes import row_shuffle
 from mxmoe.conformance.planted_bytes import swap_gate_up
-from mxmoe.reference.types import SILU
-from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Routing
 
 _output = faults_of("L3", "test_output_stays_within_the_bound")
@@ -77,75 +74,6 @@ def fc2_bias_not_divided() -> object:
 def gate_mode_flag_mismatch() -> object:
     """The consumer takes up rows for gate rows."""
     return replace(PLAIN, activate=lambda z, a: swiglu(swap_gate_up(z), a))
-
-
-def _acting(edit: Callable[[Activation], Activation], base: Plain = PLAIN) -> object:
-    return replace(base, activate=lambda z, a: swiglu(z, edit(a)))
-
-
-def _clamping(gate_low: float, up_low: float, base: Plain = PLAIN) -> object:
-    def activate(z: Tensor, a: Activation) -> Tensor:
-        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
-        gate = gate.clamp(gate_low * a.limit, a.limit)
-        up = up.clamp(up_low * a.limit, a.limit)
-        both = torch.stack((gate, up), dim=-1).flatten(-2)
-        return swiglu(both, replace(a, limit=math.inf))
-
-    return replace(base, activate=activate)
-
-
-@_output("huggingface/transformers#40197", "no clamp")
-def drop_limit() -> object:
-    """No clamp."""
-    return _acting(lambda a: replace(a, limit=math.inf))
-
-
-@_output("vllm-project/vllm-ascend#9259")
-def up_clamp_upper_only() -> object:
-    """up' = min(up, limit)."""
-    return _clamping(-math.inf, -math.inf)
-
-
-@_output("anthony-chaudhary/fak#4837")
-def gate_clamp_symmetric() -> object:
-    """The gate is clamped to [-limit, limit]; in class fp32, where it shows."""
-    return _clamping(-1, -1, FLOAT32)
-
-
-@_output("sgl-project/sglang#34540", "no +1 on the up half")
-def drop_plus_one() -> object:
-    """up' instead of up' + 1."""
-    return _acting(lambda a: replace(a, beta=0.0))
-
-
-@_output("", "alpha taken as 1")
-def alpha_of_1() -> object:
-    """sigmoid(gate) instead of sigmoid(1.702 gate)."""
-    return _acting(lambda a: replace(a, alpha=1.0))
-
-
-@_output()
-def alpha_in_bfloat16() -> object:
-    """Alpha is 1.703125; in class fp32, where it shows."""
-    return _acting(lambda a: replace(a, alpha=1.703125 if a != SILU else 1), FLOAT32)
-
-
-@_output("microsoft/onnxruntime#28738", "plain silu(gate) * up")
-def plain_silu_mul() -> object:
-    """silu(gate) * up."""
-    return _acting(lambda a: SILU)
-
-
-@_output("vllm-project/vllm#48312")
-def act_params_stale() -> object:
-    """The first activation that was seen is used for every layer."""
-    seen: list[Activation] = []
-
-    def first(activation: Activation) -> Activation:
-        seen.append(activation)
-        return seen[0]
-
-    return _acting(first)
 
 
 @_spot()
@@ -255,6 +183,21 @@ def last_slot_dropped() -> object:
 def one_slot_only() -> object:
     """The first slot's expert answers alone."""
     return _mixing(lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
+
+
+@_output()
+def down_bias_unweighted() -> object:
+    """The down bias is added once a slot, outside of the routing weight."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        bare = replace(PLAIN, add_down_bias=lambda y, b, s: y)
+        out, owned = bare.forward(p, x.float(), r), p.shard.expert_range(p.config)
+        for local, expert in enumerate(owned if "down_bias" in p else ()):
+            visits = (r.ids == expert).sum(dim=1, keepdim=True)
+            out = out + visits * p["down_bias"][local].float() / p.shard.tp_size
+        return out.to(x.dtype)
+
+    return changed(PLAIN, forward=forward, trace=None)
 
 
 @_output()

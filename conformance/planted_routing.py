@@ -78,6 +78,29 @@ def sigmoid_weights() -> object:
     )
 
 
+@_weights("", "wide")
+def softmax_without_maximum() -> object:
+    """exp(x) / sum exp(x), which overflows beyond 88."""
+
+    def weigh(logits: Tensor, ids: Tensor) -> Tensor:
+        powers = logits.gather(1, ids).exp()
+        return powers / powers.sum(dim=1, keepdim=True)
+
+    return _weighing(weigh)
+
+
+@_ids("", "route changed the caller's logits")
+def logits_modified() -> object:
+    """Each maximum that was taken is overwritten with -Inf."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        routed = route(logits, top_k)
+        logits.scatter_(1, routed[0].long(), -torch.inf)
+        return routed
+
+    return replace(PLAIN, route=routing)
+
+
 @_ids("tenstorrent/tt-metal#47671", "near_ties")
 def topk_on_bf16() -> object:
     """The choice is made on bfloat16 logits."""

@@ -1,4 +1,4 @@
-"""Faults beside `forward`: forced tactics, routing inside the op, traces (L3)."""
+"""Faults beside `forward`: routing inside the op, traces (L3)."""
 
 from __future__ import annotations
 
@@ -11,35 +11,13 @@ import torch
 from mxmoe.conformance.planted import PLAIN
 from mxmoe.conformance.planted import Tensor
 from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
 from mxmoe.conformance.planted import faults_of
 from mxmoe.conformance.planted import route
-from mxmoe.conformance.planted_tails import last_k_block_dropped
-from mxmoe.reference.types import Routing
 
-_tactic = faults_of("L3", "test_every_tactic_stays_within_the_bound")
 _fused = faults_of("L3", "test_fused_routing_stays_within_the_bound")
 _trace = faults_of("L3", "test_traced_stages_stay_within_the_bound")
 
 Stages = dict[str, Tensor]
-
-
-@_tactic("tenstorrent/tt-metal#50669", "tactic 'wide'")
-def one_tactic_wrong() -> object:
-    """One of two tactics leaves out the last K block."""
-
-    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        wrong: Any = last_k_block_dropped.plant()
-        return (wrong if tactic == "wide" else PLAIN).forward(p, x, r)
-
-    claims = claiming(PLAIN, tactics=lambda config, t: ["narrow", "wide"])
-    return changed(claims, forward=forward)
-
-
-@_tactic("NVIDIA/TensorRT-LLM#13867", "no tactic for")
-def tactic_args_swapped() -> object:
-    """No tactic fits, because sizes are passed in another order."""
-    return claiming(PLAIN, tactics=lambda config, t: [8] * (config.hidden < 64))
 
 
 def _fusing(routing: Callable[[Tensor, int], Any]) -> object:

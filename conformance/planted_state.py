@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ _zero = faults_of("L3", "test_zero_tokens_give_an_empty_output")
 _input = faults_of("L3", "test_the_input_is_not_modified")
 _poison = faults_of("L3", "test_poisoned_memory_changes_nothing")
 _freed = faults_of("L3", "test_raw_weights_are_freed")
-_same = faults_of("L3", "test_declared_determinism_holds")
-_alone = faults_of("L3", "test_declared_batch_invariance_holds")
 
 Forward = Callable[[Any, Tensor, Routing], Tensor]
 
 
-def _forward(forward: Forward, candidate: object = PLAIN, **members: object) -> object:
+def calling(forward: Forward, candidate: object = PLAIN, **members: object) -> object:
+    """`candidate` with another `forward`."""
+
     def with_tactic(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         return forward(p, x, r)
 
@@ -58,7 +59,7 @@ def stale_on_second_call() -> object:
         n = min(len(kept), len(x))
         return PLAIN.forward(p, torch.cat((kept[:n], x[n:])), r)
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_again("ROCm/aiter#3632", "changed during the second")
@@ -73,7 +74,7 @@ def output_buffer_reused() -> object:
         buffers[id(p)][: len(out)] = out
         return buffers[id(p)][: len(out)]
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_again("deepseek-ai/DeepGEMM#451", "second call")
@@ -87,7 +88,7 @@ def accumulates_into_its_output() -> object:
         sums[key] = out + sums.get(key, 0)
         return sums[key].clone()
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_again("vllm-project/vllm#50523", "second call")
@@ -99,7 +100,23 @@ def weights_drift() -> object:
         p["down_scales"].add_(1)
         return out
 
-    return _forward(forward)
+    return calling(forward)
+
+
+@_again("", "second call, same input")
+def next_layer_takes_the_place() -> object:
+    """`forward` uses the weights that were prepared last, whatever it is given."""
+    last: list[dict[str, Tensor]] = []
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, object]:
+        last[:] = [PLAIN.prepare(w, config, shard, device)]
+        return {"handle": None}
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        return PLAIN.forward(replace(p, tensors=last[0]), x, r)
+
+    own = claiming(PLAIN, layout=None)
+    return calling(forward, own, prepare=prepare, trace=None, forward_fused=None)
 
 
 @_zero("sgl-project/sglang#38773", "forward raised", verdict=Verdict.CRASH)
@@ -111,13 +128,13 @@ def zero_tokens_raise() -> object:
             raise ValueError("empty grid")
         return PLAIN.forward(p, x, r)
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_zero("sgl-project/sglang#38780", "forward returned", "expected")
 def zero_tokens_give_one_row() -> object:
     """An empty batch is padded to one row."""
-    return _forward(
+    return calling(
         lambda p, x, r: PLAIN.forward(p, x, r) if len(x) else x.new_zeros(1, x.shape[1])
     )
 
@@ -125,7 +142,7 @@ def zero_tokens_give_one_row() -> object:
 @_input("", "forward changed the caller's hidden_states")
 def input_modified() -> object:
     """The result is written over the hidden states."""
-    return _forward(lambda p, x, r: x.copy_(PLAIN.forward(p, x, r)).clone())
+    return calling(lambda p, x, r: x.copy_(PLAIN.forward(p, x, r)).clone())
 
 
 @_input("", "forward changed the caller's routing.weights")
@@ -136,7 +153,7 @@ def routing_modified() -> object:
         r.weights.masked_fill_(r.ids < 0, 0)
         return PLAIN.forward(p, x, r)
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_input("", "forward changed the caller's routing.ids")
@@ -148,7 +165,7 @@ def ids_localised_in_place() -> object:
         r.ids.sub_(p.shard.expert_range(p.config).start)
         return out
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_input("vllm-project/vllm#50523", "forward changed the caller's down_scales")
@@ -160,7 +177,7 @@ def prepared_modified() -> object:
         p["down_scales"].add_(1)
         return out
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_poison("ROCm/aiter#575", verdict=Verdict.NONFINITE)
@@ -175,7 +192,7 @@ def unowned_rows_uninit() -> object:
         out[served] = PLAIN.forward(p, x, r)[served]
         return out
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_poison("guqiong96/Lvllm#110", "depend on what memory held before prepare")
@@ -202,7 +219,7 @@ def k_tail_unmasked() -> object:
         rest = padded[:, x.shape[1] :].isnan().any(dim=1, keepdim=True)
         return PLAIN.forward(p, x, r).masked_fill(rest, torch.nan)
 
-    return _forward(forward)
+    return calling(forward)
 
 
 @_freed("", "gate_up_blocks", "are still held")
@@ -227,55 +244,3 @@ def keeps_a_view() -> object:
         return PLAIN.prepare(w, config, shard, device)
 
     return changed(PLAIN, prepare=prepare)
-
-
-@_same("", "repeat ")
-def nondeterministic() -> object:
-    """Slots are added in another order each time, and determinism is declared."""
-
-    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
-        noise = 1 + 2.0**-8 * (torch.rand(out.shape) < 0.02)
-        return (out * noise).to(out.dtype)
-
-    return _forward(forward, claiming(PLAIN, deterministic=True))
-
-
-@_same("", "repeat ")
-def rarely_nondeterministic() -> object:
-    """One call in four differs in one element."""
-    calls: list[int] = []
-
-    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
-        calls.append(1)
-        if len(calls) % 4 == 0:
-            out[-1, -1] = torch.nextafter(out[-1, -1].float(), torch.tensor(9e9))
-            out[-1, -1] *= 1 + 2.0**-7
-        return out
-
-    return _forward(forward, claiming(PLAIN, deterministic=True))
-
-
-@_alone("", "alone than in a batch of")
-def batch_variant() -> object:
-    """Another split of K for one token, and batch invariance is declared."""
-
-    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
-        return out if len(x) > 1 else (out.double() * (1 + 2.0**-8)).to(out.dtype)
-
-    return _forward(forward, claiming(PLAIN, batch_invariant=True))
-
-
-@_alone("", "alone than in a batch of")
-def last_row_of_a_batch_differs() -> object:
-    """The last row of an odd batch is computed on its own, in another order."""
-
-    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
-        if len(x) > 1 and len(x) % 2:
-            out[-1] = (out[-1].double() * (1 + 2.0**-8)).to(out.dtype)
-        return out
-
-    return _forward(forward, claiming(PLAIN, batch_invariant=True))

@@ -18,10 +18,11 @@ from mxmoe.conformance.planted import faults_of
 from mxmoe.conformance.planted import product
 from mxmoe.conformance.planted_codec import swap_nibbles
 from mxmoe.conformance.verdict import Verdict
-from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Routing
 
 _output = faults_of("L3", "test_output_stays_within_the_bound")
+_counts = faults_of("L3", "test_every_token_count_stays_within_the_bound")
+_neighbour = faults_of("L3", "test_a_token_that_is_not_finite_spoils_no_other")
 _spot = faults_of("L3", "test_hot_spot_stays_within_the_bound")
 
 Stages = dict[str, Tensor]
@@ -124,7 +125,7 @@ def expert_capacity() -> object:
     return _down(lambda rows: rows * (torch.arange(len(rows)) < 64)[:, None])
 
 
-@_output("ROCm/aiter#3933")
+@_counts("ROCm/aiter#3933", "output of 3 tokens")
 def m_bucket_wrong() -> object:
     """Wrong for 3 and 4 tokens."""
     return output(lambda out, *_: out * 1.5 if len(out) in (3, 4) else out)
@@ -134,6 +135,28 @@ def m_bucket_wrong() -> object:
 def one_token_wrong() -> object:
     """Wrong for a single token, the decode path."""
     return output(lambda out, *_: out * 1.5 if len(out) == 1 else out)
+
+
+@_counts("", "output of 67 tokens")
+def one_count_wrong() -> object:
+    """Wrong for 67 tokens."""
+    return output(lambda out, *_: out * 1.5 if len(out) == 67 else out)
+
+
+@_neighbour("", "token 128 holds nan", verdict=Verdict.NONFINITE)
+def masked_by_multiplication() -> object:
+    """Other tokens' rows are multiplied by 0 and added."""
+    return output(lambda out, x, r: out + 0 * x.sum(dim=0, keepdim=True))
+
+
+@_spot("", "wide_hidden", verdict=Verdict.NONFINITE)
+def hidden_in_float16() -> object:
+    """Hidden states pass through float16."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return PLAIN.forward(p, x.half().to(x.dtype), r)
+
+    return changed(PLAIN, forward=forward)
 
 
 @_output()
@@ -236,20 +259,6 @@ def silent_expert_raises() -> object:
         return PLAIN.forward(p, x, r)
 
     return changed(PLAIN, forward=forward)
-
-
-@_spot("", "saturated", verdict=Verdict.NONFINITE)
-def naive_sigmoid() -> object:
-    """exp(x) / (1 + exp(x)): Inf / Inf where x is beyond 88."""
-
-    def activate(z: Tensor, activation: Activation) -> Tensor:
-        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
-        gate = gate.clamp(max=activation.limit)
-        up = up.clamp(-activation.limit, activation.limit)
-        power = (activation.alpha * gate).exp()
-        return gate * (power / (1 + power)) * (up + activation.beta)
-
-    return replace(PLAIN, activate=activate)
 
 
 @_output("", "forward returned")

@@ -76,6 +76,14 @@ def _ties_of_bfloat16() -> torch.Tensor:
     return torch.randn(4096, BLOCK, generator=generator).bfloat16()
 
 
+def _rows_of_three_blocks() -> torch.Tensor:
+    """Blocks of one row with far apart magnitudes: each has its own scale."""
+    generator = torch.Generator().manual_seed(1)
+    values = torch.randn(64, 3, BLOCK, generator=generator)
+    magnitudes = torch.randint(-20, 20, (64, 3, 1), generator=generator)
+    return torch.ldexp(values, magnitudes).bfloat16().float().flatten(1)
+
+
 def _tiny() -> torch.Tensor:
     return torch.tensor([1.0, -0.75, 0.5, 0.0] * 8) * 2.0**-126
 
@@ -94,6 +102,7 @@ ENCODER_PROBES = (
     EncoderProbe("every bfloat16 amax", _bfloat16_maxima),
     EncoderProbe("float32 amax beside a step", _float32_maxima),
     EncoderProbe("random bfloat16", _ties_of_bfloat16),
+    EncoderProbe("rows of three blocks", _rows_of_three_blocks),
     EncoderProbe("all zero", lambda: torch.zeros(2, BLOCK)),
     EncoderProbe("below 2**-124", _tiny, disputed=True),
     EncoderProbe("NaN", _special(torch.nan), disputed=True),

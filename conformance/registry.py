@@ -51,11 +51,13 @@ def load_candidate(spec: str, *, device: str | None = None) -> Subject:
     found = _find(spec)
     if isinstance(found, type):
         found = _calling(spec, "construct it", found)
-    name = getattr(found, "name", None)
+    name = _calling(spec, "read its name", lambda: getattr(found, "name", None))
     if isinstance(found, ModuleType) and not isinstance(name, str):
         name = found.__name__
-    if not isinstance(name, str) or not name:
-        raise BadInput(f"{spec}: name: expected a non-empty string, found {name!r}")
+    if not isinstance(name, str) or not 1 <= len(name) <= 80 or not name.isprintable():
+        raise BadInput(
+            f"{spec}: name: expected 1 to 80 printable characters, found {name!r:.80}"
+        )
     if not any(callable(getattr(found, m, None)) for m in ("prepare", "forward")):
         raise BadInput(
             f"{spec}: expected {_call('prepare')} or {_call('forward')}, found neither"
@@ -136,7 +138,9 @@ def _import_module(spec: str, name: str) -> ModuleType:
                 f"{spec}: expected an importable module, found none called {error.name}"
             ) from error
         raise BadInput(f"{spec}: failed to import it: {error}") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise BadInput(_raised(spec, "import it", error)) from error
 
 
@@ -145,7 +149,9 @@ def _calling(spec: str, doing: str, function: object) -> object:
         return function()  # type: ignore[operator]
     except BadInput:
         raise
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise BadInput(_raised(spec, doing, error)) from error
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import sys
@@ -113,7 +114,8 @@ class RunWriter:
     def verdict(self, line: VerdictLine) -> None:
         """Append one line to ``verdicts.jsonl``."""
         with (self.folder / "verdicts.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(line)) + "\n")
+            facts = asdict(line) | {"worst": json_number(line.worst)}
+            file.write(json.dumps(facts, allow_nan=False) + "\n")
 
     def bundle(
         self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
@@ -127,6 +129,11 @@ class RunWriter:
         dense = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         save_file(dense, folder / "tensors.safetensors")
         return f"bundles/{name}"
+
+
+def json_number(value: float | None) -> float | str | None:
+    """JSON has no Infinity and no NaN: they become strings, which `float` reads."""
+    return value if value is None or math.isfinite(value) else str(value)
 
 
 def new_run_id() -> str:
@@ -162,7 +169,7 @@ def read_run(folder: Path | str) -> Run:
         raise BadInput(
             f"{folder}: expected a run directory, found no run.json"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(
             f"{folder / 'run.json'}: expected JSON, found {error}"
         ) from error
@@ -175,17 +182,28 @@ def read_run(folder: Path | str) -> Run:
 
 
 def _read_verdicts(path: Path) -> list[VerdictLine]:
-    lines: list[VerdictLine] = []
-    if not path.exists():
-        return lines
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            found = json.loads(text)
-            found["verdict"] = Verdict(found["verdict"])
-            found["notes"] = tuple(found["notes"])
-            lines.append(VerdictLine(**found))
-        except (ValueError, TypeError, KeyError) as error:
-            raise BadInput(
-                f"{path}:{number}: expected a verdict, found {error}"
-            ) from error
-    return lines
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: expected verdict lines, found {error}") from error
+    return [
+        _read_verdict(text, f"{path}:{number}")
+        for number, text in enumerate(lines, 1)
+        if text or number < len(lines)
+    ]
+
+
+def _read_verdict(text: str, where: str) -> VerdictLine:
+    try:
+        found = json.loads(text)
+        found["verdict"] = Verdict(found["verdict"])
+        found["notes"] = tuple(found["notes"])
+        if found["worst"] is not None:
+            found["worst"] = float(found["worst"])
+        return VerdictLine(**found)
+    except KeyError as error:
+        raise BadInput(f"{where}: expected a verdict, found no {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise BadInput(f"{where}: expected a verdict, found {error}") from error

@@ -32,6 +32,7 @@ from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.strategies import shapes
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
+from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import ARITHMETIC
@@ -82,6 +83,8 @@ def open_session(options: Options) -> Session:
         folder = options.checkpoint or _default_checkpoint(temporary)
         checkpoint = open_checkpoint(folder)
         layers = choose_layers(checkpoint, options.layers)
+        if case is not None and case.layer is not None:
+            _check_layer(case, checkpoint)
         for layer in layers:
             checkpoint.layer(layer)
         specs, requested = _candidate_specs(options.candidates)
@@ -121,6 +124,14 @@ def _load(spec: str, device: str | None) -> Subject:
     subject = load_candidate(spec, device=device)
     shake_hands(subject)
     return subject
+
+
+def _check_layer(case: Case, checkpoint: Checkpoint) -> None:
+    if case.layer not in range(checkpoint.layers):
+        raise BadInput(
+            f"--case: expected layer0 to layer{checkpoint.layers - 1}, found {case}"
+        )
+    case.shard.expert_range(checkpoint.config)
 
 
 def _candidate_specs(given: Sequence[str]) -> tuple[list[str], bool]:

@@ -102,8 +102,10 @@ class Subject:
             raise Failure(
                 Verdict.TIMEOUT, f"{member} did not return in {CALL_SECONDS:g} s"
             ) from None
-        # A call of sys.exit() must not end the run as if it had passed.
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        # sys.exit() and pytest.skip() too: neither may pass for a good answer.
+        except BaseException as error:
             raise Failure(Verdict.CRASH, _crash_text(member, error)) from error
 
     def prepare(

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 
 from mxmoe.conformance import collection
 from mxmoe.conformance import hooks
+from mxmoe.conformance.escape import printable
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.outcomes import JUDGE
 from mxmoe.conformance.outcomes import NOT_JUDGED
@@ -77,7 +78,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--case", metavar="WORD", help="judge this one case, as a failure prints it"
     )
     group.addoption(
-        "--device", help="cpu or cuda (default: the candidate's first choice)"
+        "--mxmoe-device", help="cpu or cuda (default: the candidate's first choice)"
     )
     group.addoption("--require-class", metavar="NAME", help="pin the arithmetic class")
     group.addoption("--run-dir", metavar="DIR", help="write the run directory here")
@@ -118,7 +119,7 @@ def _open(config: pytest.Config, profile: str) -> Session:
                 checkpoint=None if checkpoint is None else Path(checkpoint),
                 layers=config.getoption("--layers"),
                 case=config.getoption("--case"),
-                device=config.getoption("--device"),
+                device=config.getoption("--mxmoe-device"),
                 required_class=config.getoption("--require-class"),
                 run=None if run_dir is None else RunWriter(Path(run_dir)),
                 profile=profile,
@@ -141,7 +142,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         claims = subject.capabilities
         lines.append(
             f"candidate {subject.name}: "
-            + (f"not available: {away}" if away else f"on {subject.device}")
+            + (printable(f"not available: {away}") if away else f"on {subject.device}")
             + f", class {claims.arithmetic}, layout {claims.layout or 'its own'}"
         )
     settings = session.settings
@@ -205,7 +206,7 @@ def judge(
     item.stash[JUDGE] = Judge(subject, settings, item.originalname)
     reason = subject.unavailable()
     if reason is not None:
-        pytest.skip(f"not available: {reason}")
+        pytest.skip(printable(f"not available: {reason}"))
     return item.stash[JUDGE]
 
 
@@ -221,7 +222,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     except NotJudged as refusal:
         pyfuncitem.stash[NOT_JUDGED] = refusal
-        pytest.skip(f"{refusal.verdict}: {refusal.reason}")
+        pytest.skip(printable(f"{refusal.verdict}: {refusal.reason}"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -236,7 +237,7 @@ def pytest_runtest_makereport(
     line = verdict_line(item, report, error)
     if line is not None:
         if line.verdict.failed and line.text:
-            report.longrepr = line.text
+            report.longrepr = printable(line.text)
         item.config.stash[VERDICTS].append(line)
         settings = item.config.stash[SESSION].settings
         if line.verdict.failed and line.check.split("::")[1].startswith(PLAIN_OUTPUT):

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.rundir import json_number
 from mxmoe.conformance.session import Session
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import ExitCode
@@ -52,7 +53,10 @@ class Conclusion:
     def as_json(self) -> dict[str, Any]:
         """Per candidate and level: counts and the worst error / allowed."""
         return {
-            name: {level: vars(cell) for level, cell in row.items()}
+            name: {
+                level: vars(cell) | {"worst": json_number(cell.worst)}
+                for level, cell in row.items()
+            }
             for name, row in self.cells.items()
         }
 
@@ -83,6 +87,10 @@ def _row(name: str, lines: Sequence[VerdictLine]) -> dict[str, Cell]:
 def _decide(
     session: Session, lines: Sequence[VerdictLine], pytest_code: int, folder: Path
 ) -> tuple[ExitCode, str]:
+    if pytest_code == pytest.ExitCode.INTERRUPTED:
+        return ExitCode.INVALID, f"INVALID interrupted after {len(lines)} checks"
+    if not lines and pytest_code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        return ExitCode.INVALID, "INVALID no check matches -m and -k"
     if pytest_code not in (
         pytest.ExitCode.OK,
         pytest.ExitCode.TESTS_FAILED,
@@ -106,6 +114,12 @@ def _decide(
             ExitCode.INVALID,
             f"INVALID the suite failed, see {folder / 'pytest.log'}",
         )
+    required = session.settings.required_class
+    others = [
+        s.name for s in session.subjects if required not in (None, s.arithmetic.name)
+    ]
+    if others:
+        return ExitCode.FAIL, f"FAIL {', '.join(others)}: not of class {required}"
     passed = [s for s in session.subjects if _judged(s, lines)]
     idle = [s.name for s in session.subjects if s not in passed]
     if not passed:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ def level_of(check: str) -> str:
 def trial(check: str, subject: Subject, settings: Settings) -> Iterator[Outcome]:
     """Run `check` at each of its parameters and places, one outcome each."""
     function = checks()[check]
+    # What a run remembers of a candidate, it remembers by name.
+    settings = replace(settings, wrong_outputs=set(), last_prepared={})
     for where, arguments in _repetitions(function, subject, settings):
         judge = Judge(subject, settings, check)
         try:

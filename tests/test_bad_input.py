@@ -55,7 +55,10 @@ GOOD_FORWARD = """
 """
 
 BAD_CANDIDATES = {
-    "no name": ("class candidate:" + GOOD_FORWARD, "name: expected a non-empty string"),
+    "no name": (
+        "class candidate:" + GOOD_FORWARD,
+        "name: expected 1 to 80 printable characters, found None",
+    ),
     "neither prepare nor forward": (
         "class candidate:\n    name = 'x'",
         "expected prepare(weights, config, shard, device) or "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,7 +47,12 @@ def test_preparing_again_gives_the_same_bytes(
     first = {name: tensor.clone() for name, tensor in first.items()}
     if not first:
         raise not_run("not observable: prepare returns no tensors")
-    _prepare_another_shape(judge, config)
+    overwritten = _prepare_another_shape(judge, config)
+    if overwritten is not None:
+        line = f"{overwritten}: bytes of one layer changed when the next was prepared"
+        raise judge.fail(
+            Verdict.MISMATCH, [line], what=f"prepare again · layer {layer}"
+        )
     second = prepared_tensors(judge.subject.prepare(weights, config, shard))
     for name, tensor in first.items():
         again = second.get(name)
@@ -57,11 +64,20 @@ def test_preparing_again_gives_the_same_bytes(
             )
 
 
-def _prepare_another_shape(judge: Judge, config: MoEConfig) -> None:
+def _prepare_another_shape(judge: Judge, config: MoEConfig) -> str | None:
+    """Two layers of it. Returns the name of a tensor that the first lost, or None."""
     other = judge.another_shape(config)
-    if other is not None:
-        data = judge.data(other)
-        judge.subject.prepare(data.weights, data.config, other.shard)
+    if other is None:
+        return None
+    kept: dict[str, torch.Tensor] = {}
+    for seed in (0, 1):
+        data = judge.data(replace(other, seed=seed))
+        prepared = judge.subject.prepare(data.weights, data.config, other.shard)
+        if not kept:
+            first = prepared_tensors(prepared)
+            kept = {name: as_bytes(tensor).clone() for name, tensor in first.items()}
+    changed = (n for n, b in kept.items() if not torch.equal(b, as_bytes(first[n])))
+    return next(changed, None)
 
 
 @for_each(layer_shards)

@@ -7,6 +7,7 @@ import torch
 
 from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.logits import LOGIT_KINDS
 from mxmoe.conformance.logits import make_logits
@@ -142,12 +143,18 @@ def test_minus_one_contributes_nothing(judge: Judge) -> None:
 
 
 def _route(judge: Judge, logits: torch.Tensor, top_k: int, kind: str) -> Routing:
+    what = f"route · {kind} logits · e{logits.shape[1]}k{top_k}"
+    given = _to(logits, judge.subject.device)
+    before = as_bytes(given).clone()
     try:
-        returned = judge.subject.call("route", _to(logits, judge.subject.device), top_k)
-        return as_routing(returned, tokens=logits.shape[0], top_k=top_k)
+        returned = judge.subject.call("route", given, top_k)
+        found = as_routing(returned, tokens=logits.shape[0], top_k=top_k)
     except Failure as error:
-        what = f"route · {kind} logits · e{logits.shape[1]}k{top_k}"
         raise judge.fail(error.verdict, [error.text], what=what) from error
+    if not torch.equal(before, as_bytes(given)):
+        line = "route changed the caller's logits"
+        raise judge.fail(Verdict.MISMATCH, [line], what=what)
+    return found
 
 
 def _to(logits: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from mxmoe.conformance import judge_tokens
 from mxmoe.conformance.case import HOT_SPOTS
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge
@@ -22,6 +23,7 @@ from mxmoe.conformance.strategies import MANY_TOKENS
 from mxmoe.conformance.strategies import SILU_SHAPE
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
 pytestmark = [pytest.mark.numeric, pytest.mark.level("L3")]
@@ -33,6 +35,15 @@ EXAMPLES = (
     Case(config=MANY_TOKENS, tokens=1025),
     Case(config=GPT_OSS_SHAPE, tokens=3),
     Case(config=GPT_OSS_SHAPE, shard=Shard(tp_size=8, tp_rank=7), tokens=3),
+)
+
+# The first that the candidate supports is judged: small, then the real width.
+TOKEN_EXAMPLES = (
+    Case(
+        config=MoEConfig(hidden=64, intermediate=96, experts=4, top_k=2),
+        tokens=max(judge_tokens.TOKEN_COUNTS),
+    ),
+    Case(config=GPT_OSS_SHAPE, tokens=33),
 )
 
 
@@ -69,6 +80,24 @@ def test_hot_spot_stays_within_the_bound(judge: Judge, spot: str) -> None:
         always=(spot,),
         tokens=(1, 5, 33),
         share=0.25,
+    )
+
+
+def test_every_token_count_stays_within_the_bound(judge: Judge) -> None:
+    """1 to 136 tokens and both sides of 256, each with the same weights."""
+    judge.subject.need("forward")
+    judge.need_right_output()
+    judge.for_example(
+        lambda case: judge_tokens.every_token_count(judge, case), TOKEN_EXAMPLES
+    )
+
+
+def test_a_token_that_is_not_finite_spoils_no_other(judge: Judge) -> None:
+    """NaN and Inf in one token's hidden states stay with that token."""
+    judge.subject.need("forward")
+    judge.need_right_output()
+    judge.for_example(
+        lambda case: judge_tokens.bad_neighbour(judge, case), TOKEN_EXAMPLES
     )
 
 

@@ -91,5 +91,5 @@ def test_declared_batch_invariance_holds(judge: Judge) -> None:
     if not judge.subject.capabilities.batch_invariant:
         raise unsupported("batch_invariant: False")
     judge.for_all(
-        lambda case: judge_state.batch_invariant(judge, case), tokens=(2, 17, 33)
+        lambda case: judge_state.batch_invariant(judge, case), tokens=(2, 17, 33, 129)
     )

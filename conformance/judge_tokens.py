@@ -1,0 +1,86 @@
+"""Token counts and neighbours: what one token has to do with the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_numbers import difference_lines
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.types import Routing
+
+# Every count up to one tile of 128 and a few more, then both sides of 256: faults
+# have been seen that live in one bucket of token counts only.
+TOKEN_COUNTS = (*range(1, 137), 255, 256, 257)
+
+
+def every_token_count(judge: Judge, case: Case) -> None:
+    """The first n tokens of one batch, for every n; the truth is computed once."""
+    data = judge.data(case)
+    judged = judge.judged(case, data)
+    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
+    for count in TOKEN_COUNTS:
+        if count > case.tokens:
+            break
+        part = replace(
+            data,
+            hidden_states=data.hidden_states[:count],
+            routing=Routing(data.routing.ids[:count], data.routing.weights[:count]),
+        )
+        inputs = judge.inputs(case, part)
+        out = judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+        truth = judged.truth["combine"][:count]
+        allowed = judged.allowed["combine"][:count]
+        difference = compare_numbers(out, truth, allowed)
+        judge.saw(difference.worst)
+        if not difference.within:
+            raise judge.fail(
+                Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
+                difference_lines(difference, part),
+                case=case,
+                what=f"output of {count} tokens, where every smaller count is right",
+                tensors={"found": out, "expected": truth, **_inputs(data)},
+            )
+
+
+def bad_neighbour(judge: Judge, case: Case) -> None:
+    """One token's hidden states are NaN, then Inf: every other token is right."""
+    data = judge.data(case)
+    judged = judge.judged(case, data)
+    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
+    bad = case.tokens // 2
+    others = torch.arange(case.tokens) != bad
+    for value in (torch.nan, torch.inf):
+        hidden = data.hidden_states.clone()
+        hidden[bad] = value
+        inputs = judge.inputs(case, replace(data, hidden_states=hidden))
+        out = judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+        difference = compare_numbers(
+            out.cpu()[others],
+            judged.truth["combine"][others],
+            judged.allowed["combine"][others],
+        )
+        if not difference.within:
+            raise judge.fail(
+                Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
+                [
+                    f"token {bad} holds {value}: of the {int(others.sum())} other "
+                    f"tokens {int(difference.bad.any(dim=1).sum())} are out of bound"
+                ],
+                case=case,
+                what="neighbours",
+                tensors={"found": out, **_inputs(inputs)},
+            )
+
+
+def _inputs(data: CaseData) -> dict[str, torch.Tensor]:
+    return {
+        "hidden_states": data.hidden_states,
+        "routing.ids": data.routing.ids,
+        "routing.weights": data.routing.weights,
+    }

@@ -1,0 +1,128 @@
+"""Faults of the gated activation (L3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.planted import FLOAT32
+from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.planted import Plain
+from mxmoe.conformance.planted import Tensor
+from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.planted import swiglu
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.types import SILU
+from mxmoe.reference.types import Activation
+
+_output = faults_of("L3", "test_output_stays_within_the_bound")
+_spot = faults_of("L3", "test_hot_spot_stays_within_the_bound")
+
+
+def _acting(edit: Callable[[Activation], Activation], base: Plain = PLAIN) -> object:
+    return replace(base, activate=lambda z, a: swiglu(z, edit(a)))
+
+
+def _clamping(gate_low: float, up_low: float, base: Plain = PLAIN) -> object:
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(gate_low * a.limit, a.limit)
+        up = up.clamp(up_low * a.limit, a.limit)
+        both = torch.stack((gate, up), dim=-1).flatten(-2)
+        return swiglu(both, replace(a, limit=math.inf))
+
+    return replace(base, activate=activate)
+
+
+@_output("huggingface/transformers#40197", "no clamp")
+def drop_limit() -> object:
+    """No clamp."""
+    return _acting(lambda a: replace(a, limit=math.inf))
+
+
+@_output("vllm-project/vllm-ascend#9259")
+def up_clamp_upper_only() -> object:
+    """up' = min(up, limit)."""
+    return _clamping(-math.inf, -math.inf)
+
+
+@_output("anthony-chaudhary/fak#4837")
+def gate_clamp_symmetric() -> object:
+    """The gate is clamped to [-limit, limit]; in class fp32, where it shows."""
+    return _clamping(-1, -1, FLOAT32)
+
+
+@_output("sgl-project/sglang#34540", "no +1 on the up half")
+def drop_plus_one() -> object:
+    """up' instead of up' + 1."""
+    return _acting(lambda a: replace(a, beta=0.0))
+
+
+@_output("", "alpha taken as 1")
+def alpha_of_1() -> object:
+    """sigmoid(gate) instead of sigmoid(1.702 gate)."""
+    return _acting(lambda a: replace(a, alpha=1.0))
+
+
+@_output()
+def alpha_in_bfloat16() -> object:
+    """Alpha is 1.703125; in class fp32, where it shows."""
+    return _acting(lambda a: replace(a, alpha=1.703125 if a != SILU else 1), FLOAT32)
+
+
+@_output("microsoft/onnxruntime#28738", "plain silu(gate) * up")
+def plain_silu_mul() -> object:
+    """silu(gate) * up."""
+    return _acting(lambda a: SILU)
+
+
+@_output("vllm-project/vllm#48312")
+def act_params_stale() -> object:
+    """The first activation that was seen is used for every layer."""
+    seen: list[Activation] = []
+
+    def first(activation: Activation) -> Activation:
+        seen.append(activation)
+        return seen[0]
+
+    return _acting(first)
+
+
+@_output()
+def crude_sigmoid() -> object:
+    """A sigmoid by tanh with 11 bits, as fast hardware gives it."""
+
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate, up = gate.clamp(max=a.limit), up.clamp(-a.limit, a.limit)
+        sigmoid = ((1 + torch.tanh(gate * (a.alpha / 2))) / 2).half().float()
+        return gate * sigmoid * (up + a.beta)
+
+    return replace(FLOAT32, activate=activate)
+
+
+@_output()
+def intermediate_cut_off() -> object:
+    """The intermediate is cut to bfloat16 instead of rounded."""
+
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        return (swiglu(z, a).view(torch.int32) & ~0xFFFF).view(torch.float32)
+
+    return replace(PLAIN, activate=activate)
+
+
+@_spot("", "saturated", verdict=Verdict.NONFINITE)
+def naive_sigmoid() -> object:
+    """exp(x) / (1 + exp(x)): Inf / Inf where x is beyond 88."""
+
+    def activate(z: Tensor, activation: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(max=activation.limit)
+        up = up.clamp(-activation.limit, activation.limit)
+        power = (activation.alpha * gate).exp()
+        return gate * (power / (1 + power)) * (up + activation.beta)
+
+    return replace(PLAIN, activate=activate)

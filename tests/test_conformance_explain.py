@@ -1,0 +1,289 @@
+"""What a failure says about its cause is so, and nothing is said without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.compare_bytes import compare_bytes
+from mxmoe.conformance.compare_bytes import decoded
+from mxmoe.conformance.compare_bytes import describe_source
+from mxmoe.conformance.compare_bytes import row_provenance
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.explain_bytes import Edit
+from mxmoe.conformance.explain_bytes import explain_bytes
+from mxmoe.conformance.explain_bytes import explain_tensor
+from mxmoe.conformance.explain_numbers import Situation
+from mxmoe.conformance.explain_numbers import explain_numbers
+from mxmoe.conformance.explain_numbers import hypotheses
+from mxmoe.reference.layouts import CHECKPOINT_ORDER
+from mxmoe.reference.moe import moe_of_rank
+from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import ARITHMETIC
+from mxmoe.reference.types import SILU
+from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
+
+CONFIG = MoEConfig(hidden=96, intermediate=96, experts=4, top_k=3)
+WEIGHTS = make_case_data(Case(config=CONFIG, tokens=1)).weights
+EXPECTED = CHECKPOINT_ORDER.expected(WEIGHTS, CONFIG, WHOLE)
+FITTING = [
+    pytest.param(name, edit, id=f"{name}-{edit.name}")
+    for name, tensor in EXPECTED.items()
+    for edit in EDITS
+    if edit.fits(name, tensor)
+]
+NO_EDIT = "no edit of one or two known steps gives these bytes"
+
+
+@pytest.mark.parametrize(("name", "edit"), FITTING)
+def test_an_edit_is_recovered_from_the_bytes_it_gives(name: str, edit: Edit) -> None:
+    found = edit.apply(EXPECTED[name])
+    names = explain_tensor(name, found, EXPECTED[name])
+    assert edit.name in names
+    same = [e for e in EDITS if e.name in names]
+    assert all(
+        torch.equal(as_bytes(e.apply(EXPECTED[name])), as_bytes(found)) for e in same
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("gate_up_bias", "rows de-interleaved, ups first", "row shuffle 32"),
+        ("gate_up_blocks", "rows de-interleaved, gates first", "row shuffle 32"),
+        ("gate_up_scales", "gate and up swapped", "biased exponents one low"),
+        ("down_blocks", "nibbles swapped", "K blocks reversed"),
+        ("down_scales", "row shuffle 16", "experts reversed"),
+        ("down_bias", "rows reversed", "halved"),
+    ],
+)
+def test_two_edits_are_recovered_in_their_order(
+    name: str, first: str, second: str
+) -> None:
+    one, two = (next(e for e in EDITS if e.name.startswith(w)) for w in (first, second))
+    found = two.apply(one.apply(EXPECTED[name]))
+    assert f"{one.name}, then {two.name}" in explain_tensor(name, found, EXPECTED[name])
+
+
+def test_edits_of_equal_bytes_are_all_named() -> None:
+    """With two experts, shifted, shifted back and reversed are the same."""
+    pair = {name: tensor[:2] for name, tensor in EXPECTED.items()}
+    found = pair | {"down_bias": pair["down_bias"].flip(0)}
+    [first, *_] = explain_bytes(found, pair, "down_bias")
+    assert first == (
+        "why    down_bias: any of: experts shifted by one; "
+        "experts shifted back by one; experts reversed"
+    )
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_nothing_is_claimed_for_a_random_order(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for axis in (0, 1):
+        count = EXPECTED[name].shape[axis]
+        order = torch.randperm(count, generator=generator)
+        while axis == 0 and order.tolist() != [2, 0, 3, 1]:
+            order = torch.randperm(count, generator=generator)
+        found = EXPECTED[name].index_select(axis, order)
+        assert explain_tensor(name, found, EXPECTED[name]) == []
+    line = explain_bytes({**EXPECTED, name: found}, EXPECTED, name)[0]
+    assert line == f"why    {name}: {NO_EDIT}"
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_nothing_is_claimed_for_one_wrong_byte(name: str) -> None:
+    found = EXPECTED[name].clone()
+    found.view(torch.uint8).flatten()[-1] ^= 0x04
+    assert explain_tensor(name, found, EXPECTED[name]) == []
+
+
+def test_tensors_of_one_matrix_are_set_against_each_other() -> None:
+    """The fault of TensorRT-LLM 13867: only the bias is in another row order."""
+    shuffle = next(e for e in EDITS if e.name.startswith("row shuffle 32"))
+    found = {**EXPECTED, "gate_up_bias": shuffle.apply(EXPECTED["gate_up_bias"])}
+    assert explain_bytes(found, EXPECTED, "gate_up_bias") == [
+        "why    gate_up_bias: row shuffle 32 (epilogue tile 128)",
+        "       gate_up_blocks: as specified, so the two disagree",
+        "       gate_up_scales: as specified, so the two disagree",
+    ]
+
+
+def test_tensors_with_the_same_edit_agree() -> None:
+    swap = next(e for e in EDITS if e.name == "gate and up swapped")
+    found = {
+        name: swap.apply(tensor) if name.startswith("gate_up") else tensor
+        for name, tensor in EXPECTED.items()
+    }
+    lines = explain_bytes(found, EXPECTED, "gate_up_blocks")
+    assert len(lines) == 3
+    assert all(line.endswith("gate and up swapped") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "flat", "words"),
+    [
+        ("gate_up_bias", 7, "up 3 (checkpoint row 7)"),
+        ("gate_up_scales", 6, "gate 1 (checkpoint row 2), block 0"),
+        ("gate_up_blocks", 16 * 7 + 5, "gate 1 (checkpoint row 2), block 1, byte 5"),
+        ("down_scales", 4, "down row 1, block 1"),
+        ("down_bias", 4, "down row 4"),
+    ],
+)
+def test_an_entry_is_named_in_the_checkpoints_words(
+    name: str, flat: int, words: str
+) -> None:
+    assert describe_source(name, flat, CONFIG) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("x_blocks", torch.tensor(0xA3).byte(), "0xa3 (codes 3,a = 1.5, -1)"),
+        ("x_scales", torch.tensor(0x7E).byte(), "0x7e (2^-1)"),
+        ("x_scales", torch.tensor(0xFF).byte(), "0xff (NaN)"),
+        ("x_bias", torch.tensor(-1.5).bfloat16(), "0xbfc0 (-1.5)"),
+    ],
+)
+def test_an_entry_is_shown_decoded(name: str, value: torch.Tensor, words: str) -> None:
+    assert decoded(name, value) == words
+
+
+def test_the_row_that_was_found_is_named_if_it_is_one() -> None:
+    name, wanted = "gate_up_blocks", EXPECTED["gate_up_blocks"]
+    index_map = CHECKPOINT_ORDER.maps(CONFIG, WHOLE)[name]
+    found = wanted.roll(1, 1)
+    difference = compare_bytes(found, wanted)
+    assert difference is not None
+    row = row_provenance(difference.at, found, wanted, index_map, CONFIG)
+    assert row == "up 95 (checkpoint row 191)"
+    dead = torch.zeros_like(wanted)
+    assert row_provenance(difference.at, dead, wanted, index_map, CONFIG) is None
+
+
+def situation(
+    shard: Shard = WHOLE, config: MoEConfig = CONFIG, *, tokens: int = 9
+) -> Situation:
+    data = make_case_data(Case(config=config, shard=shard, tokens=tokens))
+    return Situation(
+        part=shard_weights(data.weights, config, shard),
+        config=config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=shard,
+    )
+
+
+def output(s: Situation, arithmetic: str = "w4a16_fp32acc") -> torch.Tensor:
+    return moe_of_rank(
+        s.part,
+        s.config,
+        s.hidden_states,
+        s.routing,
+        shard=s.shard,
+        arithmetic=ARITHMETIC[arithmetic],
+    )["combine"]
+
+
+SILU_CONFIG = replace(CONFIG, activation=SILU, has_bias=False)
+SITUATIONS = {
+    "whole": situation(),
+    "tp3r1": situation(Shard(tp_size=3, tp_rank=1)),
+    "ep2r1": situation(Shard(ep_size=2, ep_rank=1)),
+    "silu": situation(config=SILU_CONFIG),
+}
+HYPOTHESES = [
+    pytest.param(s, name, hypothesis, id=f"{key}-{name}")
+    for key, s in SITUATIONS.items()
+    for name, hypothesis in hypotheses(s)
+]
+
+
+@pytest.mark.parametrize(("s", "name", "hypothesis"), HYPOTHESES)
+def test_a_hypothesis_is_recovered_from_a_candidate_that_has_it(
+    s: Situation, name: str, hypothesis: Callable[[Situation], Situation]
+) -> None:
+    arithmetic = ARITHMETIC["w4a16_fp32acc"]
+    assert name in explain_numbers(output(hypothesis(s)), s, arithmetic)
+
+
+@pytest.mark.parametrize("key", SITUATIONS)
+def test_nothing_is_claimed_for_a_correct_output(key: str) -> None:
+    s = SITUATIONS[key]
+    assert explain_numbers(output(s), s, ARITHMETIC["w4a16_fp32acc"]) == []
+
+
+def test_nothing_is_claimed_for_noise() -> None:
+    s = SITUATIONS["whole"]
+    noise = output(s) * (1 + 0.02 * torch.randn(9, 96, generator=torch.manual_seed(0)))
+    assert explain_numbers(noise, s, ARITHMETIC["w4a16_fp32acc"]) == []
+
+
+def test_nothing_is_searched_in_a_layer_that_is_too_large() -> None:
+    large = situation(config=replace(CONFIG, experts=128), tokens=2)
+    zero = torch.zeros(2, CONFIG.hidden)
+    assert explain_numbers(zero, large, ARITHMETIC["w4a16_fp32acc"]) == []
+
+
+def bad(*places: tuple[object, object]) -> torch.Tensor:
+    mask = torch.zeros(6, 16, dtype=torch.bool)
+    for place in places:
+        mask[place] = True
+    return mask
+
+
+EVERY = slice(None)
+TO_EXPERTS = Routing(
+    torch.tensor([[0, 1], [2, 3], [0, 2], [1, 3], [2, -1], [3, 1]]), torch.ones(6, 2)
+)
+
+
+@pytest.mark.parametrize(
+    ("mask", "phrase"),
+    [
+        (bad((2, 3)), "a single element"),
+        (bad((5, 15)), "a single element"),
+        (bad((EVERY, EVERY)), "every token and column"),
+        (bad((EVERY, slice(12, 16))), "trailing columns 12..15 of every token: "),
+        (bad((slice(2, 4), slice(12, 16))), "trailing columns 12..15 of 2 of 6 tokens"),
+        (bad((3, EVERY)), "token 3 only"),
+        (bad((3, 2), (3, 5)), "token 3 only"),
+        (bad((0, EVERY), (2, EVERY)), "exactly the tokens that visit expert 0"),
+        (bad((slice(2, 6), EVERY)), "tokens 2..5, every column"),
+        (bad((1, EVERY), (2, EVERY)), "2 of 6 tokens, every column"),
+        (bad((EVERY, 3)), "every token in 1 of 16 columns"),
+        (bad((1, 3), (4, 7)), "scattered over 2 tokens and 2 columns"),
+    ],
+)
+def test_the_shape_of_the_damage_is_named(mask: torch.Tensor, phrase: str) -> None:
+    assert damage(mask, TO_EXPERTS).startswith(phrase)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_within_no_bound(value: float) -> None:
+    found = torch.tensor([[1.0, value]])
+    difference = compare_numbers(found, torch.ones(1, 2), torch.full((1, 2), torch.inf))
+    assert not difference.within
+    assert difference.at == (0, 1)
+    assert difference.nonfinite == 1
+
+
+def test_a_bound_of_zero_allows_what_is_equal_and_no_more() -> None:
+    truth, allowed = torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2)
+    assert compare_numbers(truth.float(), truth, allowed).within
+    assert not compare_numbers(truth.float() + 1e-30, truth, allowed).within
+
+
+def test_nothing_is_out_of_bound_in_an_empty_output() -> None:
+    empty = torch.zeros(0, 4)
+    assert compare_numbers(empty, empty, empty).within
