@@ -32,8 +32,8 @@ _SHARDS = (
 # Elements of W1 and W2: larger shapes are for explicit examples.
 _LARGEST_LAYER = 2**22
 
-GPT_OSS_SHAPE = MoEConfig(hidden=2880, intermediate=2880, experts=4, top_k=2)
-"""The real matrices with four experts: what two cores can judge in seconds."""
+GPT_OSS_SHAPE = MoEConfig(hidden=2880, intermediate=2880, experts=2, top_k=2)
+"""The real matrices with two experts: what two cores can judge in seconds."""
 
 SILU_SHAPE = MoEConfig(
     hidden=160, intermediate=96, experts=8, top_k=2, activation=SILU, has_bias=False

@@ -34,7 +34,7 @@ from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
-CONFIG = MoEConfig(hidden=96, intermediate=96, experts=4, top_k=3)
+CONFIG = MoEConfig(hidden=96, intermediate=192, experts=4, top_k=3)
 WEIGHTS = make_case_data(Case(config=CONFIG, tokens=1)).weights
 EXPECTED = CHECKPOINT_ORDER.expected(WEIGHTS, CONFIG, WHOLE)
 FITTING = [
