@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -136,7 +137,7 @@ def test_tensors_with_the_same_edit_agree() -> None:
         ("gate_up_bias", 7, "up 3 (checkpoint row 7)"),
         ("gate_up_scales", 6, "gate 1 (checkpoint row 2), block 0"),
         ("gate_up_blocks", 16 * 7 + 5, "gate 1 (checkpoint row 2), block 1, byte 5"),
-        ("down_scales", 4, "down row 1, block 1"),
+        ("down_scales", 7, "down row 1, block 1"),
         ("down_bias", 4, "down row 4"),
     ],
 )
@@ -166,13 +167,13 @@ def test_the_row_that_was_found_is_named_if_it_is_one() -> None:
     difference = compare_bytes(found, wanted)
     assert difference is not None
     row = row_provenance(difference.at, found, wanted, index_map, CONFIG)
-    assert row == "up 95 (checkpoint row 191)"
+    assert row == "up 191 (checkpoint row 383)"
     dead = torch.zeros_like(wanted)
     assert row_provenance(difference.at, dead, wanted, index_map, CONFIG) is None
 
 
 def situation(
-    shard: Shard = WHOLE, config: MoEConfig = CONFIG, *, tokens: int = 9
+    shard: Shard = WHOLE, config: MoEConfig = CONFIG, *, tokens: int = 4
 ) -> Situation:
     data = make_case_data(Case(config=config, shard=shard, tokens=tokens))
     return Situation(
@@ -202,11 +203,29 @@ SITUATIONS = {
     "ep2r1": situation(Shard(ep_size=2, ep_rank=1)),
     "silu": situation(config=SILU_CONFIG),
 }
+# All of them where everything applies, and those that a rank or silu changes.
+ELSEWHERE = (
+    "down bias not divided by tp",
+    "down_bias: rows reversed",
+    "routing weights uniform (1/k)",
+    "gate and up swapped",
+    "last K block of gate_up and down dropped",
+)
 HYPOTHESES = [
     pytest.param(s, name, hypothesis, id=f"{key}-{name}")
     for key, s in SITUATIONS.items()
     for name, hypothesis in hypotheses(s)
+    if key == "whole" or name in ELSEWHERE
 ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Shapes are small: more threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("s", "name", "hypothesis"), HYPOTHESES)
@@ -225,7 +244,7 @@ def test_nothing_is_claimed_for_a_correct_output(key: str) -> None:
 
 def test_nothing_is_claimed_for_noise() -> None:
     s = SITUATIONS["whole"]
-    noise = output(s) * (1 + 0.02 * torch.randn(9, 96, generator=torch.manual_seed(0)))
+    noise = output(s) * (1 + 0.02 * torch.randn(4, 96, generator=torch.manual_seed(0)))
     assert explain_numbers(noise, s, ARITHMETIC["w4a16_fp32acc"]) == []
 
 

@@ -41,7 +41,9 @@ def test_a_second_call_repeats_the_first(judge: Judge) -> None:
 
 def test_zero_tokens_give_an_empty_output(judge: Judge) -> None:
     judge.subject.need("forward")
-    judge.for_all(lambda case: judge_state.zero_tokens(judge, case), tokens=(0,), share=0.25)
+    judge.for_all(
+        lambda case: judge_state.zero_tokens(judge, case), tokens=(0,), share=0.25
+    )
 
 
 def test_the_input_is_not_modified(judge: Judge) -> None:
@@ -50,7 +52,7 @@ def test_the_input_is_not_modified(judge: Judge) -> None:
     judge.for_all(
         lambda case: judge_state.input_unmodified(judge, case),
         hot=HOT,
-        tokens=TOKENS, share=0.25
+        tokens=TOKENS,
         examples=EXAMPLES,
     )
 
@@ -69,7 +71,9 @@ def test_poisoned_memory_changes_nothing(judge: Judge) -> None:
 def test_raw_weights_are_freed(judge: Judge) -> None:
     """After `prepare`, raw tensors live on only inside the prepared ones."""
     judge.subject.need("prepare")
-    judge.for_all(lambda case: judge_state.raw_weights_freed(judge, case), tokens=(1,), share=0.25)
+    judge.for_all(
+        lambda case: judge_state.raw_weights_freed(judge, case), tokens=(1,), share=0.25
+    )
 
 
 def test_declared_determinism_holds(judge: Judge) -> None:
