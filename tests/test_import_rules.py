@@ -28,11 +28,15 @@ MAY_IMPORT = {
 PROBE = """
 import collections, importlib.util, json, os, sys
 import mxmoe.conformance.checks, mxmoe.kernels, mxmoe.reference
+root = os.path.dirname(os.path.dirname(os.path.realpath(mxmoe.kernels.__file__)))
+ours = [os.path.join(root, p, "") for p in
+        ("reference", "kernels", "conformance", "evals")]
 names = collections.defaultdict(list)
 for name, module in list(sys.modules.items()):
-    file = getattr(module, "__file__", None)
-    if file and "mxmoe" in name + file and name != "__main__":
-        names[os.path.realpath(file)].append(name)
+    file = os.path.realpath(getattr(module, "__file__", None) or "/")
+    if file.startswith(tuple(ours)):
+        names[file].append(name)
+assert len(names) > 3, "the probe sees nothing"
 print(json.dumps({
     "twice": {f: n for f, n in names.items() if len(n) > 1},
     "leaked": [n for n in ("reference", "kernels", "conformance", "evals")
