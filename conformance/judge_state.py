@@ -14,7 +14,9 @@ from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
-from mxmoe.conformance.poison import poisoned_memory
+from mxmoe.conformance.poison import CLEAN
+from mxmoe.conformance.poison import POISON
+from mxmoe.conformance.poison import memory_of
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import PreparedWeights
@@ -74,11 +76,12 @@ def input_unmodified(judge: Judge, case: Case) -> None:
 
 
 def poisoned(judge: Judge, case: Case) -> None:
-    """Prepared bytes and output are the same when fresh memory holds 0xFF."""
+    """Prepared bytes and output are the same in memory of 0x00 and of 0xFF."""
     subject = judge.subject
     data = judge.data(case)
-    clean = subject.prepare(data.weights, data.config, case.shard)
-    with poisoned_memory(subject.device):
+    with memory_of(CLEAN, subject.device):
+        clean = subject.prepare(data.weights, data.config, case.shard)
+    with memory_of(POISON, subject.device):
         dirty = subject.prepare(data.weights, data.config, case.shard)
     for name, tensor in clean.items():
         other = dirty.get(name)
@@ -90,10 +93,11 @@ def poisoned(judge: Judge, case: Case) -> None:
             raise judge.fail(Verdict.MISMATCH, [line], case=case, what="poison")
     if not subject.has("forward"):
         return
-    expected = _forward(judge, case, data, clean)
-    _within(judge, case, data, expected, FIRST_CALL)
     inputs = judge.inputs(case, data)
-    with poisoned_memory(subject.device):
+    with memory_of(CLEAN, subject.device):
+        expected = subject.forward(clean, inputs.hidden_states, inputs.routing)
+    _within(judge, case, data, expected, FIRST_CALL)
+    with memory_of(POISON, subject.device):
         found = subject.forward(clean, inputs.hidden_states, inputs.routing)
     _alike(judge, case, data, expected, found, "poisoned memory before forward")
 

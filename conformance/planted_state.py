@@ -180,15 +180,14 @@ def prepared_modified() -> object:
     return calling(forward)
 
 
-@_poison("ROCm/aiter#575", verdict=Verdict.NONFINITE)
+@_poison("ROCm/aiter#575", "poisoned memory", verdict=Verdict.NONFINITE)
 def unowned_rows_uninit() -> object:
-    """Rows without an expert on this rank keep what memory held: here, 0 or NaN."""
+    """Rows without an expert on this rank keep what memory held."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         owned = p.shard.expert_range(p.config)
         served = ((r.ids >= owned.start) & (r.ids < owned.stop)).any(dim=1)
         out = torch.empty_like(x)
-        out = torch.where(out.isnan(), out, 0)
         out[served] = PLAIN.forward(p, x, r)[served]
         return out
 
@@ -209,7 +208,7 @@ def pad_garbage_weights() -> object:
     return changed(PLAIN, prepare=prepare, capabilities={**CLAIMS, "layout": None})
 
 
-@_poison("triton-lang/triton#10772", verdict=Verdict.NONFINITE)
+@_poison("triton-lang/triton#10772", "poisoned memory", verdict=Verdict.NONFINITE)
 def k_tail_unmasked() -> object:
     """A padded copy of the hidden states is read past its end: NaN times 0 is NaN."""
 

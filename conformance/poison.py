@@ -1,4 +1,4 @@
-"""Memory filled with 0xFF before a candidate gets it.
+"""Memory filled with one byte before a candidate gets it.
 
 0xFF is NaN in every floating format, NaN as an E8M0 scale, -6 twice as a packed
 E2M1 byte, -1 as an integer: whoever reads it before writing shows it.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-POISON = 0xFF
+CLEAN, POISON = 0x00, 0xFF
 
 _aten = torch.ops.aten
 _ALLOCATIONS = frozenset(
@@ -31,17 +31,11 @@ _ALLOCATIONS = frozenset(
 _DIRTY_BYTES = tuple(2**n for n in range(10, 23))
 
 
-def fill(tensor: torch.Tensor) -> torch.Tensor:
-    """Overwrite a dense tensor's memory with `POISON`; returns it."""
-    storage = tensor.untyped_storage()
-    if storage.nbytes():
-        torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage).fill_(
-            POISON
-        )
-    return tensor
+class _Filling(TorchDispatchMode):
+    def __init__(self, byte: int) -> None:
+        super().__init__()
+        self.byte = byte
 
-
-class _PoisonAllocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
@@ -52,21 +46,22 @@ class _PoisonAllocations(TorchDispatchMode):
                 view = _aten.empty.memory_format(
                     [0], dtype=torch.uint8, device=result.device
                 )
-                view.set_(storage).fill_(POISON)
+                view.set_(storage).fill_(self.byte)
         return result
 
 
 @contextlib.contextmanager
-def poisoned_memory(device: torch.device) -> Iterator[None]:
-    """Poison every tensor that `torch.empty` and its kin give out in the block.
+def memory_of(byte: int, device: torch.device) -> Iterator[None]:
+    """Fill every tensor that `torch.empty` and its kin give out in the block.
 
-    Freed blocks of the allocator are dirtied too, which reaches allocations made
-    inside native kernels as far as the allocator reuses memory.
+    Freed blocks of the allocator are filled too, which reaches allocations made
+    inside native kernels as far as the allocator reuses memory. What is left behind
+    outlives the block: compare one byte with another, not with memory as it is.
     """
-    dirty = [
-        torch.full((size,), POISON, dtype=torch.uint8, device=device)
+    used = [
+        torch.full((size,), byte, dtype=torch.uint8, device=device)
         for size in _DIRTY_BYTES
     ]
-    del dirty
-    with _PoisonAllocations():
+    del used
+    with _Filling(byte):
         yield

@@ -4,7 +4,7 @@
 name       examples  seconds a check  for
 =========  ========  ===============  ====================================
 dev        20        3                the edit-run loop
-ci         100       8                verdicts: derandomised
+ci         100       5                verdicts: derandomised
 gpu        50        30               a machine with an accelerator
 nightly    2000      600              random, with the example database
 =========  ========  ===============  ====================================
@@ -20,7 +20,7 @@ from hypothesis import Verbosity
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-SECONDS_PER_CHECK = {"dev": 3.0, "ci": 8.0, "gpu": 30.0, "nightly": 600.0}
+SECONDS_PER_CHECK = {"dev": 3.0, "ci": 5.0, "gpu": 30.0, "nightly": 600.0}
 _EXAMPLES = {"dev": 20, "ci": 100, "gpu": 50, "nightly": 2000}
 DEFAULT = "dev"
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 
 from mxmoe.conformance import read_run
@@ -29,7 +24,6 @@ from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session
 from mxmoe.conformance.summary import conclude
-from mxmoe.conformance.summary import print_summary
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import ExitCode
@@ -54,7 +48,6 @@ FULL = VerdictLine(
 OK = replace(FULL, verdict=Verdict.OK, text="", bundle=None)
 NOT_RUN = replace(OK, verdict=Verdict.NOT_RUN)
 DEEP = pytest.param("[" * 10**5, id="deep")
-EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 
 
 @pytest.fixture(scope="module")
@@ -252,62 +245,3 @@ def test_the_json_summary_counts_per_level(settings: Settings) -> None:
     assert found["mine"]["L3"] == {"ok": 1, "failed": 1, "idle": 0, "worst": "inf"}
     assert found["mine"]["L1"] == {"ok": 0, "failed": 0, "idle": 1, "worst": 1.5}
     json.dumps(found, allow_nan=False)
-
-
-def test_the_summary_puts_no_escape_code_on_a_terminal(settings: Settings) -> None:
-    mine = session(f"mine{EVIL}", settings=settings)
-    noted = replace(
-        OK, candidate=f"mine{EVIL}", verdict=Verdict.QUALITY_NOTE, notes=(EVIL, "[b]x")
-    )
-    lines = [noted, replace(noted, verdict=Verdict.UNSUPPORTED, reason=EVIL, notes=())]
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, color_system=None, markup=False)
-    print_summary(
-        console, mine, conclude(mine, lines, 0, Path(f"runs{EVIL}")), Path(EVIL)
-    )
-    assert not set(out.getvalue()) & {"\x1b", "\x07", "\x9b", "\u202e"}
-    assert "[b]x" in out.getvalue()
-    assert "\\x1b]0;owned" in out.getvalue()
-
-
-RAISING = """
-from mxmoe.conformance.planted import PLAIN, changed
-def forward(prepared, hidden_states, routing):
-    if len(hidden_states) != 4:
-        raise RuntimeError("\\x1b]0;owned\\x07")
-    return PLAIN.forward(prepared, hidden_states, routing)
-candidate = changed(PLAIN, name="mine", forward=forward)
-"""
-
-
-@pytest.mark.parametrize("how", ["mxmoe", "pytest"])
-def test_exception_texts_reach_no_terminal_raw(how: str, tmp_path: Path) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text(RAISING)
-    chosen = ["--candidate", f"{path}:candidate", "-k", "zero_tokens"]
-    chosen += ["--run-dir", str(tmp_path / "run")]
-    command = ["-m", "pytest", "--pyargs", "mxmoe.conformance.checks", "-c", os.devnull]
-    command += [*chosen, "-p", "no:cacheprovider", "-rA"]
-    if how == "mxmoe":
-        start = "from mxmoe.conformance.commands.main import main; main()"
-        command = ["-c", start, "check", *chosen]
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == ExitCode.FAIL
-    assert b"\\x1b]0;owned\\x07" in done.stdout
-    assert b"\x1b" not in done.stdout + done.stderr
-    [line] = read_run(tmp_path / "run").verdicts
-    assert line.verdict is Verdict.CRASH
-    assert "\x1b]0;owned" in line.text
-
-
-def test_a_name_that_a_terminal_would_obey_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text(RAISING.replace('name="mine"', 'name="x\\nverdict: PASS"'))
-    start = "from mxmoe.conformance.commands.main import main; main()"
-    command = [sys.executable, "-c", start, "check", "-c", f"{path}:candidate"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == ExitCode.USAGE
-    assert done.stderr.count("\n") == 1
-    assert "name: expected 1 to 80 printable characters" in done.stderr

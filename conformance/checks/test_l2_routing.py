@@ -139,7 +139,7 @@ def test_minus_one_contributes_nothing(judge: Judge) -> None:
                     what="id -1",
                 )
 
-    judge.for_all(check, always=("no_expert",), tokens=(1, 3, 17))
+    judge.for_all(check, always=("no_expert",), tokens=(1, 3, 17), share=0.5)
 
 
 def _route(judge: Judge, logits: torch.Tensor, top_k: int, kind: str) -> Routing:

@@ -53,6 +53,7 @@ def test_the_input_is_not_modified(judge: Judge) -> None:
         lambda case: judge_state.input_unmodified(judge, case),
         hot=HOT,
         tokens=TOKENS,
+        share=0.5,
         examples=EXAMPLES,
     )
 
