@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from mxmoe.conformance.bounds import Judged
@@ -16,6 +14,7 @@ from mxmoe.conformance.explain_numbers import Situation
 from mxmoe.conformance.explain_numbers import explain_numbers
 from mxmoe.conformance.explain_numbers import too_large
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_trace import first_bad_stage
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
@@ -31,8 +30,6 @@ ROUTES = ("yours-yours", "yours-ours", "ours-yours")
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
-
-TRACED = ("gate_up", "activation", "down", "combine")
 
 
 def own_route(subject: Subject) -> str:
@@ -97,7 +94,7 @@ def judge_output(
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
-        lines += _first_bad_stage(judge, case, data, judged)
+        lines += first_bad_stage(judge, case, data, judged)
         lines += _why(judge, case, data, out, difference.worst)
     if route == "yours-yours" and tactic is None and not judge.record.searching:
         lines += attribution_lines(judge, case, data, judged)
@@ -167,102 +164,6 @@ def difference_lines(difference: NumberDifference, data: CaseData) -> list[str]:
     if difference.nonfinite:
         lines.append(f"not finite: {difference.nonfinite} of {total} elements")
     return lines
-
-
-def judge_trace(judge: Judge, case: Case) -> None:
-    """Raise `Failure` at the first traced stage that leaves its bound."""
-    judge.subject.need("trace")
-    data = judge.data(case)
-    judged = judge.judged(case, data)
-    trace = _trace(judge, case, data)
-    for stage in TRACED:
-        if stage not in trace:
-            continue
-        difference = _compare_stage(trace[stage], stage, judged)
-        if difference is None:
-            raise judge.fail(
-                Verdict.MISMATCH,
-                [
-                    f"{stage}: expected {list(judged.truth[stage].shape)}, "
-                    f"found {list(trace[stage].shape)}"
-                ],
-                case=case,
-                what=f"trace {stage}",
-            )
-        judge.saw(difference.worst)
-        if not difference.within:
-            raise judge.fail(
-                Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-                [_stage_line(stage, difference, data)],
-                case=case,
-                what=f"trace {stage}",
-                tensors={"found": trace[stage], "expected": judged.truth[stage]},
-            )
-
-
-def _trace(judge: Judge, case: Case, data: CaseData) -> dict[str, torch.Tensor]:
-    inputs = judge.inputs(case, data)
-    prepared = judge.subject.prepare(data.weights, data.config, case.shard)
-    returned = judge.subject.call(
-        "trace", prepared, inputs.hidden_states, inputs.routing
-    )
-    stages = getattr(returned, "stages", returned)
-    if not isinstance(stages, Mapping):
-        kind = type(stages).__name__
-        line = f"trace returned {kind}, expected a mapping of stages to tensors"
-        raise Failure(Verdict.MISMATCH, line)
-    found = {name: stages[name] for name in TRACED if name in stages}
-    if not found:
-        names = ", ".join(map(str, stages)) or "none"
-        line = f"trace: expected stages from {', '.join(TRACED)}, found {names}"
-        raise Failure(Verdict.MISMATCH, line)
-    for name, tensor in found.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            line = f"trace: {name}: expected a floating tensor, found {tensor!r:.40}"
-            raise Failure(Verdict.MISMATCH, line)
-    return found
-
-
-def _compare_stage(
-    found: torch.Tensor, stage: str, judged: Judged
-) -> NumberDifference | None:
-    truth, allowed = judged.truth[stage], judged.allowed[stage]
-    if found.numel() != truth.numel():
-        return None
-    return compare_numbers(found, truth, allowed)
-
-
-def _stage_line(stage: str, difference: NumberDifference, data: CaseData) -> str:
-    at = difference.at
-    where = f"token {at[0]}, column {at[-1]}"
-    if len(at) == 3:
-        expert = int(data.routing.ids[at[0], at[1]])
-        where = f"token {at[0]}, slot {at[1]} (expert {expert}), column {at[2]}"
-    return (
-        f"{stage}, {where}: expected {difference.expected:.6g}, "
-        f"found {difference.found:.6g}, allowed {difference.allowed:.3g}"
-    )
-
-
-def _first_bad_stage(
-    judge: Judge, case: Case, data: CaseData, judged: Judged
-) -> list[str]:
-    if not judge.subject.has("trace"):
-        return ["first bad stage: not observable (exposes no trace)"]
-    try:
-        trace = _trace(judge, case, data)
-    except (Failure, NotJudged, AttributeError, TypeError) as error:
-        return [f"first bad stage: not observable (trace failed: {error})"]
-    for stage in TRACED:
-        if stage not in trace:
-            continue
-        difference = _compare_stage(trace[stage], stage, judged)
-        if difference is None or not difference.within:
-            detail = (
-                stage if difference is None else _stage_line(stage, difference, data)
-            )
-            return [f"first bad stage: {detail}"]
-    return ["first bad stage: none; the trace is within its bounds, the output is not"]
 
 
 def _why(

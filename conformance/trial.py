@@ -27,6 +27,7 @@ from torch import set_num_threads
 
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge import Record
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.profiles import register_profiles
 from mxmoe.conformance.subject import Subject
@@ -72,13 +73,15 @@ def level_of(check: str) -> str:
     return str(next(m.args[0] for m in module.pytestmark if m.name == "level"))
 
 
-def trial(check: str, subject: Subject, settings: Settings) -> Iterator[Outcome]:
+def trial(
+    check: str, subject: Subject, settings: Settings, *, explain: bool = True
+) -> Iterator[Outcome]:
     """Run `check` at each of its parameters and places, one outcome each."""
     function = checks()[check]
     # What a run remembers of a candidate, it remembers by name.
     settings = replace(settings, wrong_outputs=set(), last_prepared={})
     for where, arguments in _repetitions(function, subject, settings):
-        judge = Judge(subject, settings, check)
+        judge = Judge(subject, settings, check, Record(searching=not explain))
         try:
             function(judge, **arguments)
         except Failure as error:

@@ -42,7 +42,7 @@ from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
 # Clean (variant, case) pairs; 64 000 were judged once: none was out of bound.
-PAIRS = int(os.environ.get("MXMOE_CLEAN_CASES", "3000"))
+PAIRS = int(os.environ.get("MXMOE_CLEAN_CASES", "2000"))
 
 HOT_SPOT = "test_hot_spot_stays_within_the_bound"
 
@@ -63,7 +63,7 @@ class candidate:
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Settings]:
     with (
-        repeatable_settings(layers=(0,), examples=4) as found,
+        repeatable_settings(layers=(0,), examples=3) as found,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr(number_checks, "EXAMPLES", number_checks.EXAMPLES[:2])
@@ -71,11 +71,13 @@ def settings() -> Iterator[Settings]:
         yield found
 
 
-def outcomes(subject: Subject, settings: Settings, *levels: str) -> list[Outcome]:
+def outcomes(
+    subject: Subject, settings: Settings, *levels: str, but: str = ""
+) -> list[Outcome]:
     return [
         outcome
         for check in checks()
-        if level_of(check) in levels
+        if level_of(check) in levels and check != but
         for outcome in trial(check, subject, settings)
     ]
 
@@ -87,14 +89,14 @@ def alarms(found: list[Outcome]) -> list[str]:
 @pytest.mark.parametrize("name", NUMERIC)
 def test_honest_arithmetic_passes_every_check(name: str, settings: Settings) -> None:
     """Except for routing, which is the same; hot spots are among the pairs below."""
-    for check in sorted(checks().keys() - {HOT_SPOT}):
-        if level_of(check) == "L3":
-            assert not alarms(list(trial(check, subject_of(NUMERIC[name]), settings)))
+    found = outcomes(subject_of(NUMERIC[name]), settings, "L3", but=HOT_SPOT)
+    assert not alarms(found)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_a_candidate_passes(name: str, settings: Settings) -> None:
-    found = outcomes(subject_of(FORMS[name]), settings, "L1", "L2", "L3")
+    subject = subject_of(FORMS[name])
+    found = outcomes(subject, settings, "L1", "L2", "L3", but=HOT_SPOT)
     assert not alarms(found)
     assert Verdict.OK in {outcome.verdict for outcome in found}
 

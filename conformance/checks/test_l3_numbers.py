@@ -13,8 +13,8 @@ from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_fused import judge_fused
 from mxmoe.conformance.judge_numbers import judge_every_tactic
 from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.judge_numbers import judge_trace
 from mxmoe.conformance.judge_numbers import own_route
+from mxmoe.conformance.judge_trace import judge_trace
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import layer_routes
 from mxmoe.conformance.strategies import GPT_OSS_SHAPE
