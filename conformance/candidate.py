@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 from typing import Protocol
 
@@ -88,12 +89,17 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
 """Positional arguments of every member, as the suite calls them."""
 
 
+EXECUTIONS = ("native", "emulated", "unexecuted")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
     """What a candidate claims; everything undeclared has the default given here.
 
     layout : name of a layout in `LAYOUTS`, or None for a layout of its own
         (default; a forward without a prepare gets ``checkpoint.v1``).
+    alignment : each rank's lanes of i are padded to a multiple of it. Default: the
+        layout's, 32 for a layout of its own.
     arithmetic : name of an arithmetic class. Default ``w4a16_fp32acc``.
     devices : device types in order of preference. Default cuda, then cpu.
     shapes : `config` -> True, or False, or a sentence why not. Default: all.
@@ -102,9 +108,12 @@ class Capabilities:
     batch_invariant : a token's bits do not depend on its neighbours. Default False.
     tactics : `(config, t)` -> sequence of tactics to force. Default: none.
     scale_rules : rules that `encode` knows. Default: all of them.
+    execution : "native" (default), "emulated" (stands in for a kernel of other
+        hardware) or "unexecuted" (nobody has run it yet); shown with every verdict.
     """
 
     layout: str | None = None
+    alignment: int | None = None
     arithmetic: str = "w4a16_fp32acc"
     devices: Sequence[str] = ("cuda", "cpu")
     shapes: Callable[[MoEConfig], bool | str] | None = None
@@ -113,6 +122,19 @@ class Capabilities:
     batch_invariant: bool = False
     tactics: Callable[[MoEConfig, int], Sequence[Any]] | None = None
     scale_rules: Sequence[str] = SCALE_RULES
+    execution: str = "native"
+
+    def align(self, shard: Shard) -> Shard:
+        """`shard` with the padding rule of the candidate."""
+        if self.alignment is not None:
+            return replace(shard, alignment=self.alignment)
+        return shard if self.layout is None else LAYOUTS[self.layout].aligned(shard)
+
+    def described(self) -> str:
+        """The arithmetic class, and how it was executed where that is not native."""
+        if self.execution == "native":
+            return self.arithmetic
+        return f"{self.arithmetic}, {self.execution}"
 
     def arithmetic_class(self) -> Arithmetic:
         """The declared class itself."""
@@ -163,6 +185,11 @@ def read_capabilities(declared: object, *, forward_only: bool) -> Capabilities:
         given["layout"] = CHECKPOINT_ORDER.name
     capabilities = Capabilities(**given)
     _check_names(capabilities)
+    if capabilities.alignment is not None:
+        try:
+            Shard(alignment=capabilities.alignment)
+        except BadInput as error:
+            raise BadInput(f"capabilities.{error}") from error
     return capabilities
 
 
@@ -172,6 +199,7 @@ def _check_names(capabilities: Capabilities) -> None:
         ("arithmetic", (capabilities.arithmetic,), tuple(ARITHMETIC)),
         ("devices", tuple(capabilities.devices), ("cuda", "cpu")),
         ("scale_rules", tuple(capabilities.scale_rules), SCALE_RULES),
+        ("execution", (capabilities.execution,), EXECUTIONS),
     )
     for key, found, allowed in closed:
         for value in found:

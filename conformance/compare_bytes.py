@@ -8,8 +8,8 @@ import torch
 
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.formats import e8m0
+from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import IndexMap
-from mxmoe.reference.layouts.index_map import PADDING
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
@@ -51,14 +51,17 @@ def compare_bytes(found: torch.Tensor, expected: torch.Tensor) -> ByteDifference
     )
 
 
-def decoded(name: str, value: torch.Tensor) -> str:
-    """One entry in the words of its format: ``0x3a (codes a,3 = -1, 1.5)``."""
-    if name.endswith("blocks"):
+def decoded(source: str, value: torch.Tensor) -> str:
+    """One entry in the words of its format: ``0x3a (codes a,3 = -1, 1.5)``.
+
+    source : the field of `ExpertWeights` that the entry comes from.
+    """
+    if source.endswith("blocks"):
         byte = int(value)
         low, high = byte & 0xF, byte >> 4
         values = f"{e2m1.VALUES[low]:g}, {e2m1.VALUES[high]:g}"
         return f"0x{byte:02x} (codes {low:x},{high:x} = {values})"
-    if name.endswith("scales"):
+    if source.endswith("scales"):
         byte = int(value)
         meaning = "NaN" if byte == e8m0.NAN_BYTE else f"2^{byte - e8m0.BIAS}"
         return f"0x{byte:02x} ({meaning})"
@@ -72,7 +75,7 @@ def logical(
     """Which checkpoint entry belongs at `at`: expert, gate|up|down, row, block."""
     local, *rest = at
     expert = shard.expert_range(config)[local]
-    source = int(index_map.index[tuple(rest)])
+    source = index_map.source_at(tuple(rest))
     if source == PADDING:
         return f"padding (expert {expert})"
     return f"expert {expert}, {describe_source(index_map.source, source, config)}"
@@ -109,8 +112,11 @@ def row_provenance(
     matches = (wanted == holds).all(dim=1).nonzero().flatten().tolist()
     if len(matches) != 1:
         return None
-    entry = index_map.index[matches[0]].flatten()[0]
-    if int(entry) == PADDING:
-        return None
-    words = describe_source(index_map.source, int(entry), config)
-    return words.split(", block")[0]
+    words = {
+        describe_source(index_map.source, int(run) * index_map.width, config).split(
+            ", block"
+        )[0]
+        for run in index_map.index[matches[0]].flatten()
+        if int(run) != PADDING
+    }
+    return words.pop() if len(words) == 1 else None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -176,7 +177,8 @@ class Judge:
             self.record.searching = False
 
     def one(self, check: Callable[[Case], None], case: Case) -> None:
-        """Judge one case, and count it."""
+        """Judge one case, its shard padded as the candidate pads, and count it."""
+        case = replace(case, shard=self.subject.capabilities.align(case.shard))
         self.record.case = str(case)
         try:
             check(case)

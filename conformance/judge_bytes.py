@@ -82,16 +82,21 @@ def _difference_lines(
     config: MoEConfig,
     shard: Shard,
 ) -> list[str]:
-    index_map = layout.maps(config, shard)[name]
-    at = ", ".join(map(str, difference.at[1:]))
+    index_map = layout.maps(config, shard).get(name)
+    where = ", ".join((f"e={difference.at[0]}", *map(str, difference.at[1:])))
     lines = [
         f"{difference.count} of {difference.total} entries differ "
-        f"({100 * difference.count / difference.total:.3g} %), "
-        f"first at [e={difference.at[0]}, {at}]",
-        f"  belongs there: {logical(difference.at, index_map, config, shard)}",
-        f"  expected {decoded(name, difference.expected)}, "
-        f"found {decoded(name, difference.found)}",
+        f"({100 * difference.count / difference.total:.3g} %), first at [{where}]"
     ]
+    source = name if index_map is None else index_map.source
+    values = (
+        f"  expected {decoded(source, difference.expected)}, "
+        f"found {decoded(source, difference.found)}"
+    )
+    if index_map is None:
+        return [*lines, values]
+    belongs = logical(difference.at, index_map, config, shard)
+    lines += [f"  belongs there: {belongs}", values]
     holds = row_provenance(difference.at, got.cpu(), wanted, index_map, config)
     if holds is not None:
         lines.append(f"  the row found there is {holds}")

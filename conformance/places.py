@@ -127,12 +127,13 @@ def _layer_id(settings: Settings, layer: int) -> str:
 
 def _shards(settings: Settings, subject: Subject) -> list[Shard]:
     config = settings.checkpoint.config
+    align = subject.capabilities.align
     if settings.checkpoint.layer_bytes() > _EVERYTHING_UP_TO_BYTES:
-        return [WHOLE]
+        return [align(WHOLE)]
     shards = [WHOLE]
     for n in (2, 4, 8):
         shards += [Shard(tp_size=n, tp_rank=r) for r in range(n)]
         if config.experts % n == 0:
             shards += [Shard(ep_size=n, ep_rank=r) for r in range(n)]
     refuses = subject.capabilities.refuses_shard
-    return [shard for shard in shards if refuses(shard, config) is None]
+    return [align(shard) for shard in shards if refuses(shard, config) is None]

@@ -126,7 +126,7 @@ def _decide(
         return ExitCode.INVALID, "INVALID none of the requested checks ran"
     if session.requested and idle:
         return ExitCode.INVALID, f"INVALID none of the checks of {', '.join(idle)} ran"
-    names = ", ".join(f"{s.name} ({s.arithmetic.name})" for s in passed)
+    names = ", ".join(f"{s.name} ({s.capabilities.described()})" for s in passed)
     levels = " ".join(
         level
         for level in LEVELS
@@ -178,7 +178,7 @@ def _table(session: Session, conclusion: Conclusion) -> Table:
         )
         table.add_row(
             Text(printable(subject.name)),
-            subject.arithmetic.name,
+            subject.capabilities.described(),
             *(_styled(row[level]) for level in LEVELS),
             "-" if worst is None else f"{worst:.3g}",
         )

@@ -216,7 +216,8 @@ class Shard:
     """One rank's part of a layer: a range of i (tensor), of e (expert parallel).
 
     The intermediate axis is padded first and sliced second, so that no block of
-    32 straddles two ranks. With a = `alignment` (32 here; 128 in trtllm-gen):
+    32 straddles two ranks. With a = `alignment` (32 in the checkpoint's own order,
+    128 in trtllm-gen; it follows from the layout and is no part of the label):
 
         P = a * ceil(i / (a * tp))
 
@@ -228,8 +229,15 @@ class Shard:
     tp_rank: int = 0
     ep_size: int = 1
     ep_rank: int = 0
+    alignment: int = BLOCK
 
     def __post_init__(self) -> None:
+        if type(self.alignment) is not int or (
+            self.alignment < 1 or self.alignment % BLOCK
+        ):
+            raise BadInput(
+                f"alignment: expected a multiple of {BLOCK}, found {self.alignment!r}"
+            )
         for kind in ("tp", "ep"):
             size, rank = getattr(self, f"{kind}_size"), getattr(self, f"{kind}_rank")
             if type(size) is not int or not 1 <= size <= LARGEST_DIMENSION:
@@ -244,13 +252,14 @@ class Shard:
         """Whether this one rank holds the whole layer."""
         return self.tp_size == 1 and self.ep_size == 1
 
-    def padded_intermediate(self, config: MoEConfig, alignment: int = BLOCK) -> int:
+    def padded_intermediate(self, config: MoEConfig) -> int:
         """P: the lanes of i, padding included, that each rank is given."""
-        return alignment * -(-config.intermediate // (alignment * self.tp_size))
+        a = self.alignment
+        return a * -(-config.intermediate // (a * self.tp_size))
 
-    def intermediate_range(self, config: MoEConfig, alignment: int = BLOCK) -> range:
+    def intermediate_range(self, config: MoEConfig) -> range:
         """The lanes of i that this rank owns; possibly none."""
-        padded = self.padded_intermediate(config, alignment)
+        padded = self.padded_intermediate(config)
         start = min(config.intermediate, self.tp_rank * padded)
         return range(start, min(config.intermediate, start + padded))
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mxmoe.reference.layouts import CHECKPOINT_ORDER
 from mxmoe.reference.layouts import LAYOUTS
+from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import IndexMap
-from mxmoe.reference.layouts.index_map import PADDING
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import GPT_OSS_20B
 from mxmoe.reference.types import WHOLE
@@ -107,10 +107,12 @@ def restored(
 )
 def test_gpt_oss_is_cut_as_trtllm_gen_cuts_it(tp, padded, lanes) -> None:
     """P from spec/trtllm_gen_layout.md section 4, valid lanes from 10 and 11."""
-    ranks = [Shard(tp_size=tp, tp_rank=r) for r in range(tp)]
-    sizes = {s.padded_intermediate(GPT_OSS_20B, TRTLLM_ALIGNMENT) for s in ranks}
+    ranks = [
+        Shard(tp_size=tp, tp_rank=r, alignment=TRTLLM_ALIGNMENT) for r in range(tp)
+    ]
+    sizes = {s.padded_intermediate(GPT_OSS_20B) for s in ranks}
     assert {padded} == sizes
-    ranges = [s.intermediate_range(GPT_OSS_20B, TRTLLM_ALIGNMENT) for s in ranks]
+    ranges = [s.intermediate_range(GPT_OSS_20B) for s in ranks]
     assert lanes == [len(r) for r in ranges]
     assert [min(2880, r * padded) for r in range(tp)] == [r.start for r in ranges]
 
@@ -126,8 +128,8 @@ def test_gpt_oss_in_blocks_of_32_is_padded_to_whole_blocks_for_each_rank() -> No
 @example(i=32 * 41, tp=40, alignment=32)  # one block more than ranks
 def test_ranks_cover_the_lanes_in_order_and_once(i, tp, alignment) -> None:
     config = MoEConfig(hidden=32, intermediate=i, experts=1, top_k=1)
-    ranks = [Shard(tp_size=tp, tp_rank=r) for r in range(tp)]
-    ranges = [s.intermediate_range(config, alignment) for s in ranks]
+    ranks = [Shard(tp_size=tp, tp_rank=r, alignment=alignment) for r in range(tp)]
+    ranges = [s.intermediate_range(config) for s in ranks]
     assert list(range(i)) == [lane for lanes in ranges for lane in lanes]
 
 
@@ -140,7 +142,7 @@ def test_padding_is_the_fewest_whole_tiles_that_hold_an_equal_share(
     """up(up(i, lcm(a, tp)) / tp, a) is a * ceil(i / (a * tp)), whatever the gcd."""
     config = MoEConfig(hidden=32, intermediate=i, experts=1, top_k=1)
     tiles = math.ceil(Fraction(i, alignment * tp))
-    padded = Shard(tp_size=tp).padded_intermediate(config, alignment)
+    padded = Shard(tp_size=tp, alignment=alignment).padded_intermediate(config)
     assert alignment * tiles == padded
 
 
@@ -149,7 +151,8 @@ def test_padding_is_the_fewest_whole_tiles_that_hold_an_equal_share(
 def test_no_block_straddles_two_ranks(i, tp, alignment) -> None:
     config = MoEConfig(hidden=32, intermediate=i, experts=1, top_k=1)
     for r in range(tp):
-        lanes = Shard(tp_size=tp, tp_rank=r).intermediate_range(config, alignment)
+        shard = Shard(tp_size=tp, tp_rank=r, alignment=alignment)
+        lanes = shard.intermediate_range(config)
         assert (0, 0) == (lanes.start % 32, lanes.stop % 32)
 
 
@@ -232,9 +235,10 @@ def test_over_all_ranks_every_byte_appears_exactly_once(layout, data, config) ->
         for shard in ranks:
             experts = shard.expert_range(config)
             maps = layout.maps(config, shard).values()
-            index = torch.cat([m.index.flatten() for m in maps if m.source == name])
-            taken = torch.bincount(index[index != PADDING], minlength=count.shape[1])
-            count[experts.start : experts.stop] += taken
+            (found,) = [m for m in maps if m.source == name]
+            runs = found.index[found.index != PADDING]
+            taken = torch.bincount(runs, minlength=count.shape[1] // found.width)
+            count[experts.start : experts.stop] += taken.repeat_interleave(found.width)
         times = ranks[0].tp_size if name == "down_bias" else 1
         assert {times} == set(count.flatten().tolist())
 
