@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from mxmoe.reference.formats import e8m0
 from mxmoe.reference.formats import pack_nibbles
 from mxmoe.reference.formats import unpack_nibbles
 
-GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 BYTES = torch.arange(256, dtype=torch.uint8)
 CODES = torch.arange(16, dtype=torch.uint8)
 INTEGERS = {
@@ -30,13 +28,6 @@ INTEGERS = {
 
 Decoder = Callable[[torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
 decoders = pytest.mark.parametrize("decoder", [decode_table, decode_arithmetic])
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    """Vectors made by third-party code; see conformance/golden/README.md."""
-    with np.load(GOLDEN, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def all_decodes(decoder: Decoder, dtype: torch.dtype) -> torch.Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 from mxmoe.reference.types import expected_tensors
 
-GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 TINY = MoEConfig(hidden=32, intermediate=64, experts=3, top_k=2)
 GPT_OSS = MoEConfig(hidden=64, intermediate=96, experts=4, top_k=2)
 NO_BIAS = MoEConfig(
@@ -137,11 +135,10 @@ def test_the_layer_is_that_of_transformers(name, share) -> None:
 
 
 @pytest.mark.parametrize("name", ["out_f32", "out_bf16in_bits"])
-def test_swiglu_is_the_golden_one(name) -> None:
+def test_swiglu_is_the_golden_one(golden, name) -> None:
     """Bit for bit with the vector instructions that made it, else within one place."""
-    with np.load(GOLDEN, allow_pickle=False) as file:
-        gate, up = (torch.from_numpy(file[f"swiglu_{n}"]) for n in ("gate", "up"))
-        expected = file[f"swiglu_{name}"]
+    gate, up = (torch.from_numpy(golden[f"swiglu_{n}"]) for n in ("gate", "up"))
+    expected = golden[f"swiglu_{name}"]
     halves = torch.stack((gate, up), dim=-1).flatten()
     if name == "out_f32":
         found = activate(halves, SWIGLU_OAI).view(torch.int32).numpy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +14,10 @@ from mxmoe.reference.routing import route_layer
 from mxmoe.reference.routing import router_logits
 from mxmoe.reference.types import MoEConfig
 
-GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 INF, NAN = math.inf, math.nan
 DTYPES = [torch.bfloat16, torch.float32, torch.float64]
 
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    """Vectors made by third-party code; see conformance/golden/README.md."""
-    with np.load(GOLDEN, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if name.startswith("route_")}
 
 
 def golden_logits(golden: dict[str, np.ndarray]) -> torch.Tensor:

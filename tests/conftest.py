@@ -1,0 +1,17 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    """Vectors made by third-party code; see conformance/golden/README.md."""
+    with np.load(GOLDEN, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
