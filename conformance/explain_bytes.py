@@ -1,8 +1,8 @@
 """Why bytes differ: the one or two edits of the expected tensor that explain it.
 
-Every edit is a fault that has been seen in the field (a step forgotten, doubled
-or taken in another order). Edits that give equal bytes are all named; when
-nothing fits, that is said.
+Every edit is a fault that has been seen in the field (bytes in another order, values
+changed). `explain_chain` looks for a fault in the layout's own steps first. Edits that
+give equal bytes are all named; when nothing fits, that is said.
 """
 
 from __future__ import annotations
@@ -104,7 +104,12 @@ EDITS = (
 
 
 def explain_tensor(name: str, found: torch.Tensor, expected: torch.Tensor) -> list[str]:
-    """Every single edit that gives `found`, else every pair, else nothing."""
+    """Every single edit that gives `found`, else every pair, else nothing.
+
+    name : the field of `ExpertWeights` that the tensor comes from.
+    """
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return []
     target, source = as_bytes(found), expected.cpu()
     hits = [e.name for e, edited in _edited(name, source) if _same(edited, target)]
     if hits or source.numel() * source.element_size() > _PAIRS_UP_TO_BYTES:
@@ -118,11 +123,16 @@ def explain_tensor(name: str, found: torch.Tensor, expected: torch.Tensor) -> li
 
 
 def explain_bytes(
-    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], name: str
+    found: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+    name: str,
+    causes: Callable[[str], list[str]],
 ) -> list[str]:
-    """Lines for `name`, and whether the tensors beside it agree with it."""
-    edits = explain_tensor(name, found[name], expected[name])
-    lines = [f"why    {name}: {_any_of(edits)}"]
+    """Lines for `name`, and whether the tensors beside it agree with it.
+
+    causes : names what explains one tensor; empty if nothing does.
+    """
+    lines = [f"why    {name}: {_any_of(causes(name))}"]
     matrix = name.rpartition("_")[0]
     for other, wanted in expected.items():
         if other == name or other.rpartition("_")[0] != matrix:
@@ -130,9 +140,8 @@ def explain_bytes(
         got = found[other]
         if got.shape == wanted.shape and _same(wanted, as_bytes(got)):
             lines.append(f"       {other}: as specified, so the two disagree")
-        elif got.shape == wanted.shape:
-            same = explain_tensor(other, got, wanted)
-            lines.append(f"       {other}: {_any_of(same)}")
+        else:
+            lines.append(f"       {other}: {_any_of(causes(other))}")
     return lines
 
 

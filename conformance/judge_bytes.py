@@ -10,6 +10,9 @@ from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_bytes import logical
 from mxmoe.conformance.compare_bytes import row_provenance
 from mxmoe.conformance.explain_bytes import explain_bytes
+from mxmoe.conformance.explain_bytes import explain_tensor
+from mxmoe.conformance.explain_chain import Prepared
+from mxmoe.conformance.explain_chain import explain_chain
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
@@ -48,12 +51,16 @@ def judge_tensor(
             f"expected {wanted.dtype} {list(wanted.shape)}, "
             f"found {got.dtype} {list(got.shape)}"
         )
-        raise judge.fail(Verdict.MISMATCH, [line], what=what)
+        why = []
+        if got.dtype == wanted.dtype:
+            why = _why(name, found, layout, weights, config, shard, expert=0)
+        raise judge.fail(Verdict.MISMATCH, [line, *why], what=what)
     difference = compare_bytes(got, wanted)
     if difference is None:
         return
     lines = _difference_lines(name, difference, got, wanted, layout, config, shard)
-    lines += _why(name, difference, found, layout, weights, config, shard)
+    expert = difference.at[0]
+    lines += _why(name, found, layout, weights, config, shard, expert=expert)
     evidence = {"found": got, "expected": wanted}
     raise judge.fail(Verdict.MISMATCH, lines, what=what, tensors=evidence)
 
@@ -105,19 +112,37 @@ def _difference_lines(
 
 def _why(
     name: str,
-    difference: ByteDifference,
     found: dict[str, torch.Tensor],
     layout: Layout,
     weights: ExpertWeights,
     config: MoEConfig,
     shard: Shard,
+    expert: int,
 ) -> list[str]:
+    """The edits that explain `name`, and those that explain the tensors beside it."""
     expected = layout.expected(weights, config, shard)
+    maps = layout.maps(config, shard)
     experts = slice(None)
     if sum(tensor.nbytes for tensor in expected.values()) > _EXPLAIN_WHOLE_UP_TO_BYTES:
-        experts = slice(difference.at[0], difference.at[0] + 1)
-    return explain_bytes(
-        {n: t[experts].cpu() for n, t in found.items() if n in expected},
-        {n: t[experts] for n, t in expected.items() if n in found},
-        name,
-    )
+        experts = slice(expert, expert + 1)
+
+    def causes(tensor: str) -> list[str]:
+        suspect = Prepared(
+            name=tensor,
+            found=found[tensor],
+            layout=layout,
+            weights=weights,
+            config=config,
+            shard=shard,
+        )
+        in_steps = explain_chain(suspect, expert)
+        if in_steps or tensor not in maps:
+            return in_steps
+        return explain_tensor(
+            maps[tensor].source,
+            found[tensor][experts].cpu(),
+            expected[tensor][experts].cpu(),
+        )
+
+    beside = {n: t for n, t in expected.items() if n in found}
+    return explain_bytes(found, beside, name, causes)
