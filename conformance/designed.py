@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -114,6 +115,14 @@ def make_weights(
     if config.has_bias:
         return weights
     return replace(weights, gate_up_bias=None, down_bias=None, router_bias=None)
+
+
+@lru_cache(maxsize=1)
+def weights_of_seed(
+    config: MoEConfig, seed: int, hot: tuple[str, ...] = ()
+) -> ExpertWeights:
+    """`make_weights`, kept for the next tensor or rank of the same layer."""
+    return make_weights(config, seed, hot)
 
 
 def make_routing(random: np.random.Generator, case: Case, config: MoEConfig) -> Routing:

@@ -17,6 +17,7 @@ from itertools import combinations
 import torch
 
 from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Layout
@@ -52,16 +53,22 @@ def explain_chain(prepared: Prepared, expert: int = 0) -> list[str]:
     chain = _chains(prepared)[prepared.name]
     if not isinstance(chain, Chain):
         return _other_constants(prepared)
+    padding = _only_padding(prepared)
+    if padding:
+        return padding
     kinds: list[Callable[[], Iterator[tuple[str, Chain]]]] = [
         lambda: _one_step(chain),
         lambda: _another_place(chain, prepared),
     ]
     if prepared.found.nbytes <= _PAIRS_UP_TO_BYTES:
         kinds.append(lambda: _two_steps(chain))
+        kinds.append(lambda: _one_step_elsewhere(chain, prepared))
     for kind in kinds:
         hits = [name for name, edited in kind() if _gives(edited, prepared, expert)]
+        # A step that is its own inverse on this shape: forgetting it is likelier.
+        likelier = [name for name in hits if not name.endswith(" twice")]
         if hits:
-            return list(dict.fromkeys(hits))
+            return list(dict.fromkeys(likelier or hits))
     return [] if prepared.shard.ep_size == 1 else _other_experts(prepared)
 
 
@@ -78,6 +85,15 @@ def _one_step(chain: Chain) -> Iterator[tuple[str, Chain]]:
         yield f"the inverse of {step}", _replaced(chain, n, inverse)
         for words, other in _variants(step):
             yield words, _replaced(chain, n, other)
+    gated = [n for n, s in enumerate(chain.steps) if s.name == "gated interleave"]
+    for n in gated:
+        # Both inverted and in the other order: the inverse of the two together.
+        scattered = [
+            Step(step.name, step.undo, step.apply)
+            for step in reversed(chain.steps[n : n + 2])
+        ]
+        edited = (*chain.steps[:n], *scattered, *chain.steps[n + 2 :])
+        yield "rows scattered, not gathered", replace(chain, steps=edited)
     if chain.divisor > 1:
         yield "missing: division by tp", replace(chain, divisor=1)
         yield "divided by tp twice", replace(chain, divisor=chain.divisor**2)
@@ -91,6 +107,14 @@ def _two_steps(chain: Chain) -> Iterator[tuple[str, Chain]]:
         swapped[m], swapped[n] = second, first
         words = f"{second} before {first}, not after it"
         yield words, replace(chain, steps=tuple(swapped))
+
+
+def _one_step_elsewhere(
+    chain: Chain, prepared: Prepared
+) -> Iterator[tuple[str, Chain]]:
+    for words, elsewhere in _another_place(chain, prepared):
+        for more, edited in _one_step(elsewhere):
+            yield f"{words}; {more}", edited
 
 
 def _variants(step: Step) -> Iterator[tuple[str, Step]]:
@@ -132,6 +156,13 @@ def _another_place(chain: Chain, prepared: Prepared) -> Iterator[tuple[str, Chai
             "padded at the end of 2P, not at the end of each half",
             replace(stacked, steps=(*stacked.steps, *after)),
         )
+    if "pad K" in names and chain.source.startswith("gate_up"):
+        n, k = names.index("pad K"), config.hidden
+        multiples = {-(-k // m) * m: m for m in (256, 128, 64, 32)}
+        for to, multiple in multiples.items():
+            pad = steps.pad("K", 1, k // BLOCK, to // BLOCK)
+            words = f"K padded to a multiple of {multiple}"
+            yield words, _replaced(chain, n, pad)
     if "slice rank" in names:
         n = names.index("slice rank")
         unit = 1 if chain.source.startswith("gate_up") else BLOCK
@@ -171,6 +202,22 @@ def _sliced_first(config: MoEConfig, shard: Shard, unit: int) -> tuple[Step, ...
     )
 
 
+def _only_padding(prepared: Prepared) -> list[str]:
+    """What the padding holds, if all the rest is right."""
+    maps = prepared.layout.maps(prepared.config, prepared.shard)
+    index_map, found = maps[prepared.name], prepared.found.cpu()
+    expected = prepared.layout.expected_tensor(
+        prepared.name, prepared.weights, prepared.config, prepared.shard
+    ).cpu()
+    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+        return []
+    padding = (index_map.index == PADDING).repeat_interleave(index_map.width, dim=-1)
+    if not _same(expected.masked_fill(padding, 0), found.masked_fill(padding, 0)):
+        return []
+    held = sorted({float(value) for value in found[:, padding].unique()[:4]})
+    return [f"only the padding differs: it holds {', '.join(f'{v:g}' for v in held)}"]
+
+
 def _other_experts(prepared: Prepared) -> list[str]:
     hits = []
     for rank in range(prepared.shard.ep_size):
@@ -197,7 +244,7 @@ def _gives(chain: Chain, prepared: Prepared, expert: int) -> bool:
     found = prepared.found
     try:
         index_map = chain.index_map(prepared.config)
-    except RuntimeError:  # the rest of the chain does not fit the edited shape
+    except (RuntimeError, IndexError, ValueError):  # the rest does not fit the shape
         return False
     if index_map.shape != tuple(found.shape[1:]):
         return False

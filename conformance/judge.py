@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -22,8 +23,10 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.designed import weights_of_seed
 from mxmoe.conformance.profiles import SHRINK_SECONDS
 from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.strategies import SHARDS
 from mxmoe.conformance.strategies import TOKENS
 from mxmoe.conformance.strategies import cases
 from mxmoe.conformance.strategies import shapes
@@ -56,7 +59,7 @@ class Settings:
     against: Subject | None = None
     run: RunWriter | None = None
     wrong_outputs: set[str] = field(default_factory=set)
-    last_prepared: dict[tuple[str, int, Shard], dict[str, torch.Tensor]] = field(
+    last_prepared: dict[tuple[str, str], dict[str, torch.Tensor]] = field(
         default_factory=dict
     )
 
@@ -99,6 +102,7 @@ class Judge:
         tokens: tuple[int, ...] = TOKENS,
         examples: Iterable[Case] = (),
         share: float = 1.0,
+        shards: Sequence[Shard] = SHARDS,
     ) -> None:
         """Judge drawn cases, then `examples`; a failing drawn case is shrunk.
 
@@ -110,7 +114,9 @@ class Judge:
         if self.settings.case is not None:
             self.one(check, self.settings.case)
             return
-        strategy = cases(self._supports, hot=hot, always=always, tokens=tokens)
+        strategy = cases(
+            self._supports, hot=hot, always=always, tokens=tokens, shards=shards
+        )
         if not strategy.is_empty:
             self._search(check, strategy, share)
         refusal: NotJudged | None = None
@@ -217,6 +223,13 @@ class Judge:
         """Configuration and weights of one layer of the checkpoint."""
         checkpoint = self.settings.checkpoint
         return checkpoint.config, checkpoint.layer(layer)
+
+    def weights(self, case: Case) -> tuple[MoEConfig, ExpertWeights]:
+        """Configuration and weights of the layer or shape that `case` names."""
+        if case.layer is not None:
+            return self.layer_weights(case.layer)
+        assert case.config is not None
+        return case.config, weights_of_seed(case.config, case.seed, case.hot)
 
     def data(self, case: Case) -> CaseData:
         """The tensors of `case` on the CPU; raises `NotJudged` if unsupported."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
@@ -32,51 +33,64 @@ def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
     return {n: t for n, t in prepared.items() if isinstance(t, torch.Tensor)}
 
 
+def judge_tensors(judge: Judge, layout: Layout, case: Case) -> None:
+    """Raise `Failure` unless every prepared tensor of `case` has the expected bytes."""
+    config, _ = judge.weights(case)
+    for name in layout.names(config):
+        judge_tensor(judge, layout, case, name, repeat=case)
+
+
 def judge_tensor(
-    judge: Judge, layout: Layout, layer: int, shard: Shard, name: str
+    judge: Judge, layout: Layout, case: Case, name: str, *, repeat: Case | None = None
 ) -> None:
-    """Raise `Failure` unless the prepared tensor `name` has the expected bytes."""
-    config, weights = judge.layer_weights(layer)
+    """Raise `Failure` unless the prepared tensor `name` has the expected bytes.
+
+    repeat : what ``--case`` must be given to see the failure again.
+    """
+    config, weights = judge.weights(case)
+    shard = case.shard
     judge.subject.require(config, shard)
-    what = f"{name} · layer {layer} · {config.label()} · {shard.label()}"
-    found = _prepared(judge, layer, shard, config, weights)
+    layer = "" if case.layer is None else f"layer {case.layer} · "
+    what = f"{name} · {layer}{config.label()} · {shard.label()}"
+    found = _prepared(judge, case, config, weights)
     if name not in found:
         names = ", ".join(sorted(found)) or "none"
         line = f"expected a tensor {name!r} from prepare, found {names}"
-        raise judge.fail(Verdict.MISMATCH, [line], what=what)
+        raise judge.fail(Verdict.MISMATCH, [line], case=repeat, what=what)
     got = found[name]
     wanted = layout.expected_tensor(name, weights, config, shard)
-    if (got.shape, got.dtype) != (wanted.shape, wanted.dtype):
-        line = (
+    alike = (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+    difference = compare_bytes(got, wanted) if alike else None
+    if alike and difference is None:
+        return
+    if difference is None:
+        expert = 0
+        lines = [
             f"expected {wanted.dtype} {list(wanted.shape)}, "
             f"found {got.dtype} {list(got.shape)}"
-        )
-        why = []
-        if got.dtype == wanted.dtype:
-            why = _why(name, found, layout, weights, config, shard, expert=0)
-        raise judge.fail(Verdict.MISMATCH, [line, *why], what=what)
-    difference = compare_bytes(got, wanted)
-    if difference is None:
-        return
-    lines = _difference_lines(name, difference, got, wanted, layout, config, shard)
-    expert = difference.at[0]
-    lines += _why(name, found, layout, weights, config, shard, expert=expert)
+        ]
+    else:
+        expert = difference.at[0]
+        lines = _difference_lines(name, difference, got, wanted, layout, config, shard)
+    if got.dtype == wanted.dtype and not judge.record.searching:
+        lines += _why(name, found, layout, weights, config, shard, expert)
     evidence = {"found": got, "expected": wanted}
-    raise judge.fail(Verdict.MISMATCH, lines, what=what, tensors=evidence)
+    raise judge.fail(Verdict.MISMATCH, lines, case=repeat, what=what, tensors=evidence)
 
 
 def _prepared(
-    judge: Judge, layer: int, shard: Shard, config: MoEConfig, weights: ExpertWeights
+    judge: Judge, case: Case, config: MoEConfig, weights: ExpertWeights
 ) -> dict[str, torch.Tensor]:
-    """Prepared once for all tensors of a layer and shard; only the last is kept."""
-    key = (judge.subject.name, layer, shard)
+    """Prepared once for all tensors of a case; only the last is kept."""
+    key = (judge.subject.name, str(case))
     kept = judge.settings.last_prepared
     if key not in kept:
         kept.clear()
         try:
-            kept[key] = prepared_tensors(judge.subject.prepare(weights, config, shard))
+            prepared = judge.subject.prepare(weights, config, case.shard)
         except Failure as error:
             raise judge.fail(error.verdict, [error.text], what="prepare") from error
+        kept[key] = prepared_tensors(prepared)
     return kept[key]
 
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import TypeVar
 
+from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_numbers import ROUTES
+from mxmoe.conformance.strategies import GPT_OSS_SHAPE
 from mxmoe.conformance.subject import Subject
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.formats import SCALE_RULES
 from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
 # Up to this size every layer and every shard is judged; a larger checkpoint is
@@ -93,16 +97,42 @@ def layer_routes(settings: Settings, subject: Subject) -> list[Place]:
 
 def layer_tensors(settings: Settings, subject: Subject) -> list[Place]:
     """``default-layer0-tp2r1-gate_up_bias``: layers, shards and prepared tensors."""
-    if subject.layout is None:
-        return [Place("own_layout", None)]
-    names = subject.layout.names(settings.checkpoint.config)
-    return [
-        Place(
-            f"{_layer_id(settings, layer)}-{shard.label()}-{name}", (layer, shard, name)
+    cases = {
+        f"{_layer_id(settings, layer)}-{shard.label()}": Case(
+            layer=layer, shard=shard, tokens=0
         )
         for layer in settings.layers
         for shard in _shards(settings, subject)
-        for name in names
+    }
+    return _tensors(subject, settings.checkpoint.config, cases)
+
+
+def gpt_oss_tensors(_settings: Settings, subject: Subject) -> list[Place]:
+    """``gpt_oss-tp8r7-fc1_bias``: the real matrices, every rank of tp 1, 2, 4, 8.
+
+    gpt-oss-20b and -120b differ in the number of experts only; two are judged.
+    """
+    refuses = subject.capabilities.refuses_shard
+    shards = [Shard(tp_size=n, tp_rank=r) for n in (1, 2, 4, 8) for r in range(n)]
+    cases = {
+        f"gpt_oss-{shard.label()}": Case(
+            config=GPT_OSS_SHAPE, shard=subject.capabilities.align(shard), tokens=0
+        )
+        for shard in shards
+        if refuses(shard, GPT_OSS_SHAPE) is None
+    }
+    return _tensors(subject, GPT_OSS_SHAPE, cases)
+
+
+def _tensors(
+    subject: Subject, config: MoEConfig, cases: Mapping[str, Case]
+) -> list[Place]:
+    if subject.layout is None:
+        return [Place("own_layout", None)]
+    return [
+        Place(f"{words}-{name}", (case, name))
+        for words, case in cases.items()
+        for name in subject.layout.names(config)
     ]
 
 

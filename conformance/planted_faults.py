@@ -15,6 +15,7 @@ from mxmoe.conformance import planted_routing
 from mxmoe.conformance import planted_stages
 from mxmoe.conformance import planted_state
 from mxmoe.conformance import planted_tails
+from mxmoe.conformance import planted_trtllm
 from mxmoe.conformance.planted import Fault
 
 FAULTS: dict[str, Fault] = {
@@ -22,6 +23,7 @@ FAULTS: dict[str, Fault] = {
     for module in (
         planted_codec,
         planted_bytes,
+        planted_trtllm,
         planted_routing,
         planted_numbers,
         planted_activation,

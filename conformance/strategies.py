@@ -7,6 +7,7 @@ the shapes of real models. Each strategy shrinks towards its first entry.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 
 from hypothesis import strategies as st
@@ -23,12 +24,20 @@ _DIMENSIONS = (32, 64, 96, 128, 160, 224, 256, 288, 384)
 _EXPERTS_AND_TOP_K = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 2), (8, 4), (32, 4))
 # Both sides of the tile edges 16, 32, 64, 128, and every small count.
 TOKENS = (1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129)
-_SHARDS = (
+SHARDS = (
     WHOLE,
     *(Shard(tp_size=n, tp_rank=r) for n in (2, 3, 4, 8) for r in (0, n - 1)),
     *(Shard(ep_size=2, ep_rank=r) for r in (0, 1)),
     Shard(tp_size=2, tp_rank=1, ep_size=2, ep_rank=1),
 )
+ALL_RANKS = (
+    WHOLE,
+    *(Shard(tp_size=n, tp_rank=r) for n in (2, 3, 4, 5, 6, 7, 8, 16) for r in range(n)),
+    *(Shard(ep_size=n, ep_rank=r) for n in (2, 4) for r in range(n)),
+    *(Shard(tp_size=3, tp_rank=r, ep_size=2, ep_rank=r % 2) for r in range(3)),
+)
+"""For bytes, which cost little: every rank of every size, uneven ones among them."""
+
 # Elements of W1 and W2: larger shapes are for explicit examples.
 _LARGEST_LAYER = 2**22
 
@@ -74,13 +83,14 @@ def cases(
     hot: tuple[str, ...] = (),
     always: tuple[str, ...] = (),
     tokens: tuple[int, ...] = TOKENS,
+    shards: Sequence[Shard] = SHARDS,
 ) -> st.SearchStrategy[Case]:
     """Cases that the candidate supports; nothing() if there is none in the hot sets.
 
     hot : hot spots that may be drawn. always : hot spots in every case.
     """
     usable = [c for c in shapes() if supported(c, WHOLE)]
-    shards = [s for s in _SHARDS if any(_shardable(c, s, supported) for c in usable)]
+    shards = [s for s in shards if any(_shardable(c, s, supported) for c in usable)]
     if not usable or not shards:
         return st.nothing()
     drawn = st.builds(

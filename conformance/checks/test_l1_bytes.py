@@ -7,13 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_bytes import judge_tensor
+from mxmoe.conformance.judge_bytes import judge_tensors
 from mxmoe.conformance.judge_bytes import prepared_tensors
 from mxmoe.conformance.places import for_each
+from mxmoe.conformance.places import gpt_oss_tensors
 from mxmoe.conformance.places import layer_shards
 from mxmoe.conformance.places import layer_tensors
+from mxmoe.conformance.strategies import ALL_RANKS
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import MoEConfig
@@ -21,17 +25,45 @@ from mxmoe.reference.types import Shard
 
 pytestmark = [pytest.mark.bytewise, pytest.mark.level("L1")]
 
+OWN_LAYOUT = "layout: the candidate's own, so no byte has a known place"
+
 
 @for_each(layer_tensors)
 def test_prepared_bytes_match_the_layout(
-    judge: Judge, place: tuple[int, Shard, str] | None
+    judge: Judge, place: tuple[Case, str] | None
 ) -> None:
     """Every byte of one prepared tensor, on one rank, against its index map."""
+    judge_place(judge, place)
+
+
+@for_each(gpt_oss_tensors)
+def test_gpt_oss_bytes_match_the_layout(
+    judge: Judge, place: tuple[Case, str] | None
+) -> None:
+    """The real widths, whatever the checkpoint: 2880 is no multiple of 128."""
+    judge_place(judge, place)
+
+
+def judge_place(judge: Judge, place: tuple[Case, str] | None) -> None:
     judge.subject.need("prepare")
     layout = judge.subject.layout
     if place is None or layout is None:
-        raise not_run("layout: the candidate's own, so no byte has a known place")
+        raise not_run(OWN_LAYOUT)
     judge_tensor(judge, layout, *place)
+
+
+def test_drawn_layers_match_the_layout(judge: Judge) -> None:
+    """Drawn shapes on every rank of tp 1 to 8 and 16, and of expert parallel ones."""
+    judge.subject.need("prepare")
+    layout = judge.subject.layout
+    if layout is None:
+        raise not_run(OWN_LAYOUT)
+    judge.for_all(
+        lambda case: judge_tensors(judge, layout, case),
+        hot=("zero_scale",),
+        tokens=(0,),
+        shards=ALL_RANKS,
+    )
 
 
 @for_each(layer_shards)
