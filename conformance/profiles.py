@@ -10,7 +10,8 @@ nightly    2000      600              random, with the example database
 =========  ========  ===============  ====================================
 
 None has a deadline: compiling kernels would break it. A check stops drawing when
-its seconds are spent and says how many examples it judged.
+its seconds are spent and says how many examples it judged. More than two candidates in
+one run share what two would take.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ DEFAULT = "dev"
 
 # How long a failing check looks for a smaller case. Shapes shrink in a few dozen calls.
 SHRINK_SECONDS = 10.0
+
+
+def seconds_per_check(profile: str, candidates: int) -> float:
+    """How long a check of one candidate may draw; unknown profiles draw as `dev`."""
+    seconds = SECONDS_PER_CHECK.get(profile, SECONDS_PER_CHECK[DEFAULT])
+    return seconds * min(1.0, 2 / max(1, candidates))
 
 
 def register_profiles() -> None:

@@ -24,8 +24,7 @@ from mxmoe.conformance.embedded import EMBEDDED_SHAPE
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.places import choose_layers
-from mxmoe.conformance.profiles import DEFAULT
-from mxmoe.conformance.profiles import SECONDS_PER_CHECK
+from mxmoe.conformance.profiles import seconds_per_check
 from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.rundir import RunWriter
@@ -92,13 +91,12 @@ def open_session(options: Options) -> Session:
         _refuse_equal_names(subjects)
         against = options.against
         other = None if against is None else _load(against, options.device)
+        available = [s for s in subjects if s.unavailable() is None]
         settings = Settings(
             checkpoint_folder=folder,
             checkpoint_given=options.checkpoint is not None,
             layers=layers,
-            seconds_per_check=SECONDS_PER_CHECK.get(
-                options.profile, SECONDS_PER_CHECK[DEFAULT]
-            ),
+            seconds_per_check=seconds_per_check(options.profile, len(available)),
             case=case,
             device=options.device,
             required_class=options.required_class,

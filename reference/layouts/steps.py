@@ -135,9 +135,6 @@ def _unswizzle(x: torch.Tensor) -> torch.Tensor:
 
 
 def _lengthen(x: torch.Tensor, *, axis: int, before: int, after: int) -> torch.Tensor:
-    def filled(n: int) -> torch.Tensor:
-        shape = list(x.shape)
-        shape[axis] = n
-        return x.new_full(shape, PADDING)
-
-    return torch.cat((filled(before), x, filled(after)), dim=axis)
+    # `pad` counts the axes from the last.
+    widths = (0, 0) * (x.ndim - 1 - axis) + (before, after)
+    return torch.nn.functional.pad(x, widths, value=PADDING)
