@@ -118,11 +118,35 @@ def make_weights(
 
 
 @lru_cache(maxsize=1)
-def weights_of_seed(
-    config: MoEConfig, seed: int, hot: tuple[str, ...] = ()
-) -> ExpertWeights:
-    """`make_weights`, kept for the next tensor or rank of the same layer."""
-    return make_weights(config, seed, hot)
+def any_bytes(config: MoEConfig, seed: int) -> ExpertWeights:
+    """Weights for layouts, which look at no value: every block and scale byte occurs.
+
+    Biases are normal numbers and +-0: a float32 that is not may be spelled otherwise
+    by an honest division by tp. Kept for the next tensor or rank of the same layer.
+    """
+    random = np.random.default_rng((seed, 4))
+    e, h, i = config.experts, config.hidden, config.intermediate
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(random.integers(0, 256, shape, dtype=np.uint8))
+
+    def bias(*shape: int) -> torch.Tensor:
+        bits = torch.from_numpy(random.integers(0, 2**16, shape))
+        # Any sign and mantissa; biased exponents from 64 to 191.
+        bits = (bits & 0x807F) | (0x2000 + (bits & 0x3F80))
+        bits[torch.from_numpy(random.random(shape) < 0.1)] &= 0x8000
+        return bits.to(torch.uint16).view(torch.bfloat16)
+
+    return ExpertWeights(
+        gate_up_blocks=draw(e, 2 * i, h // BLOCK, BLOCK_BYTES),
+        gate_up_scales=draw(e, 2 * i, h // BLOCK),
+        gate_up_bias=bias(e, 2 * i) if config.has_bias else None,
+        down_blocks=draw(e, h, i // BLOCK, BLOCK_BYTES),
+        down_scales=draw(e, h, i // BLOCK),
+        down_bias=bias(e, h) if config.has_bias else None,
+        router_weight=torch.zeros(e, h, dtype=torch.bfloat16),
+        router_bias=torch.zeros(e, dtype=torch.bfloat16) if config.has_bias else None,
+    )
 
 
 def make_routing(random: np.random.Generator, case: Case, config: MoEConfig) -> Routing:

@@ -21,9 +21,9 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.designed import any_bytes
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
-from mxmoe.conformance.designed import weights_of_seed
 from mxmoe.conformance.profiles import SHRINK_SECONDS
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.strategies import SHARDS
@@ -224,12 +224,12 @@ class Judge:
         checkpoint = self.settings.checkpoint
         return checkpoint.config, checkpoint.layer(layer)
 
-    def weights(self, case: Case) -> tuple[MoEConfig, ExpertWeights]:
-        """Configuration and weights of the layer or shape that `case` names."""
+    def raw_bytes(self, case: Case) -> tuple[MoEConfig, ExpertWeights]:
+        """What `case` prepares: a layer of the checkpoint, or any bytes of a shape."""
         if case.layer is not None:
             return self.layer_weights(case.layer)
         assert case.config is not None
-        return case.config, weights_of_seed(case.config, case.seed, case.hot)
+        return case.config, any_bytes(case.config, case.seed)
 
     def data(self, case: Case) -> CaseData:
         """The tensors of `case` on the CPU; raises `NotJudged` if unsupported."""

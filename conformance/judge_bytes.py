@@ -35,7 +35,7 @@ def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
 
 def judge_tensors(judge: Judge, layout: Layout, case: Case) -> None:
     """Raise `Failure` unless every prepared tensor of `case` has the expected bytes."""
-    config, _ = judge.weights(case)
+    config, _ = judge.raw_bytes(case)
     for name in layout.names(config):
         judge_tensor(judge, layout, case, name, repeat=case)
 
@@ -47,7 +47,7 @@ def judge_tensor(
 
     repeat : what ``--case`` must be given to see the failure again.
     """
-    config, weights = judge.weights(case)
+    config, weights = judge.raw_bytes(case)
     shard = case.shard
     judge.subject.require(config, shard)
     layer = "" if case.layer is None else f"layer {case.layer} · "
