@@ -86,12 +86,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Judge:
-    """Runs checks of `subject` and records what they find."""
+    """Runs checks of `subject` and records what they find.
+
+    place : the id of the layer, shard or tensor that the check is repeated over.
+    """
 
     subject: Subject
     settings: Settings
     check_name: str
     record: Record = field(default_factory=Record)
+    place: str = ""
 
     def for_all(
         self,
@@ -273,7 +277,10 @@ class Judge:
 
     def again(self, case: Case | None) -> str:
         """The one command that repeats this check."""
-        words = ["mxmoe check", "--candidate", self.subject.spec, "-k", self.check_name]
+        only = self.check_name
+        if self.place and case is None:
+            only = f"'{only} and {self.place}'"
+        words = ["mxmoe check", "--candidate", self.subject.spec, "-k", only]
         if self.settings.checkpoint_given:
             words += ["--checkpoint", str(self.settings.checkpoint_folder)]
         if self.settings.device is not None:

@@ -168,7 +168,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
         for place in found:
             name = f"{subject.name}-{place.id}" if place.id else subject.name
-            parameters.append(pytest.param((subject, place.value), id=name))
+            parameters.append(pytest.param((subject, place), id=name))
     metafunc.parametrize("_subject_and_place", parameters, indirect=True)
 
 
@@ -190,20 +190,20 @@ def pytest_collection_modifyitems(
 
 
 @pytest.fixture
-def _subject_and_place(request: pytest.FixtureRequest) -> tuple[Subject, Any]:
-    found: tuple[Subject, Any] = request.param
+def _subject_and_place(request: pytest.FixtureRequest) -> tuple[Subject, Place]:
+    found: tuple[Subject, Place] = request.param
     return found
 
 
 @pytest.fixture
 def judge(
-    request: pytest.FixtureRequest, _subject_and_place: tuple[Subject, Any]
+    request: pytest.FixtureRequest, _subject_and_place: tuple[Subject, Place]
 ) -> Judge:
     """The judge of this check: one candidate, its settings, a fresh record."""
-    subject, _ = _subject_and_place
+    subject, place = _subject_and_place
     settings = request.config.stash[SESSION].settings
     item = request.node
-    item.stash[JUDGE] = Judge(subject, settings, item.originalname)
+    item.stash[JUDGE] = Judge(subject, settings, item.originalname, place=place.id)
     reason = subject.unavailable()
     if reason is not None:
         pytest.skip(printable(f"not available: {reason}"))
@@ -211,9 +211,9 @@ def judge(
 
 
 @pytest.fixture
-def place(_subject_and_place: tuple[Subject, Any]) -> Any:
+def place(_subject_and_place: tuple[Subject, Place]) -> Any:
     """What `for_each` repeats the check over."""
-    return _subject_and_place[1]
+    return _subject_and_place[1].value
 
 
 @pytest.hookimpl(wrapper=True)

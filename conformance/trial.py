@@ -81,7 +81,7 @@ def trial(
     # What a run remembers of a candidate, it remembers by name.
     settings = replace(settings, wrong_outputs=set(), last_prepared={})
     for where, arguments in _repetitions(function, subject, settings):
-        judge = Judge(subject, settings, check, Record(searching=not explain))
+        judge = Judge(subject, settings, check, Record(searching=not explain), where)
         try:
             function(judge, **arguments)
         except Failure as error:
