@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from mxmoe.conformance.commands.main import main
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.reference.layouts import LAYOUTS
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -122,7 +123,8 @@ BAD_CANDIDATES = {
     "unknown layout": (
         "class candidate:\n    name = 'x'\n    capabilities = {'layout': 'other'}"
         + GOOD_FORWARD,
-        "capabilities.layout: expected one of checkpoint.v1, None, found 'other'",
+        f"capabilities.layout: expected one of {', '.join(LAYOUTS)}, None, "
+        "found 'other'",
     ),
     "reserved arithmetic": (
         "class candidate:\n    name = 'x'\n"
