@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from mxmoe.reference.layouts.bit_order import BitOrder
 from mxmoe.reference.layouts.index_map import IndexMap
 from mxmoe.reference.layouts.index_map import runs_of
 from mxmoe.reference.layouts.steps import Step
@@ -20,7 +21,7 @@ class Chain:
 
     steps : in order, on [rows, columns] of one expert, a column being a run of
     `width` entries (16 bytes for blocks, which every step moves whole).
-    dtype, divisor : what becomes of the values, see `IndexMap`.
+    dtype, divisor, bits : what becomes of the values, see `IndexMap`.
     """
 
     source: str
@@ -28,6 +29,7 @@ class Chain:
     width: int = 1
     dtype: torch.dtype | None = None
     divisor: int = 1
+    bits: BitOrder | None = None
 
     def index_map(self, config: MoEConfig) -> IndexMap:
         """Run the chain on the source's own positions."""
@@ -40,6 +42,7 @@ class Chain:
             width=self.width,
             dtype=self.dtype,
             divisor=self.divisor,
+            bits=self.bits,
         )
 
     def restore(self, prepared: torch.Tensor, config: MoEConfig) -> torch.Tensor:
@@ -52,7 +55,8 @@ class Chain:
         for step in reversed(self.steps):
             positions = step.undo(positions)
         back = IndexMap(source=self.source, index=positions.flatten(), width=self.width)
-        found = back.gather(prepared).reshape(prepared.shape[0], *shape)
+        plain = prepared if self.bits is None else self.bits.undo(prepared)
+        found = back.gather(plain).reshape(prepared.shape[0], *shape)
         return found if self.divisor == 1 else found.double() * self.divisor
 
     def without(self, step: int) -> Chain:
