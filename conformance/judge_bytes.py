@@ -104,6 +104,9 @@ def _difference_lines(
     shard: Shard,
 ) -> list[str]:
     index_map = layout.maps(config, shard).get(name)
+    if index_map is not None and index_map.bits is not None:
+        got, wanted = index_map.plain(got), index_map.plain(wanted)
+        difference = compare_bytes(got, wanted) or difference
     where = ", ".join((f"e={difference.at[0]}", *map(str, difference.at[1:])))
     lines = [
         f"{difference.count} of {difference.total} entries differ "

@@ -47,7 +47,7 @@ def _move(entries: torch.Tensor, moves: Iterable[tuple[int, int]]) -> torch.Tens
     moved = torch.zeros_like(words)
     for distance, mask in targets.items():
         shifted = words << distance if distance >= 0 else words >> -distance
-        moved |= shifted & _signed(mask)
+        moved |= shifted.bitwise_and_(_signed(mask))
     return moved.view(torch.uint8)
 
 

@@ -20,7 +20,7 @@ class Chain:
     """From one field of `ExpertWeights` to one prepared tensor.
 
     steps : in order, on [rows, columns] of one expert, a column being a run of
-    `width` entries (16 bytes for blocks, which every step moves whole).
+    `width` entries (16 bytes for blocks, where every step moves them whole).
     dtype, divisor, bits : what becomes of the values, see `IndexMap`.
     """
 
