@@ -98,6 +98,8 @@ def _one_step(chain: Chain) -> Iterator[tuple[str, Chain]]:
     if chain.divisor > 1:
         yield "missing: division by tp", replace(chain, divisor=1)
         yield "divided by tp twice", replace(chain, divisor=chain.divisor**2)
+    if chain.bits is not None:
+        yield f"missing: {chain.bits}", replace(chain, bits=None)
 
 
 def _two_steps(chain: Chain) -> Iterator[tuple[str, Chain]]:
