@@ -47,7 +47,7 @@ class Geometry:
         """Shape and dtype of every prepared tensor, by name, in order."""
         e, fc1_rows, fc2_rows = len(self.experts), 2 * self.padded, self.fc2_hidden
         u8, f32 = torch.uint8, torch.float32
-        found = {
+        found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "fc1_weights": ((e, fc1_rows, self.fc1_hidden // 2), u8),
             "fc1_scales": ((e, fc1_rows, self.fc1_hidden // BLOCK), u8),
             "fc2_weights": ((e, fc2_rows, self.padded // 2), u8),
@@ -57,7 +57,7 @@ class Geometry:
             found["fc1_bias"] = ((e, fc1_rows), f32)
             found["fc2_bias"] = ((e, fc2_rows), f32)
         parameters = ("swiglu_alpha", "swiglu_beta", "swiglu_limit")
-        return found | {name: ((e,), f32) for name in parameters}
+        return found | dict.fromkeys(parameters, ((e,), f32))
 
     @property
     def gate_up_rows(self) -> slice:

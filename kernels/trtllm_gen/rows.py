@@ -29,19 +29,32 @@ def place_rows(
     `block`, of the same dtype on the same device; rows interleaved gate, up if
     `gated`.
     """
-    destination, source = in_words(destination, source)
     _, rows, columns = source.shape
-    destination[:, :rows, columns:].zero_()
-    destination[:, rows:].zero_()
-    if rows == 0 or columns == 0:
+    zero_around(destination, rows, columns)
+    permute_rows(destination[:, :rows, :columns], source, block=block, gated=gated)
+
+
+def zero_around(destination: torch.Tensor, rows: int, columns: int) -> None:
+    """Zeros behind the first `rows` rows and `columns` columns of [e, R, C]."""
+    for padding in (destination[:, :rows, columns:], destination[:, rows:]):
+        if padding.numel():
+            words, _ = in_words(padding, padding)
+            words.zero_()
+
+
+def permute_rows(
+    destination: torch.Tensor, source: torch.Tensor, *, block: int, gated: bool
+) -> None:
+    """`source` [e, r, c] -> `destination` of the same shape, rows permuted."""
+    if source.numel() == 0:
         return
-    filled = destination[:, :rows, :columns]
+    destination, source = in_words(destination, source)
     lanes = block // ROW_RUN
     if not gated:
-        to = filled.unflatten(1, (-1, lanes, ROW_RUN))
+        to = destination.unflatten(1, (-1, lanes, ROW_RUN))
         to.copy_(source.unflatten(1, (-1, ROW_RUN, lanes)).transpose(2, 3))
         return
-    to = filled.unflatten(1, (-1, lanes // 2, 2, ROW_RUN))
+    to = destination.unflatten(1, (-1, lanes // 2, 2, ROW_RUN))
     of = source.unflatten(1, (-1, ROW_RUN, lanes // 2, 2)).transpose(2, 3)
     # A view cannot run backwards, and the two halves change places: two copies.
     for half in (0, 1):

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.kernels.trtllm_gen.rows import place_rows
+from mxmoe.kernels.trtllm_gen.rows import permute_rows
+from mxmoe.kernels.trtllm_gen.rows import zero_around
 from mxmoe.kernels.trtllm_gen.words import in_words
+
+# The scratch between the two moves stays in the cache that cores share (2 MB is small
+# for it), yet is large enough to make the cost of a call small.
+_SCRATCH_BYTES = 2**21
 
 
 def place_scales(
-    destination: torch.Tensor,
-    source: torch.Tensor,
-    *,
-    block: int,
-    gated: bool,
+    destination: torch.Tensor, source: torch.Tensor, *, block: int, gated: bool
 ) -> None:
     """Write all of `destination`: `source` shuffled, padded with zeros, in tiles.
 
     destination : contiguous [e, R, C], R a multiple of 128 and C of 4; source as in
-    `place_rows`. On the CPU one expert at a time, whose scales stay in the cache
-    between the two moves; a GPU takes all of them in two launches.
+    `rows.place_rows`. Some experts at a time on the CPU, all at once on a GPU.
     """
     experts, rows, columns = destination.shape
-    step = experts if destination.is_cuda else 1
+    fit = experts if destination.is_cuda else _SCRATCH_BYTES // (rows * columns)
+    step = min(max(1, fit), experts)
     scratch = destination.new_empty((step, rows, columns))
+    _, filled_rows, filled_columns = source.shape
+    zero_around(scratch, filled_rows, filled_columns)
     for first in range(0, experts, step):
-        chunk = slice(first, first + step)
-        place_rows(scratch, source[chunk], block=block, gated=gated)
-        _swizzle(destination[chunk], scratch)
+        part = source[first : first + step]
+        used = scratch[: len(part)]
+        filled = used[:, :filled_rows, :filled_columns]
+        permute_rows(filled, part, block=block, gated=gated)
+        _swizzle(destination[first : first + step], used)
 
 
 def _swizzle(destination: torch.Tensor, source: torch.Tensor) -> None:
