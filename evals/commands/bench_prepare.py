@@ -53,8 +53,9 @@ def bench_prepare(
         hidden=hidden, intermediate=intermediate, experts=experts, top_k=1
     )
     shard = Shard(tp_size=tp, tp_rank=rank)
+    place = check_device(device)
     writer = RunWriter(run_dir or Path("runs") / new_run_id())
-    figures = measure_prepare(config, shard, check_device(device), repeats=repeats)
+    figures = measure_prepare(config, shard, place, repeats=repeats)
     facts = {
         "command": "bench prepare",
         "shape": config.label(),
