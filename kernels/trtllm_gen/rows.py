@@ -19,6 +19,10 @@ import torch
 from mxmoe.kernels.trtllm_gen.geometry import ROW_RUN
 from mxmoe.kernels.trtllm_gen.words import in_words
 
+# Rows come in whole row maps of 32 (two of 16): h is a multiple of 32, and so are the
+# lanes of a rank, each of which is two rows of fc1.
+ROW_GROUP = 32
+
 
 def place_rows(
     destination: torch.Tensor, source: torch.Tensor, *, block: int, gated: bool
@@ -26,36 +30,35 @@ def place_rows(
     """Write all of `destination`: `source` in the kernel's row order, then zeros.
 
     destination : [e, R, C]. source : [e, r, c], r <= R and c <= C, r a multiple of
-    `block`, of the same dtype on the same device; rows interleaved gate, up if
-    `gated`.
+    32, of the same dtype on the same device; rows interleaved gate, up if `gated`.
     """
     _, rows, columns = source.shape
-    zero_around(destination, rows, columns)
-    permute_rows(destination[:, :rows, :columns], source, block=block, gated=gated)
-
-
-def zero_around(destination: torch.Tensor, rows: int, columns: int) -> None:
-    """Zeros behind the first `rows` rows and `columns` columns of [e, R, C]."""
     for padding in (destination[:, :rows, columns:], destination[:, rows:]):
         if padding.numel():
             words, _ = in_words(padding, padding)
             words.zero_()
+    permute_rows(
+        destination[:, :rows, :columns].unflatten(1, (-1, ROW_GROUP)),
+        source.unflatten(1, (-1, ROW_GROUP)),
+        block=block,
+        gated=gated,
+    )
 
 
 def permute_rows(
     destination: torch.Tensor, source: torch.Tensor, *, block: int, gated: bool
 ) -> None:
-    """`source` [e, r, c] -> `destination` of the same shape, rows permuted."""
+    """`source` [e, b, 32, c] -> `destination` of that shape, rows of 32 permuted."""
     if source.numel() == 0:
         return
     destination, source = in_words(destination, source)
-    lanes = block // ROW_RUN
+    maps, lanes = ROW_GROUP // block, block // ROW_RUN
     if not gated:
-        to = destination.unflatten(1, (-1, lanes, ROW_RUN))
-        to.copy_(source.unflatten(1, (-1, ROW_RUN, lanes)).transpose(2, 3))
+        to = destination.unflatten(2, (maps, lanes, ROW_RUN))
+        to.copy_(source.unflatten(2, (maps, ROW_RUN, lanes)).transpose(3, 4))
         return
-    to = destination.unflatten(1, (-1, lanes // 2, 2, ROW_RUN))
-    of = source.unflatten(1, (-1, ROW_RUN, lanes // 2, 2)).transpose(2, 3)
+    to = destination.unflatten(2, (maps, lanes // 2, 2, ROW_RUN))
+    of = source.unflatten(2, (maps, ROW_RUN, lanes // 2, 2)).transpose(3, 4)
     # A view cannot run backwards, and the two halves change places: two copies.
     for half in (0, 1):
-        to[:, :, :, half].copy_(of[:, :, :, :, 1 - half])
+        to[:, :, :, :, half].copy_(of[:, :, :, :, :, 1 - half])

@@ -1,16 +1,28 @@
-"""Block scales: rows as the weights have them, then tiles of 128 rows x 4 columns."""
+"""Block scales: rows as the weights have them, then tiles of 128 rows x 4 columns.
+
+    off(r, c) = (r div 128) 128 C + (c div 4) 512 + (r mod 32) 16
+                + ((r mod 128) div 32) 4 + c mod 4
+
+NVIDIA's block-scaling tiles for tcgen05.mma. Read from its end: four columns of one
+row stay together, and rows r, r + 32, r + 64, r + 96 stand side by side. So rows are
+first gathered into a scratch in the order 4 (r mod 32) + (r mod 128) div 32, which
+costs nothing more, and then 128 rows x C / 4 words are transposed.
+"""
 
 from __future__ import annotations
 
 import torch
 
+from mxmoe.kernels.trtllm_gen.rows import ROW_GROUP
 from mxmoe.kernels.trtllm_gen.rows import permute_rows
-from mxmoe.kernels.trtllm_gen.rows import zero_around
 from mxmoe.kernels.trtllm_gen.words import in_words
 
-# The scratch between the two moves stays in the cache that cores share (2 MB is small
-# for it), yet is large enough to make the cost of a call small.
-_SCRATCH_BYTES = 2**21
+_TILE_ROWS, _TILE_COLUMNS = 128, 4
+_SIDE_BY_SIDE = _TILE_ROWS // ROW_GROUP
+
+# A quarter of the 32 MB of cache that the cores of a server's chiplet share: the scratch
+# is read back from there, and yet few calls are made.
+_SCRATCH_BYTES = 2**23
 
 
 def place_scales(
@@ -24,23 +36,33 @@ def place_scales(
     experts, rows, columns = destination.shape
     fit = experts if destination.is_cuda else _SCRATCH_BYTES // (rows * columns)
     step = min(max(1, fit), experts)
-    scratch = destination.new_empty((step, rows, columns))
-    _, filled_rows, filled_columns = source.shape
-    zero_around(scratch, filled_rows, filled_columns)
+    # The padding is never written again.
+    scratch = destination.new_zeros((step, rows, columns))
     for first in range(0, experts, step):
         part = source[first : first + step]
         used = scratch[: len(part)]
-        filled = used[:, :filled_rows, :filled_columns]
-        permute_rows(filled, part, block=block, gated=gated)
-        _swizzle(destination[first : first + step], used)
+        _gather(used, part, block=block, gated=gated)
+        _transpose(destination[first : first + step], used)
 
 
-def _swizzle(destination: torch.Tensor, source: torch.Tensor) -> None:
-    """off(r, c) = (r div 128) 128 C + (c div 4) 512 + (r mod 32) 16
-    + ((r mod 128) div 32) 4 + c mod 4: NVIDIA's block-scaling tiles (tcgen05.mma).
-    """
-    experts, rows, columns = source.shape
-    tiles = source.view(experts, rows // 128, 4, 32, columns // 4, 4)
-    to = destination.view(experts, rows // 128, columns // 4, 32, 4, 4)
-    to, tiles = in_words(to, tiles.transpose(2, 4))
-    to.copy_(tiles)
+def _gather(
+    scratch: torch.Tensor, source: torch.Tensor, *, block: int, gated: bool
+) -> None:
+    groups = source.unflatten(1, (-1, ROW_GROUP))
+    tiles = scratch.unflatten(1, (-1, ROW_GROUP, _SIDE_BY_SIDE))
+    for side in range(_SIDE_BY_SIDE):
+        part = groups[:, side::_SIDE_BY_SIDE]
+        to = tiles[:, : part.shape[1], :, side, : part.shape[3]]
+        permute_rows(to, part, block=block, gated=gated)
+
+
+def _transpose(destination: torch.Tensor, scratch: torch.Tensor) -> None:
+    experts, _, columns = scratch.shape
+    tiles = scratch.view(
+        experts, -1, _TILE_ROWS, columns // _TILE_COLUMNS, _TILE_COLUMNS
+    )
+    to = destination.view(
+        experts, -1, columns // _TILE_COLUMNS, _TILE_ROWS, _TILE_COLUMNS
+    )
+    to, words = in_words(to, tiles.transpose(2, 3))
+    to.copy_(words)
