@@ -75,6 +75,7 @@ def test_different_bytes_are_a_failure_and_are_not_timed(
     [
         (("--device", "no-such"), "device: expected one that is there"),
         (("--tp", "2", "--rank", "2"), "tp_rank: expected 0 to 1, found 2"),
+        (("--mover", "triton"), "--mover: expected views, or triton with --device"),
         (("--hidden", "33"), "hidden: expected a multiple of 32"),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -270,3 +273,33 @@ def test_extra_memory_is_counted() -> None:
         torch.zeros(500, dtype=torch.uint8).add_(second.sum().byte())
 
     assert peak_extra_bytes(three_at_once, CPU) == 1000 + 10 + 10
+
+
+INTERPRETED = """
+import torch
+from mxmoe.kernels.trtllm_gen.bench_prepare import random_weights
+from mxmoe.kernels.trtllm_gen.prepare import prepare
+from mxmoe.kernels.trtllm_gen.triton_mover import TRITON
+from mxmoe.reference.types import MoEConfig, Shard
+
+config = MoEConfig(hidden=96, intermediate=160, experts=1, top_k=1)
+weights = random_weights(config, torch.device("cpu"))
+shard = Shard(tp_size=2, tp_rank=1)
+for tile in (128, 64):
+    expected = prepare(weights, config, shard, "cpu", epilogue_tile=tile)
+    found = prepare(weights, config, shard, "cpu", epilogue_tile=tile, mover=TRITON)
+    print(all(torch.equal(tensor, found[name]) for name, tensor in expected.items()))
+"""
+
+
+def test_the_triton_kernels_move_the_same_bytes_in_the_interpreter() -> None:
+    """Bytes only: the interpreter is not to be trusted with bfloat16."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.stdout.split() == ["True", "True"], done.stderr

@@ -21,6 +21,8 @@ import torch
 from mxmoe.kernels.trtllm_gen.engine_loop import engine_loop
 from mxmoe.kernels.trtllm_gen.extra_memory import peak_extra_bytes
 from mxmoe.kernels.trtllm_gen.geometry import geometry
+from mxmoe.kernels.trtllm_gen.mover import VIEWS
+from mxmoe.kernels.trtllm_gen.mover import Mover
 from mxmoe.kernels.trtllm_gen.prepare import prepare
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
@@ -65,22 +67,27 @@ class Figures:
 
 
 def measure_prepare(
-    config: MoEConfig, shard: Shard, device: torch.device, *, repeats: int
+    config: MoEConfig,
+    shard: Shard,
+    device: torch.device,
+    *,
+    repeats: int,
+    mover: Mover = VIEWS,
 ) -> Figures:
     """Compare the bytes, then time; needs about five times the layer's memory."""
     weights = random_weights(config, device)
     arena, out = output_arena(config, shard, device)
+
+    def run_prepare() -> object:
+        return prepare(weights, config, shard, device, out=out, mover=mover)
+
     # The first calls touch the memory and, on a GPU, load the kernels.
-    prepare(weights, config, shard, device, out=out)
+    run_prepare()
     expected = engine_loop(weights, config, shard)
     differing = tuple(n for n in expected if not torch.equal(expected[n], out[n]))
     del expected
     copied = torch.ones_like(arena)
     arena.copy_(copied)
-
-    def run_prepare() -> object:
-        return prepare(weights, config, shard, device, out=out)
-
     runs = {
         "prepare": run_prepare,
         "copy": lambda: arena.copy_(copied),

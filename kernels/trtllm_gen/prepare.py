@@ -14,7 +14,6 @@ Every byte is moved once (scales twice), as strided copies between views.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 
@@ -27,8 +26,9 @@ from mxmoe.kernels.trtllm_gen.geometry import EPILOGUE_TILE
 from mxmoe.kernels.trtllm_gen.geometry import HIDDEN_ALIGNMENT
 from mxmoe.kernels.trtllm_gen.geometry import Geometry
 from mxmoe.kernels.trtllm_gen.geometry import geometry
-from mxmoe.kernels.trtllm_gen.rows import place_rows
-from mxmoe.kernels.trtllm_gen.scales import place_scales
+from mxmoe.kernels.trtllm_gen.mover import VIEWS
+from mxmoe.kernels.trtllm_gen.mover import Mover
+from mxmoe.kernels.trtllm_gen.mover import Place
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
@@ -36,8 +36,6 @@ from mxmoe.reference.types import Shard
 # What must be copied before it can be viewed is copied in this many pieces: the
 # extra memory is an eighth of one tensor.
 _PIECES = 8
-
-_Place = Callable[..., None]
 
 
 @torch.no_grad()
@@ -50,6 +48,7 @@ def prepare(
     out: Mapping[str, torch.Tensor] | None = None,
     epilogue_tile: int = EPILOGUE_TILE,
     hidden_alignment: tuple[int, int] = HIDDEN_ALIGNMENT,
+    mover: Mover = VIEWS,
 ) -> dict[str, torch.Tensor]:
     """One rank's tensors on `device`, in buffers of the caller if `out` is given.
 
@@ -57,6 +56,8 @@ def prepare(
     the result is written, padding with 0x00, whatever was in `out`. Ranks cut lanes
     of i in multiples of 128 whatever ``shard.alignment`` says; a rank without lanes
     gets padding alone. The biases are absent if the configuration has none.
+
+    mover : what moves the bytes; `triton_mover.TRITON` is for CUDA alone.
 
     `BadInput`, with nothing written: weights that are prepared already or are not
     what `config` says, mixed devices, `out` of other names, shapes, dtypes, devices,
@@ -74,52 +75,46 @@ def prepare(
         }
     else:
         buffers = check_outputs(out, sizes, device, weights)
-    _fill(buffers, weights, sizes)
+    _fill(buffers, weights, sizes, mover)
     return buffers
 
 
 def _fill(
-    buffers: Mapping[str, torch.Tensor], weights: ExpertWeights, sizes: Geometry
+    buffers: Mapping[str, torch.Tensor],
+    weights: ExpertWeights,
+    sizes: Geometry,
+    mover: Mover,
 ) -> None:
     e = slice(sizes.experts.start, sizes.experts.stop)
     rows, groups = sizes.gate_up_rows, sizes.down_groups
-    moves: tuple[tuple[str, torch.Tensor, _Place, bool], ...] = (
-        ("fc1_weights", weights.gate_up_blocks[e, rows], place_rows, True),
-        ("fc1_scales", weights.gate_up_scales[e, rows], place_scales, True),
-        ("fc2_weights", weights.down_blocks[e, :, groups], place_rows, False),
-        ("fc2_scales", weights.down_scales[e, :, groups], place_scales, False),
+    moves: tuple[tuple[str, torch.Tensor, Place, bool], ...] = (
+        ("fc1_weights", weights.gate_up_blocks[e, rows], mover.rows, True),
+        ("fc1_scales", weights.gate_up_scales[e, rows], mover.scales, True),
+        ("fc2_weights", weights.down_blocks[e, :, groups], mover.rows, False),
+        ("fc2_scales", weights.down_scales[e, :, groups], mover.scales, False),
     )
     for name, source, place, gated in moves:
         destination = buffers[name]
         for chunk, part in _on_device(source, destination.device):
             place(destination[chunk], part, block=sizes.shuffle_block, gated=gated)
     if weights.gate_up_bias is not None and weights.down_bias is not None:
-        fc1, fc2 = weights.gate_up_bias[e, rows], weights.down_bias[e]
-        _place_bias(buffers["fc1_bias"], fc1, sizes, divisor=1, gated=True)
-        _place_bias(buffers["fc2_bias"], fc2, sizes, divisor=sizes.tp_size, gated=False)
+        device = buffers["fc1_bias"].device
+        fc1 = weights.gate_up_bias[e, rows].to(device).float()
+        fc2 = _shares(weights.down_bias[e].to(device), sizes.tp_size)
+        for name, values, gated in (("fc1_bias", fc1, True), ("fc2_bias", fc2, False)):
+            destination = buffers[name][..., None]
+            part = values[..., None]
+            mover.rows(destination, part, block=sizes.shuffle_block, gated=gated)
     activation = sizes.config.activation
     buffers["swiglu_alpha"].fill_(activation.alpha)
     buffers["swiglu_beta"].fill_(activation.beta)
     buffers["swiglu_limit"].fill_(activation.limit)
 
 
-def _place_bias(
-    destination: torch.Tensor,
-    source: torch.Tensor,
-    sizes: Geometry,
-    *,
-    divisor: int,
-    gated: bool,
-) -> None:
-    values = source.to(destination.device).float()
-    # On CUDA a division by a number multiplies by its rounded reciprocal.
-    values = values / torch.full((1,), float(divisor), device=values.device)
-    place_rows(
-        destination[..., None],
-        values[..., None],
-        block=sizes.shuffle_block,
-        gated=gated,
-    )
+def _shares(bias: torch.Tensor, tp_size: int) -> torch.Tensor:
+    """1/tp of the bias in float32, rounded once."""
+    # On CUDA a division by a number would multiply by its rounded reciprocal.
+    return bias.float() / torch.full((1,), float(tp_size), device=bias.device)
 
 
 def _on_device(
