@@ -9,7 +9,8 @@ Layout ``trtllm_gen.v1``, and ``flashinfer.v1`` with hidden_alignment=(128, 128)
     fc2_scales   uint8    [e, H2, P/32]     e = experts of this rank
     fc2_bias     float32  [e, H2]           P, H1, H2: see `geometry`
 
-Every byte is moved once (scales twice), as strided copies between views.
+Every byte is moved once (scales twice), as strided copies between views: no index is
+kept from call to call, so none can go stale.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """The row order of an epilogue tile, as views: no index tensor, nothing to cache.
 
-Rows n of a prepared tensor, in blocks of 32 (16 for small tiles), lanes = block / 8:
+Rows n of a prepared tensor, in blocks of 32 (16 for small tiles), lanes = block / 8,
+n = block b + 8 r + s with s < 8:
 
-    fc2:  n = block b + 8 q + s                reads row  block b + lanes s + q
-    fc1:  n = block b + 16 q + 8 half + s      reads the checkpoint's row
-                                               block b + lanes s + 2 q + 1 - half
+    fc2 reads the row               block b + lanes s + r
+    fc1 reads the checkpoint's row  block b + lanes s + (r XOR 1)
 
-with s < 8, half 0 for the ups, 1 for the gates (the checkpoint's odd and even rows).
-Both are permutations of the axes of [b, ...]. Source: TensorRT-LLM 002366a4,
-``quantization/utils/fp4_utils.py``: ``srcToDstBlk32RowMap``, ``srcToDstBlk16RowMap``
-and ``get_reorder_rows_for_gated_act_gemm_row_indices``, composed.
+The checkpoint has a gate in its even rows and an up in its odd ones; the runs r of the
+output take turns, ups first. Both are permutations of the axes of [b, ...].
+
+Source: TensorRT-LLM 002366a4, ``quantization/utils/fp4_utils.py``:
+``srcToDstBlk32RowMap``, ``srcToDstBlk16RowMap`` and
+``get_reorder_rows_for_gated_act_gemm_row_indices``, composed.
 """
 
 from __future__ import annotations
@@ -45,6 +47,20 @@ def place_rows(
     )
 
 
+# Which runs of 8 output rows read which lanes, as slices that belong to each other.
+# Gated, run r reads lane r XOR 1. A view cannot run backwards, so that takes two
+# copies; of the ways to pair the runs of a block of 32, this one reads lanes that are
+# neighbours in memory: (0, 3) from (1, 2), then (1, 2) from (0, 3), where 3 is followed
+# by the next 0. One pass over the gates and one over the ups waits longer for memory.
+_ALL = slice(None)
+_RUNS = {
+    (4, False): ((_ALL, _ALL),),
+    (2, False): ((_ALL, _ALL),),
+    (4, True): ((slice(0, 4, 3), slice(1, 3)), (slice(1, 3), slice(0, 4, 3))),
+    (2, True): ((slice(0, 1), slice(1, 2)), (slice(1, 2), slice(0, 1))),
+}
+
+
 def permute_rows(
     destination: torch.Tensor, source: torch.Tensor, *, block: int, gated: bool
 ) -> None:
@@ -53,12 +69,7 @@ def permute_rows(
         return
     destination, source = in_words(destination, source)
     maps, lanes = ROW_GROUP // block, block // ROW_RUN
-    if not gated:
-        to = destination.unflatten(2, (maps, lanes, ROW_RUN))
-        to.copy_(source.unflatten(2, (maps, ROW_RUN, lanes)).transpose(3, 4))
-        return
-    to = destination.unflatten(2, (maps, lanes // 2, 2, ROW_RUN))
-    of = source.unflatten(2, (maps, ROW_RUN, lanes // 2, 2)).transpose(3, 4)
-    # A view cannot run backwards, and the two halves change places: two copies.
-    for half in (0, 1):
-        to[:, :, :, :, half].copy_(of[:, :, :, :, :, 1 - half])
+    runs = destination.unflatten(2, (maps, lanes, ROW_RUN))
+    read = source.unflatten(2, (maps, ROW_RUN, lanes)).transpose(3, 4)
+    for to, of in _RUNS[lanes, gated]:
+        runs[:, :, :, to].copy_(read[:, :, :, of])

@@ -61,10 +61,9 @@ def _source_row(n, BLOCK: tl.constexpr, GATED: tl.constexpr):  # noqa: N803
     lane = n % 8
     run = (n % BLOCK) // 8
     start = n // BLOCK * BLOCK + lane * (BLOCK // 8)
-    row = start + run
     if GATED:
-        row = start + run // 2 * 2 + 1 - run % 2
-    return row.to(tl.int64)
+        run = run ^ 1
+    return (start + run).to(tl.int64)
 
 
 @triton.jit
