@@ -11,13 +11,16 @@ Schema version 1. A reader refuses other versions. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import math
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
@@ -116,6 +119,15 @@ class RunWriter:
         with (self.folder / "verdicts.jsonl").open("a", encoding="utf-8") as file:
             facts = asdict(line) | {"worst": json_number(line.worst)}
             file.write(json.dumps(facts, allow_nan=False) + "\n")
+
+    def bench(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Write ``bench.csv``: one line for each repetition that was timed."""
+        with (self.folder / "bench.csv").open(
+            "w", encoding="utf-8", newline=""
+        ) as file:
+            lines = csv.writer(file)
+            lines.writerow(header)
+            lines.writerows(rows)
 
     def bundle(
         self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]

@@ -19,7 +19,11 @@ PACKAGES = ("reference", "kernels", "conformance", "evals")
 # and constants only.
 MAY_IMPORT = {
     "reference": ("mxmoe.reference",),
-    "kernels": ("mxmoe.kernels", "mxmoe.reference.types"),
+    "kernels": (
+        "mxmoe.kernels",
+        "mxmoe.reference.errors",
+        "mxmoe.reference.types",
+    ),
     "conformance": ("mxmoe.conformance", "mxmoe.reference"),
     "evals": ("mxmoe",),
 }

@@ -24,25 +24,35 @@ _HELP = (
 
 
 class LazyCommands(TyperGroup):
-    """A group whose commands are entry points, imported when they are needed."""
+    """A group whose commands are entry points, imported when they are needed.
+
+    An entry point names a function, or a `LazyCommands` that becomes a subgroup.
+    """
+
+    def __init__(self, entry_group: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.entry_group = entry_group
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all installed commands."""
-        return sorted(ep.name for ep in metadata.entry_points(group=GROUP))
+        return sorted(ep.name for ep in metadata.entry_points(group=self.entry_group))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Load one command, or None."""
-        for entry in metadata.entry_points(group=GROUP):
+        for entry in metadata.entry_points(group=self.entry_group):
             if entry.name == cmd_name:
+                loaded = entry.load()
+                if isinstance(loaded, LazyCommands):
+                    return loaded
                 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-                app.command(cmd_name)(_exiting(entry.load()))
+                app.command(cmd_name)(_exiting(loaded))
                 return typer.main.get_command(app)
         return None
 
 
 def main(args: list[str] | None = None) -> None:
     """Run one command and exit with an `ExitCode`."""
-    LazyCommands(name="mxmoe", help=_HELP, no_args_is_help=True).main(
+    LazyCommands(GROUP, name="mxmoe", help=_HELP, no_args_is_help=True).main(
         args, prog_name="mxmoe"
     )
 

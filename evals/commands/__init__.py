@@ -1,0 +1,1 @@
+"""Commands that need more than the suite: benchmarks of our own kernels."""
