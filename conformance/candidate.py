@@ -7,6 +7,7 @@ A candidate is any object (an instance, a class, a module) with a `name` and a
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -106,7 +107,8 @@ class Capabilities:
     shards : "whole" (default), "any", or `(shard, config)` -> bool.
     deterministic : same input, same bits. Default False: judged by the bound only.
     batch_invariant : a token's bits do not depend on its neighbours. Default False.
-    tactics : `(config, t)` -> sequence of tactics to force. Default: none.
+    tactics : `(config, t)` or `(config, t, shard)` -> sequence of tactics to force.
+        Default: none.
     scale_rules : rules that `encode` knows. Default: all of them.
     execution : "native" (default), "emulated" (stands in for a kernel of other
         hardware) or "unexecuted" (nobody has run it yet); shown with every verdict.
@@ -120,7 +122,7 @@ class Capabilities:
     shards: str | Callable[[Shard, MoEConfig], bool] = "whole"
     deterministic: bool = False
     batch_invariant: bool = False
-    tactics: Callable[[MoEConfig, int], Sequence[Any]] | None = None
+    tactics: Callable[..., Sequence[Any]] | None = None
     scale_rules: Sequence[str] = SCALE_RULES
     execution: str = "native"
 
@@ -139,6 +141,12 @@ class Capabilities:
     def arithmetic_class(self) -> Arithmetic:
         """The declared class itself."""
         return ARITHMETIC[self.arithmetic]
+
+    def tactics_of(self, config: MoEConfig, tokens: int, shard: Shard) -> list[Any]:
+        """The tactics of one rank's shape; of the layer's, if shards do not matter."""
+        assert self.tactics is not None
+        of_rank = len(inspect.signature(self.tactics).parameters) > 2
+        return list(self.tactics(config, tokens, *([shard] if of_rank else [])))
 
     def refuses_shape(self, config: MoEConfig) -> str | None:
         """Why the candidate does not do `config`, or None if it does."""
