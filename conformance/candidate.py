@@ -91,6 +91,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
 
 
 EXECUTIONS = ("native", "emulated", "unexecuted")
+ROUTING_WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,9 @@ class Capabilities:
     tactics : `(config, t)` or `(config, t, shard)` -> sequence of tactics to force.
         Default: none.
     scale_rules : rules that `encode` knows. Default: all of them.
+    routing_weights : dtype that the op takes routing weights in. They are float32 in
+        any case; for "bfloat16" their values are, and it may round its own to it.
+        Default "float32".
     execution : "native" (default), "emulated" (stands in for a kernel of other
         hardware) or "unexecuted" (nobody has run it yet); shown with every verdict.
     """
@@ -124,6 +128,7 @@ class Capabilities:
     batch_invariant: bool = False
     tactics: Callable[..., Sequence[Any]] | None = None
     scale_rules: Sequence[str] = SCALE_RULES
+    routing_weights: str = "float32"
     execution: str = "native"
 
     def align(self, shard: Shard) -> Shard:
@@ -131,6 +136,10 @@ class Capabilities:
         if self.alignment is not None:
             return replace(shard, alignment=self.alignment)
         return shard if self.layout is None else LAYOUTS[self.layout].aligned(shard)
+
+    def routing_dtype(self) -> torch.dtype:
+        """What `routing_weights` names."""
+        return ROUTING_WEIGHTS[self.routing_weights]
 
     def described(self) -> str:
         """The arithmetic class, and how it was executed where that is not native."""
@@ -207,6 +216,7 @@ def _check_names(capabilities: Capabilities) -> None:
         ("arithmetic", (capabilities.arithmetic,), tuple(ARITHMETIC)),
         ("devices", tuple(capabilities.devices), ("cuda", "cpu")),
         ("scale_rules", tuple(capabilities.scale_rules), SCALE_RULES),
+        ("routing_weights", (capabilities.routing_weights,), tuple(ROUTING_WEIGHTS)),
         ("execution", (capabilities.execution,), EXECUTIONS),
     )
     for key, found, allowed in closed:

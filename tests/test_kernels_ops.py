@@ -19,11 +19,13 @@ import torch
 
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import judge_every_tactic
+from mxmoe.conformance.judge_numbers import judge_output
 from mxmoe.conformance.planted import subject_of
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
@@ -129,8 +131,11 @@ def consume(call: dict[str, Any]) -> torch.Tensor:
     else:
         ids, chosen = call["topk_ids"], call["topk_weights"]
     assert ids.dtype == torch.int32
-    routing = Routing(ids, chosen.bfloat16().float())
-    return emulated.forward(weights, call["hidden_states"], routing)
+    mix = torch.where(ids < 0, 0, chosen.bfloat16().float())
+    hidden = call["hidden_states"]
+    # Slots that are not served here are 0; the second GEMM writes bfloat16.
+    down = emulated.trace(weights, hidden, Routing(ids, mix))["down"].bfloat16()
+    return torch.einsum("tk,tkh->th", mix, down.float()).bfloat16()
 
 
 def recording_op(*values: Any) -> torch.Tensor:
@@ -420,3 +425,17 @@ def test_shapes_that_the_routing_kernel_refuses_are_declared(
     config = replace(CONFIG, experts=experts, top_k=top_k)
     assert word in str(candidate().capabilities["shapes"](config))
     assert candidate().capabilities["shapes"](CONFIG) is True
+
+
+def test_routing_weights_are_exact_in_the_dtype_that_is_declared() -> None:
+    """Where the op must round them itself, a right op is 1.6 bounds off."""
+    case = parse_case("e8k4h224i256/tp3r2/t33/s285")
+    subject = subject_of(candidate())
+    in_float32 = replace(subject.capabilities, routing_weights="float32")
+    with repeatable_settings() as settings:
+        judge = Judge(subject, settings, "test_output")
+        judge.one(lambda case: judge_output(judge, case), case)
+        undeclared = replace(subject, capabilities=in_float32)
+        judge = Judge(undeclared, settings, "test_output")
+        with pytest.raises(Failure, match="off by"):
+            judge.one(lambda case: judge_output(judge, case), case)

@@ -6,8 +6,7 @@ GEMMs, a multiple of 128, so fc1's K axis is as long as fc2 has rows (layout
 viewed as float8_e4m3fn, whatever their bytes mean; ids and weights of the routing
 packed in one int32. Its public functions take no tactic.
 
-Arithmetic as `trtllm_op`: slots in bfloat16, and routing weights in bfloat16, which no
-class allows.
+Arithmetic as `trtllm_op`: slots and routing weights in bfloat16.
 
 Source: flashinfer-ai/flashinfer 003eddfe, ``flashinfer/fused_moe/core.py``,
 ``trtllm_fp4_block_scale_routed_moe``.
@@ -147,6 +146,7 @@ class FlashinferOp:
         """Any shard: the padding of each rank is zero and adds nothing."""
         return {
             "arithmetic": "w4a16_fp32acc_bf16slots",
+            "routing_weights": "bfloat16",
             "layout": "flashinfer.v1",
             "devices": ("cuda",),
             "shapes": blackwell.takes_shape,

@@ -2,9 +2,9 @@
 
 Arithmetic: the second GEMM writes each slot's output in bfloat16 before the weighted
 sum (``gemm2_output`` in ``mxFp4BlockScaleMoe.cpp`` at 03853d11), so the class is
-``w4a16_fp32acc_bf16slots``. The op also takes the routing weights in bfloat16 only,
-which no class allows: an error of up to 2**-9 of each slot's part of the output, less
-than the slot's own rounding may be, but not covered by the bound on its own account.
+``w4a16_fp32acc_bf16slots``. The op also takes the routing weights in bfloat16 only.
+No class allows that rounding, and it does leave the bound: hence the capability
+``routing_weights``, for which the suite makes weights that bfloat16 holds exactly.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class TrtllmOp:
         """Any shard; the tactics are those that the library enumerates for a rank."""
         return {
             "arithmetic": "w4a16_fp32acc_bf16slots",
+            "routing_weights": "bfloat16",
             "layout": "trtllm_gen.v1",
             "devices": ("cuda",),
             "shapes": blackwell.takes_shape,
