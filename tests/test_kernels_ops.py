@@ -28,6 +28,7 @@ from mxmoe.conformance.judge_numbers import judge_every_tactic
 from mxmoe.conformance.judge_numbers import judge_output
 from mxmoe.conformance.planted import subject_of
 from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.kernels.trtllm_gen import blackwell
@@ -439,3 +440,20 @@ def test_routing_weights_are_exact_in_the_dtype_that_is_declared() -> None:
         judge = Judge(undeclared, settings, "test_output")
         with pytest.raises(Failure, match="off by"):
             judge.one(lambda case: judge_output(judge, case), case)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "test_output_stays_within_the_bound",
+        "test_fused_routing_stays_within_the_bound",
+        "test_poisoned_memory_changes_nothing",
+    ],
+)
+def test_the_suite_passes_the_adapter_on_a_stand_in(check: str) -> None:
+    """What a B200 will be asked, with the emulation in the place of the kernel."""
+    with repeatable_settings(examples=6) as settings:
+        outcomes = list(trial(check, subject_of(candidate()), settings))
+    assert outcomes
+    for outcome in outcomes:
+        assert outcome.verdict is Verdict.OK, outcome.text
