@@ -173,7 +173,7 @@ def print_summary(
 def _table(subjects: Sequence[Subject], conclusion: Conclusion) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("candidate", no_wrap=True)
-    table.add_column("class")  # the one column that wraps where space is short
+    table.add_column("class", overflow="fold")  # wraps where space is short
     for level, name in LEVELS.items():
         table.add_column(f"{level}\n{name}", no_wrap=True)
     table.add_column("error/\nbound", justify="right", no_wrap=True)
