@@ -1,16 +1,12 @@
 """The adapter of TensorRT-LLM's MoE op, through ops that record what they are given.
 
-The schema and the two method signatures below are written down from NVIDIA/TensorRT-LLM
-(``trtllm_gen_custom_ops.py``, ``mxFp4BlockScaleMoe.cpp`` at 03853d11), not from the
-adapter.
+The op is registered with its schema, the numbers come from the emulation: see
+`trtllm_stand_in`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
 from typing import Any
 
@@ -32,8 +28,12 @@ from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.kernels.trtllm_gen import blackwell
-from mxmoe.kernels.trtllm_gen import emulated
 from mxmoe.kernels.trtllm_gen.trtllm_op import TrtllmOp
+from mxmoe.kernels.trtllm_gen.trtllm_stand_in import SCHEMA
+from mxmoe.kernels.trtllm_gen.trtllm_stand_in import SLOTS
+from mxmoe.kernels.trtllm_gen.trtllm_stand_in import StandInOp
+from mxmoe.kernels.trtllm_gen.trtllm_stand_in import StandInRunner
+from mxmoe.kernels.trtllm_gen.trtllm_stand_in import candidate as rehearsal
 from mxmoe.reference.layouts import TRTLLM_GEN
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ARITHMETIC
@@ -44,26 +44,12 @@ from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
-SCHEMA = (
-    "bf16_mxe2m1_block_scale_moe_runner(Tensor? routing_logits, Tensor? routing_bias, "
-    "Tensor hidden_states, Tensor gemm1_weights, Tensor gemm1_weights_scale, "
-    "Tensor? gemm1_bias, Tensor? gemm1_alpha, Tensor? gemm1_beta, "
-    "Tensor? gemm1_clamp_limit, Tensor gemm2_weights, Tensor gemm2_weights_scale, "
-    "Tensor? gemm2_bias, SymInt num_experts, SymInt top_k, SymInt? n_group, "
-    "SymInt? topk_group, SymInt intermediate_size, SymInt? valid_hidden_size, "
-    "SymInt? valid_intermediate_size, SymInt local_expert_offset, "
-    "SymInt local_num_experts, float? routed_scaling_factor, "
-    "SymInt routing_method_type, SymInt act_type, Tensor? topk_weights=None, "
-    "Tensor? topk_ids=None, Tensor? output=None, SymInt tune_max_num_tokens=8192, "
-    "bool use_dp=False) -> Tensor"
-)
-SLOTS = tuple(
-    argument.split("=")[0].split()[-1]
-    for argument in SCHEMA[SCHEMA.index("(") + 1 : SCHEMA.index(")")].split(",")
-)
+# The real dispatcher checks kinds and numbers of arguments against the schema.
 LIBRARY = torch.library.Library("mxmoe_recorded_trtllm", "DEF")
 LIBRARY.define(SCHEMA)
-CALLS: list[dict[str, Any]] = []
+STAND_IN = StandInOp()
+LIBRARY.impl("bf16_mxe2m1_block_scale_moe_runner", STAND_IN.__call__, "CPU")
+OP = torch.ops.mxmoe_recorded_trtllm.bf16_mxe2m1_block_scale_moe_runner
 
 # Every integer of the call is different: H 544, H1 1024, H2 640, P 256, valid 32,
 # 12 experts of which 4 from number 8 on, top-k 3, 5 tokens, method 1, activation 0.
@@ -81,15 +67,8 @@ INTEGERS = {
     "routing_method_type": 1,
     "act_type": 0,
 }
-QUERY = {
-    "topK": 3,
-    "hiddenSize": 1024,
-    "intermediateSize": 256,
-    "numLocalExperts": 4,
-    "numTokens": 5,
-    "validHiddenSize": 544,
-    "validIntermediateSize": 32,
-}
+# top-k, hidden, intermediate, local experts, tokens, valid hidden and intermediate.
+QUERY = (3, 1024, 256, 4, 5, 544, 32)
 TENSORS = {
     "gemm1_weights": "fc1_weights",
     "gemm1_weights_scale": "fc1_scales",
@@ -103,103 +82,11 @@ TENSORS = {
 }
 
 
-def consume(call: dict[str, Any]) -> torch.Tensor:
-    """What the kernel would make of a call, by the emulation; [t, valid_hidden]."""
-    lanes, experts = call["intermediate_size"], call["num_experts"]
-    local = call["local_num_experts"]
-    tensors = {name: call[slot] for slot, name in TENSORS.items()}
-    here = Shard(
-        ep_size=experts // local,
-        ep_rank=call["local_expert_offset"] // local,
-        alignment=128,
-    )
-    weights = PreparedWeights(
-        tensors={n: t for n, t in tensors.items() if t is not None},
-        layout=TRTLLM_GEN.name,
-        config=MoEConfig(
-            hidden=call["valid_hidden_size"],
-            intermediate=lanes,
-            experts=experts,
-            top_k=call["top_k"],
-        ),
-        shard=here,
-        valid_hidden=call["valid_hidden_size"],
-        valid_intermediate=call["valid_intermediate_size"],
-    )
-    assert call["gemm1_weights"].shape[2] * 2 == call["hidden_states"].shape[1]
-    if call["topk_ids"] is None:
-        ids, chosen = emulated.route(call["routing_logits"], call["top_k"])
-    else:
-        ids, chosen = call["topk_ids"], call["topk_weights"]
-    assert ids.dtype == torch.int32
-    mix = torch.where(ids < 0, 0, chosen.bfloat16().float())
-    hidden = call["hidden_states"]
-    # Slots that are not served here are 0; the second GEMM writes bfloat16.
-    down = emulated.trace(weights, hidden, Routing(ids, mix))["down"].bfloat16()
-    return torch.einsum("tk,tkh->th", mix, down.float()).bfloat16()
-
-
-def recording_op(*values: Any) -> torch.Tensor:
-    call = dict(itertools.zip_longest(SLOTS, values))
-    CALLS.append(call)
-    return consume(call)
-
-
-LIBRARY.impl("bf16_mxe2m1_block_scale_moe_runner", recording_op, "CPU")
-OP = torch.ops.mxmoe_recorded_trtllm.bf16_mxe2m1_block_scale_moe_runner
-
-
-@dataclass
-class RecordingRunner:
-    """``Bf16MxE2m1BlockScaleMoERunner``; its query finds nothing for garbage."""
-
-    queries: list[dict[str, int]] = field(default_factory=list)
-    tactics: list[list[int]] = field(default_factory=list)
-
-    def get_valid_configs(
-        self,
-        topK: int,  # noqa: N803
-        hiddenSize: int,  # noqa: N803
-        intermediateSize: int,  # noqa: N803
-        numLocalExperts: int,  # noqa: N803
-        numTokens: int,  # noqa: N803
-        validHiddenSize: int,  # noqa: N803
-        validIntermediateSize: int,  # noqa: N803
-    ) -> list[list[int]]:
-        self.queries.append({n: v for n, v in locals().items() if n != "self"})
-        fits = 0 < validHiddenSize <= hiddenSize < validHiddenSize + 512
-        fits &= 0 < validIntermediateSize <= intermediateSize
-        if not fits:
-            return []
-        # One tile size by the tokens of an expert, and the next larger ones.
-        average = max(8, numTokens * topK / numLocalExperts)
-        tiles = [n for n in (8, 16, 32, 64) if n >= min(average, 64)]
-        return [[tile, index] for tile in tiles for index in (0, 1)]
-
-    def run_moe(self, *values: Any) -> torch.Tensor:
-        *head, tactic, topk_weights, topk_ids, output = values
-        slots = [s for s in SLOTS if s != "act_type"][: len(head)]
-        assert slots[-1] == "routing_method_type"
-        assert output is None
-        self.tactics.append(tactic)
-        call = dict(zip(slots, head, strict=True))
-        call |= {"act_type": 0, "topk_weights": topk_weights, "topk_ids": topk_ids}
-        CALLS.append(call)
-        return consume(call)
-
-
-class SeedOrder(RecordingRunner):
+class SeedOrder(StandInRunner):
     """Is asked as the engine's Python wrapper once did."""
 
     def get_valid_configs(self, *values: int) -> list[list[int]]:
         return super().get_valid_configs(*values[:3], *values[5:], *values[3:5])
-
-
-@pytest.fixture
-def calls() -> Iterator[list[dict[str, Any]]]:
-    CALLS.clear()
-    yield CALLS
-    CALLS.clear()
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +95,7 @@ def data() -> CaseData:
 
 
 def candidate() -> TrtllmOp:
-    return TrtllmOp(op=OP, runner=RecordingRunner())
+    return TrtllmOp(op=OP, runner=StandInRunner())
 
 
 def prepare(data: CaseData, shard: Shard = SHARD) -> PreparedWeights:
@@ -259,26 +146,26 @@ def _is(found: object, expected: object) -> bool:
 
 def test_all_integers_of_the_calls_differ() -> None:
     assert len(set(INTEGERS.values())) == len(INTEGERS)
-    assert len(set(QUERY.values())) == len(QUERY)
+    assert len(set(QUERY)) == len(QUERY)
 
 
 @pytest.mark.parametrize("tactic", [None, (16, 1)])
 def test_each_argument_lands_in_its_slot(
-    calls: list[dict[str, Any]], data: CaseData, tactic: tuple[int, int] | None
+    data: CaseData, tactic: tuple[int, int] | None
 ) -> None:
     kernel, prepared = candidate(), prepare(data)
     kernel.forward(prepared, data.hidden_states, data.routing, tactic=tactic)
-    (call,) = calls
+    call = STAND_IN.last if tactic is None else kernel.runner.last
     assert misplaced(call, prepared, data) == []
     assert kernel.runner.tactics == ([] if tactic is None else [[16, 1]])
 
 
 def test_any_two_slots_exchanged_are_seen(
-    calls: list[dict[str, Any]], data: CaseData
+    data: CaseData,
 ) -> None:
     prepared = prepare(data)
     candidate().forward(prepared, data.hidden_states, data.routing)
-    (call,) = calls
+    call = STAND_IN.last
     empty = [slot for slot in SLOTS if call[slot] is None]
     for one, other in itertools.combinations(SLOTS, 2):
         if one in empty and other in empty:
@@ -295,7 +182,7 @@ def test_the_tactic_query_has_each_value_in_its_slot() -> None:
 
 def test_the_seeds_order_of_the_query_finds_no_tactic() -> None:
     """``valid_*`` before local experts and tokens: NVIDIA/TensorRT-LLM#13867."""
-    assert RecordingRunner().get_valid_configs(*QUERY.values())
+    assert StandInRunner().get_valid_configs(*QUERY)
     assert candidate().tactics(CONFIG, TOKENS, SHARD)
     assert TrtllmOp(op=OP, runner=SeedOrder()).tactics(CONFIG, TOKENS, SHARD) == []
 
@@ -308,7 +195,7 @@ def test_there_is_a_tactic_for_every_token_count(shard: Shard) -> None:
     for rank in range(8):
         of_rank = Shard(tp_size=8, tp_rank=rank)
         assert kernel.tactics(GPT_OSS_20B, 8192, of_rank), rank
-    assert kernel.runner.queries[-1]["hiddenSize"] == 3072
+    assert kernel.runner.queries[-1][1] == 3072
 
 
 def test_an_empty_tactic_list_is_a_mismatch() -> None:
@@ -321,7 +208,7 @@ def test_an_empty_tactic_list_is_a_mismatch() -> None:
     assert failure.value.verdict is Verdict.MISMATCH
 
 
-def test_every_tactic_of_the_rank_is_forced(calls: list[dict[str, Any]]) -> None:
+def test_every_tactic_of_the_rank_is_forced() -> None:
     kernel = candidate()
     with repeatable_settings() as settings:
         judge = Judge(subject_of(kernel), settings, "test_every_tactic")
@@ -332,16 +219,14 @@ def test_every_tactic_of_the_rank_is_forced(calls: list[dict[str, Any]]) -> None
     assert [tuple(tactic) for tactic in kernel.runner.tactics] == expected
 
 
-def test_hidden_states_are_padded_to_fc1s_width_with_zeros(
-    calls: list[dict[str, Any]],
-) -> None:
+def test_hidden_states_are_padded_to_fc1s_width_with_zeros() -> None:
     """gpt-oss: 3072, not fc2's 2944, also where another call left NaN."""
     config = MoEConfig(hidden=2880, intermediate=32, experts=4, top_k=2)
     data = make_case_data(Case(config=config, tokens=3))
     kernel, prepared = candidate(), prepare(data, WHOLE)
     kernel._buffer.pad(torch.full((3, 3072), torch.nan, dtype=torch.bfloat16), 3072)
     kernel.forward(prepared, data.hidden_states, data.routing)
-    hidden = calls[-1]["hidden_states"]
+    hidden = STAND_IN.last["hidden_states"]
     assert hidden.shape == (3, 3072)
     assert (hidden[:, 2880:] == 0).all()
     assert torch.equal(hidden[:, :2880], data.hidden_states)
@@ -349,7 +234,7 @@ def test_hidden_states_are_padded_to_fc1s_width_with_zeros(
 
 def test_a_wide_output_is_cut_to_the_valid_columns(data: CaseData) -> None:
     def wide(*values: Any) -> torch.Tensor:
-        return torch.nn.functional.pad(recording_op(*values), (0, 96), value=torch.nan)
+        return torch.nn.functional.pad(STAND_IN(*values), (0, 96), value=torch.nan)
 
     out = TrtllmOp(op=wide).forward(prepare(data), data.hidden_states, data.routing)
     assert out.shape == (TOKENS, 544)
@@ -377,12 +262,12 @@ def test_the_whole_path_gives_the_right_numbers(data: CaseData, shard: Shard) ->
 
 
 def test_the_fused_call_hands_logits_over(
-    calls: list[dict[str, Any]], data: CaseData
+    data: CaseData,
 ) -> None:
     prepared, router = prepare(data), data.weights.router_weight.bfloat16()
     hidden = data.hidden_states
     out = candidate().forward_fused(prepared, hidden, router, None, 3)
-    (call,) = calls
+    call = STAND_IN.last
     assert call["topk_ids"] is None
     assert call["topk_weights"] is None
     assert torch.equal(call["routing_logits"], hidden @ router.T)
@@ -390,11 +275,12 @@ def test_the_fused_call_hands_logits_over(
     assert out.shape == hidden.shape
 
 
-def test_no_tokens_are_no_call(calls: list[dict[str, Any]], data: CaseData) -> None:
+def test_no_tokens_are_no_call(data: CaseData) -> None:
     routing = Routing(data.routing.ids[:0], data.routing.weights[:0])
+    before = STAND_IN.calls
     out = candidate().forward(prepare(data), data.hidden_states[:0], routing)
     assert out.shape == (0, 544)
-    assert not calls
+    assert STAND_IN.calls == before
 
 
 def test_why_it_cannot_run_here_is_one_sentence(
@@ -453,7 +339,7 @@ def test_routing_weights_are_exact_in_the_dtype_that_is_declared() -> None:
 def test_the_suite_passes_the_adapter_on_a_stand_in(check: str) -> None:
     """What a B200 will be asked, with the emulation in the place of the kernel."""
     with repeatable_settings(examples=6) as settings:
-        outcomes = list(trial(check, subject_of(candidate()), settings))
+        outcomes = list(trial(check, subject_of(rehearsal), settings))
     assert outcomes
     for outcome in outcomes:
         assert outcome.verdict is Verdict.OK, outcome.text

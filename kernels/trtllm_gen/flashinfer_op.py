@@ -189,10 +189,11 @@ class FlashinferOp:
         return out[:, : prepared.valid_hidden]
 
     def _op(self) -> Callable[..., Any]:
-        if self.op is None:
-            module = importlib.import_module(f"{LIBRARY}.fused_moe")
-            self.op = module.trtllm_fp4_block_scale_routed_moe
-        return self.op
+        if self.op is not None:
+            return self.op
+        module = importlib.import_module(f"{LIBRARY}.fused_moe")
+        found: Callable[..., Any] = module.trtllm_fp4_block_scale_routed_moe
+        return found
 
 
 candidate = FlashinferOp()

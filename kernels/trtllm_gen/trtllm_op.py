@@ -58,15 +58,16 @@ class TrtllmOp:
     @property
     def capabilities(self) -> dict[str, Any]:
         """Any shard; the tactics are those that the library enumerates for a rank."""
+        real = self.op is None
         return {
             "arithmetic": "w4a16_fp32acc_bf16slots",
             "routing_weights": "bfloat16",
             "layout": "trtllm_gen.v1",
-            "devices": ("cuda",),
+            "devices": ("cuda",) if real else ("cuda", "cpu"),
             "shapes": blackwell.takes_shape,
             "shards": "any",
             "tactics": self.tactics,
-            "execution": "unexecuted",
+            "execution": "unexecuted" if real else "emulated",
         }
 
     def unavailable(self) -> str | None:
@@ -134,10 +135,13 @@ class TrtllmOp:
         return out[:, : arguments.valid_hidden_size]
 
     def _op(self) -> Callable[..., torch.Tensor]:
-        if self.op is None:
-            importlib.import_module(LIBRARY)  # registers the op
-            self.op = torch.ops.trtllm.bf16_mxe2m1_block_scale_moe_runner
-        return self.op
+        if self.op is not None:
+            return self.op
+        importlib.import_module(LIBRARY)  # registers the op
+        found: Callable[..., torch.Tensor] = (
+            torch.ops.trtllm.bf16_mxe2m1_block_scale_moe_runner
+        )
+        return found
 
     def _runner(self) -> Any:
         if self.runner is None:
