@@ -171,6 +171,4 @@ def _prepared(call: dict[str, Any]) -> PreparedWeights:
     )
 
 
-candidate = TrtllmOp(
-    op=StandInOp(), runner=StandInRunner(), name="trtllm_op_on_stand_in"
-)
+candidate = TrtllmOp(op=StandInOp(), runner=StandInRunner(), name="trtllm_stand_in")
