@@ -7,6 +7,7 @@ A candidate is any object (an instance, a class, a module) with a `name` and a
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ SIGNATURES: Mapping[str, tuple[str, ...]] = {
 
 
 EXECUTIONS = ("native", "emulated", "unexecuted")
+ROUTING_WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +108,12 @@ class Capabilities:
     shards : "whole" (default), "any", or `(shard, config)` -> bool.
     deterministic : same input, same bits. Default False: judged by the bound only.
     batch_invariant : a token's bits do not depend on its neighbours. Default False.
-    tactics : `(config, t)` -> sequence of tactics to force. Default: none.
+    tactics : `(config, t)` or `(config, t, shard)` -> sequence of tactics to force.
+        Default: none.
     scale_rules : rules that `encode` knows. Default: all of them.
+    routing_weights : dtype that the op takes routing weights in. They are float32 in
+        any case; for "bfloat16" their values are, and it may round its own to it.
+        Default "float32".
     execution : "native" (default), "emulated" (stands in for a kernel of other
         hardware) or "unexecuted" (nobody has run it yet); shown with every verdict.
     """
@@ -120,8 +126,9 @@ class Capabilities:
     shards: str | Callable[[Shard, MoEConfig], bool] = "whole"
     deterministic: bool = False
     batch_invariant: bool = False
-    tactics: Callable[[MoEConfig, int], Sequence[Any]] | None = None
+    tactics: Callable[..., Sequence[Any]] | None = None
     scale_rules: Sequence[str] = SCALE_RULES
+    routing_weights: str = "float32"
     execution: str = "native"
 
     def align(self, shard: Shard) -> Shard:
@@ -129,6 +136,10 @@ class Capabilities:
         if self.alignment is not None:
             return replace(shard, alignment=self.alignment)
         return shard if self.layout is None else LAYOUTS[self.layout].aligned(shard)
+
+    def routing_dtype(self) -> torch.dtype:
+        """What `routing_weights` names."""
+        return ROUTING_WEIGHTS[self.routing_weights]
 
     def described(self) -> str:
         """The arithmetic class, and how it was executed where that is not native."""
@@ -139,6 +150,12 @@ class Capabilities:
     def arithmetic_class(self) -> Arithmetic:
         """The declared class itself."""
         return ARITHMETIC[self.arithmetic]
+
+    def tactics_of(self, config: MoEConfig, tokens: int, shard: Shard) -> list[Any]:
+        """The tactics of one rank's shape; of the layer's, if shards do not matter."""
+        assert self.tactics is not None
+        of_rank = len(inspect.signature(self.tactics).parameters) > 2
+        return list(self.tactics(config, tokens, *([shard] if of_rank else [])))
 
     def refuses_shape(self, config: MoEConfig) -> str | None:
         """Why the candidate does not do `config`, or None if it does."""
@@ -199,6 +216,7 @@ def _check_names(capabilities: Capabilities) -> None:
         ("arithmetic", (capabilities.arithmetic,), tuple(ARITHMETIC)),
         ("devices", tuple(capabilities.devices), ("cuda", "cpu")),
         ("scale_rules", tuple(capabilities.scale_rules), SCALE_RULES),
+        ("routing_weights", (capabilities.routing_weights,), tuple(ROUTING_WEIGHTS)),
         ("execution", (capabilities.execution,), EXECUTIONS),
     )
     for key, found, allowed in closed:

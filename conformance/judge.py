@@ -42,6 +42,7 @@ from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
 
@@ -241,9 +242,13 @@ class Judge:
         config = case.config if layer is None else layer[0]
         assert config is not None
         self.subject.require(config, case.shard)
-        return make_case_data(
+        data = make_case_data(
             case, hidden_dtype=self.subject.arithmetic.output, layer_weights=layer
         )
+        # Rounded before both sides see them, so that it is nobody's error.
+        dtype = self.subject.capabilities.routing_dtype()
+        weights = data.routing.weights.to(dtype).float()
+        return replace(data, routing=Routing(data.routing.ids, weights))
 
     def inputs(self, case: Case, data: CaseData) -> CaseData:
         """`data` on the candidate's device."""

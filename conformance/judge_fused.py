@@ -44,6 +44,9 @@ def judge_fused(judge: Judge, case: Case) -> None:
     # exp turns an absolute error of the logits into a relative one of the weights,
     # once for the term and once for the sum.
     relative = torch.expm1(2 * logit_error) + _SOFTMAX_UNITS * U_FLOAT32
+    dtype = judge.subject.capabilities.routing_dtype()
+    if dtype != torch.float32:
+        relative += torch.finfo(dtype).eps / 2
     judged = judge.judged(case, data, relative.expand(data.routing.ids.shape))
     difference = compare_numbers(
         out, judged.truth["combine"], judged.allowed["combine"]

@@ -126,10 +126,9 @@ def _what(route: str, tactic: object) -> str:
 
 def judge_every_tactic(judge: Judge, case: Case) -> None:
     """Force each tactic that the candidate enumerates for this shape."""
-    enumerate_tactics = judge.subject.capabilities.tactics
-    assert enumerate_tactics is not None
     config = judge.data(case).config
-    tactics = list(enumerate_tactics(config, case.tokens))
+    claims = judge.subject.capabilities
+    tactics = claims.tactics_of(config, case.tokens, case.shard)
     if not tactics:
         line = f"no tactic for {config.label()} with {case.tokens} tokens"
         raise judge.fail(Verdict.MISMATCH, [line], case=case, what="tactics")

@@ -26,6 +26,8 @@ from mxmoe.reference.errors import BadInput
 GROUP = "mxmoe.candidates"
 DISTRIBUTION = "mxmoe-conformance"
 DEFAULT_ATTRIBUTE = "candidate"
+# A rule of naming, because asking a candidate what it needs would import it.
+OP_SUFFIX = "_op"
 
 
 def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
@@ -34,7 +36,16 @@ def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def bundled_names() -> list[str]:
-    """The candidates that come with mxmoe itself."""
+    """The candidates that come with mxmoe itself and run on common hardware."""
+    return [name for name in _ours() if not name.endswith(OP_SUFFIX)]
+
+
+def op_names() -> list[str]:
+    """Those that call another project's op on a B200, known by their names."""
+    return [name for name in _ours() if name.endswith(OP_SUFFIX)]
+
+
+def _ours() -> list[str]:
     return sorted(
         name
         for name, ep in entry_points().items()

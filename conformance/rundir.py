@@ -62,7 +62,11 @@ _PACKAGES = (
     "pytest",
     "safetensors",
     "numpy",
+    "tensorrt_llm",
+    "flashinfer-python",
 )
+# Where Linux shows the version of the loaded kernel module.
+_NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +165,17 @@ def describe_machine() -> dict[str, Any]:
         | {"python": platform.python_version()},
         "platform": f"{sys.platform} {platform.machine()}",
         "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "sm": "".join(map(str, torch.cuda.get_device_capability())) if cuda else None,
+        "driver": _driver(),
         "environment": {n: os.environ[n] for n in ENVIRONMENT if n in os.environ},
     }
+
+
+def _driver() -> str | None:
+    try:
+        return _NVIDIA_DRIVER.read_text(encoding="ascii").strip()
+    except OSError:
+        return None
 
 
 def _version(package: str) -> str | None:

@@ -27,6 +27,7 @@ from mxmoe.conformance.places import choose_layers
 from mxmoe.conformance.profiles import seconds_per_check
 from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
+from mxmoe.conformance.registry import op_names
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.strategies import shapes
 from mxmoe.conformance.subject import Subject
@@ -53,6 +54,7 @@ class Options:
     required_class: str | None = None
     run: RunWriter | None = None
     profile: str = "dev"
+    b200: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,7 +88,7 @@ def open_session(options: Options) -> Session:
             _check_layer(case, checkpoint)
         for layer in layers:
             checkpoint.layer(layer)
-        specs, requested = _candidate_specs(options.candidates)
+        specs, requested = _candidate_specs(options)
         subjects = tuple(_load(spec, options.device) for spec in specs)
         _refuse_equal_names(subjects)
         against = options.against
@@ -132,9 +134,19 @@ def _check_layer(case: Case, checkpoint: Checkpoint) -> None:
     case.shard.expert_range(checkpoint.config)
 
 
-def _candidate_specs(given: Sequence[str]) -> tuple[list[str], bool]:
-    if given:
-        return list(dict.fromkeys(given)), True
+def _candidate_specs(options: Options) -> tuple[list[str], bool]:
+    if options.b200:
+        for option, given in (
+            ("--candidate", options.candidates),
+            ("--device", options.device),
+        ):
+            if given:
+                raise BadInput(
+                    f"--b200: expected no {option}, it chooses both, found {given!r}"
+                )
+        return op_names(), False
+    if options.candidates:
+        return list(dict.fromkeys(options.candidates)), True
     from_environment = os.environ.get(CANDIDATE_VARIABLE, "").split()
     if from_environment:
         return from_environment, True

@@ -144,6 +144,10 @@ def print_summary(
     console: Console, session: Session, conclusion: Conclusion, folder: Path
 ) -> None:
     """Notes, what was not run and why, the table, the run directory, the verdict."""
+    away = {s.name: s.unavailable() for s in session.subjects}
+    for name, sentence in away.items():
+        if sentence is not None:
+            console.print(printable(f"not available: {name}: {sentence}"))
     for title, verdict in (
         ("quality note", Verdict.QUALITY_NOTE),
         ("unsupported", Verdict.UNSUPPORTED),
@@ -152,26 +156,28 @@ def print_summary(
         reasons = Counter(
             (v.candidate, v.level, note)
             for v in conclusion.lines
-            if v.verdict is verdict
+            if v.verdict is verdict and away[v.candidate] is None
             for note in (v.notes or (v.reason,))
         )
         for (name, level, reason), count in reasons.items():
             times = f" ({count} checks)" if count > 1 else ""
             text = f"{title}: {name} {level}: {reason}{times}"
             console.print(printable(text))
-    console.print(_table(session, conclusion))
+    here = [s for s in session.subjects if away[s.name] is None]
+    if here:
+        console.print(_table(here, conclusion))
     console.print(printable(f"run {folder}"))
     console.print(printable(conclusion.line))
 
 
-def _table(session: Session, conclusion: Conclusion) -> Table:
+def _table(subjects: Sequence[Subject], conclusion: Conclusion) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("candidate", no_wrap=True)
-    table.add_column("class", no_wrap=True)
+    table.add_column("class", overflow="fold")  # wraps where space is short
     for level, name in LEVELS.items():
         table.add_column(f"{level}\n{name}", no_wrap=True)
     table.add_column("error/\nbound", justify="right", no_wrap=True)
-    for subject in session.subjects:
+    for subject in subjects:
         row = conclusion.cells[subject.name]
         worst = max(
             (c.worst for c in row.values() if c.worst is not None), default=None

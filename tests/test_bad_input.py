@@ -149,7 +149,10 @@ def test_a_candidate_that_cannot_be_used_is_refused(
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("torch_densee", "one of the installed candidates (hf_experts, torch_dense)"),
+        (
+            "torch_densee",
+            "one of the installed candidates (flashinfer_op, hf_experts, torch_dense",
+        ),
         ("nowhere.py:candidate", "expected a Python file, found none at nowhere.py"),
         (
             "no.such.module:candidate",

@@ -54,7 +54,9 @@ def test_the_readme_shows_its_verdict_and_table(finished: tuple[str, Run]) -> No
     output, _ = finished
     shown = re.search(r"tox -e check\n(.*?)```", README, flags=re.DOTALL)
     assert shown is not None
-    row = re.compile(r"^(?:verdict:|hf_experts|torch_dense).*", flags=re.MULTILINE)
+    row = re.compile(
+        r"^(?:verdict:|hf_experts|torch_dense|trtllm_gen).*", flags=re.MULTILINE
+    )
     # The last column, the worst ratio, varies with the machine.
     rows = [
         [re.sub(r"\s+\S+$", "", line) for line in row.findall(text)]
@@ -67,7 +69,8 @@ def test_every_level_judged_every_bundled_candidate(finished: tuple[str, Run]) -
     _, run = finished
     judged = {(v.candidate, v.level) for v in run.verdicts if v.verdict.judged}
     levels = ("L0", "L1", "L2", "L3")
-    assert judged == {(c, n) for c in ("hf_experts", "torch_dense") for n in levels}
+    names = ("hf_experts", "torch_dense", "trtllm_gen")
+    assert judged == {(c, n) for c in names for n in levels}
 
 
 def test_whatever_did_not_run_says_why(finished: tuple[str, Run]) -> None:

@@ -48,8 +48,18 @@ def check(
         str | None, typer.Option(help="cpu or cuda. Default: the candidate's choice.")
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="dev, ci, gpu or nightly: how many cases are drawn")
-    ] = "ci",
+        str | None,
+        typer.Option(
+            help="dev, ci, gpu or nightly: how many cases are drawn. "
+            "Default: ci, with --b200 gpu."
+        ),
+    ] = None,
+    b200: Annotated[
+        bool,
+        typer.Option(
+            "--b200", help="the bundled adapters of B200 ops; see docs/run-on-b200.md"
+        ),
+    ] = False,
     require_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="pin the arithmetic class")
     ] = None,
@@ -78,7 +88,8 @@ def check(
             case=case,
             device=device,
             required_class=require_class,
-            profile=profile,
+            profile=profile or ("gpu" if b200 else "ci"),
+            b200=b200,
         ),
         marker=marker,
         keyword=keyword,
