@@ -1,0 +1,155 @@
+"""Why the ranks' sum is wrong: the mixture of right parts that it equals.
+
+With p_r the true partial sum of rank r, B the routed down bias and x the hidden
+states, every hypothesis is one sum  sum_r c_r p_r + c_B B + c_x x . The right one is
+c_r = 1 (plus x after a layer step), and a fault of sharding or of the collective is
+another choice of coefficients: if the found output lies within the bound around it,
+the ranks behave as if that had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mxmoe.conformance.compare_numbers import compare_numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the hypotheses mix, on the CPU in float64.
+
+    partials, allowed : [r, t, h] true partial sums and what each may be off by.
+    bias : [t, h] sum_k p_k b2[e_k]. residual : [t, h] the hidden states. own : the
+    global rank whose output is explained, or None for the sum of all outputs.
+    rounding : [t, h] what reducing and adding may be off by.
+    """
+
+    labels: tuple[str, ...]
+    partials: torch.Tensor
+    allowed: torch.Tensor
+    bias: torch.Tensor
+    residual: torch.Tensor
+    rounding: torch.Tensor
+    tp_size: int
+    ep_size: int
+    own: int | None = None
+
+    @property
+    def step(self) -> float:
+        """The coefficient of the residual where nothing is wrong."""
+        return 0.0 if self.own is None else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """The coefficients of one hypothesis."""
+
+    name: str
+    ranks: tuple[float, ...]
+    bias: float = 0.0
+    residual: float
+
+
+def explain_ranks(found: torch.Tensor, terms: Terms) -> list[str]:
+    """The hypotheses under which `found` [t, h] is within the bound everywhere."""
+    names = []
+    for mixture in mixtures(terms):
+        c = torch.tensor(mixture.ranks, dtype=torch.float64)
+        truth = torch.einsum("r,rth->th", c, terms.partials)
+        truth = truth + mixture.bias * terms.bias + mixture.residual * terms.residual
+        allowed = torch.einsum("r,rth->th", c.abs(), terms.allowed)
+        # Reducing larger sums rounds more, in proportion.
+        scale = max(1.0, float(c.abs().max()), abs(mixture.residual))
+        allowed = allowed + scale * terms.rounding
+        if compare_numbers(found, truth, allowed).within:
+            names.append(mixture.name)
+    return names
+
+
+def mixtures(terms: Terms) -> Iterator[Mixture]:
+    """Every hypothesis that fits this group and differs from the right answer."""
+    n, x = len(terms.labels), terms.step
+    once = (1.0,) * n
+    if bool(terms.bias.any()):
+        yield from _bias(terms, once)
+    for r, label in enumerate(terms.labels):
+        if bool(terms.partials[r].any()):
+            for name, count in (("missing", 0.0), ("added twice", 2.0)):
+                yield Mixture(
+                    name=f"rank {label} {name}", ranks=_at(r, count, n), residual=x
+                )
+    yield Mixture(
+        name=f"every rank computes the whole layer ({n} times the sum)"
+        if terms.own is None
+        else f"all_reduce done twice ({n} times the sum)",
+        ranks=(float(n),) * n,
+        residual=x,
+    )
+    for r, label in enumerate(terms.labels):
+        only = tuple(float(n) * (s == r) for s in range(n))
+        yield Mixture(
+            name=f"every rank holds the part of {label}", ranks=only, residual=x
+        )
+    for r, label in enumerate(terms.labels):
+        for s, other in enumerate(terms.labels):
+            if r != s:
+                swapped = tuple(1.0 - (q == r) + (q == s) for q in range(n))
+                name = f"rank {label} holds the part of {other}"
+                yield Mixture(name=name, ranks=swapped, residual=x)
+    if terms.own is None:
+        yield Mixture(name="each rank adds the hidden states", ranks=once, residual=n)
+        yield Mixture(
+            name="mean over ranks, not the sum", ranks=(1 / n,) * n, residual=x
+        )
+        return
+    yield from _collective(terms, once)
+
+
+def _bias(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
+    tp, ep, x = terms.tp_size, terms.ep_size, terms.step
+    if tp > 1:
+        yield Mixture(
+            name=f"down bias added {tp} times: not divided by tp",
+            ranks=once,
+            bias=tp - 1,
+            residual=x,
+        )
+        yield Mixture(
+            name="down bias added once in tp: divided by tp twice, or on one rank only",
+            ranks=once,
+            bias=1 / tp - 1,
+            residual=x,
+        )
+    if ep > 1:
+        yield Mixture(
+            name="down bias divided by ep, whose ranks share no expert",
+            ranks=once,
+            bias=1 / ep - 1,
+            residual=x,
+        )
+    yield Mixture(name="down bias on no rank", ranks=once, bias=-1.0, residual=x)
+
+
+def _collective(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
+    n, own = len(once), terms.own
+    alone = tuple(float(s == own) for s in range(n))
+    yield Mixture(name="no all_reduce: the rank's own part", ranks=alone, residual=1.0)
+    yield Mixture(
+        name=f"all_reduce after the residual: hidden states added {n} times",
+        ranks=once,
+        residual=n,
+    )
+    yield Mixture(
+        name="residual added on each rank before the all_reduce, and again after it",
+        ranks=once,
+        residual=n + 1,
+    )
+    yield Mixture(name="residual missing", ranks=once, residual=0.0)
+    yield Mixture(name="mean over ranks, not the sum", ranks=(1 / n,) * n, residual=1.0)
+
+
+def _at(rank: int, count: float, n: int) -> tuple[float, ...]:
+    return tuple(count if s == rank else 1.0 for s in range(n))
