@@ -24,7 +24,8 @@ class Terms:
     partials, allowed : [r, t, h] true partial sums and what each may be off by.
     bias : [t, h] sum_k p_k b2[e_k]. residual : [t, h] the hidden states. own : the
     global rank whose output is explained, or None for the sum of all outputs.
-    rounding : [t, h] what reducing and adding may be off by.
+    rounding : [t, h] what reducing and adding the residual may be off by; for the
+    sum of all outputs, what ranks may be off by that add the residual themselves.
     """
 
     labels: tuple[str, ...]
@@ -61,9 +62,10 @@ def explain_ranks(found: torch.Tensor, terms: Terms) -> list[str]:
         truth = torch.einsum("r,rth->th", c, terms.partials)
         truth = truth + mixture.bias * terms.bias + mixture.residual * terms.residual
         allowed = torch.einsum("r,rth->th", c.abs(), terms.allowed)
-        # Reducing larger sums rounds more, in proportion.
-        scale = max(1.0, float(c.abs().max()), abs(mixture.residual))
-        allowed = allowed + scale * terms.rounding
+        if terms.own is not None or mixture.residual:
+            # Reducing larger sums rounds more, in proportion.
+            scale = max(1.0, float(c.abs().max()), abs(mixture.residual))
+            allowed = allowed + scale * terms.rounding
         if compare_numbers(found, truth, allowed).within:
             names.append(mixture.name)
     return names
@@ -88,6 +90,10 @@ def mixtures(terms: Terms) -> Iterator[Mixture]:
         ranks=(float(n),) * n,
         residual=x,
     )
+    if terms.ep_size > 1 and terms.own is None:
+        ep = terms.ep_size
+        name = f"every expert-parallel rank computes all experts ({ep} times the sum)"
+        yield Mixture(name=name, ranks=(float(ep),) * n, residual=x)
     for r, label in enumerate(terms.labels):
         only = tuple(float(n) * (s == r) for s in range(n))
         yield Mixture(

@@ -50,7 +50,6 @@ def judge_processes(
     world: int,
     examples: Sequence[Case],
     *,
-    layer_step: str = LAYER_STEP,
     call_seconds: float = CALL_SECONDS,
 ) -> None:
     """Raise `Failure` unless every case comes out right on every one of `world` ranks.
@@ -68,7 +67,7 @@ def judge_processes(
         checkpoint=str(judge.settings.checkpoint_folder),
         call_seconds=call_seconds,
         parent=os.getpid(),
-        layer_step=layer_step,
+        layer_steps=(LAYER_STEP,) * len(cases),
     )
     with tempfile.TemporaryDirectory(prefix="mxmoe-ranks-") as folder:
         launched = launch(Path(folder), plan)

@@ -150,7 +150,7 @@ def _byte_lines(
     position = ", ".join(map(str, (f"e={e}", row, *column)))
     return [
         f"{name}: rank {rank.label()} lacks {difference.count} of the "
-        f"{difference.total} entries that it owns, first [{position}] of the checkpoint",
+        f"{difference.total} entries that it owns, first the checkpoint's [{position}]",
         f"  expected {decoded(name, difference.expected)}, "
         f"found {decoded(name, difference.found)}",
     ]

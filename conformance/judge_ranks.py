@@ -121,7 +121,9 @@ def judge_sum(judge: Judge, case: Case) -> None:
     lines = difference_lines(difference, group.data)
     if not judge.record.searching:
         lines += [ranks_line(group, outputs)]
-        lines += why_line(total, group.terms(torch.zeros_like(allowed)))
+        x = group.data.hidden_states.double().abs() + group.partials.abs().sum(dim=0)
+        rounding = len(outputs) * half_ulp(x, judge.subject.arithmetic.output)
+        lines += why_line(total, group.terms(rounding))
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -261,9 +263,8 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
         return
     lines = difference_lines(difference, group.data)
     if not judge.record.searching:
-        terms = replace(
-            group.terms(rounding), partials=exact, allowed=torch.zeros_like(exact)
-        )
+        share = (rounding / len(outputs)).expand_as(exact)
+        terms = replace(group.terms(rounding), partials=exact, allowed=share)
         lines += why_line(found.detach().cpu(), terms)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,

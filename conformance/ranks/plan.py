@@ -17,9 +17,10 @@ class Plan:
 
     spec, device : the candidate, as `registry.load_candidate` takes it. cases : words
     that `parse_case` reads, each naming a group of `world` ranks. checkpoint : where
-    ``layer0/...`` cases have their weights. layer_step : ``module:function`` that puts
-    partial sums, all-reduce and residual together. call_seconds : the limit of one
-    call into the candidate. parent : the process without which the ranks end.
+    ``layer0/...`` cases have their weights. layer_steps : for each case, as
+    ``module:function``, what puts partial sum, all-reduce and residual together.
+    call_seconds : the limit of one call into the candidate. parent : the process
+    without which the ranks end.
     """
 
     world: int
@@ -29,7 +30,7 @@ class Plan:
     checkpoint: str
     call_seconds: float
     parent: int
-    layer_step: str = LAYER_STEP
+    layer_steps: tuple[str, ...]
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
@@ -40,7 +41,8 @@ def write_plan(folder: Path, plan: Plan) -> None:
 def read_plan(folder: Path) -> Plan:
     """The inverse of `write_plan`."""
     fields = json.loads((folder / PLAN_NAME).read_text(encoding="utf-8"))
-    return Plan(**fields | {"cases": tuple(fields["cases"])})
+    lists = {name: tuple(fields[name]) for name in ("cases", "layer_steps")}
+    return Plan(**fields | lists)
 
 
 def result_path(folder: Path, case: int, rank: int) -> Path:

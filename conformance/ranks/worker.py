@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
     """Compute every case of the plan."""
     plan, rank = read_plan(folder), int(os.environ["RANK"])
     journal = Journal(journal_path(folder, rank))
-    journal.begins("start", pid=os.getpid())
+    journal.begins("start", pid=os.getpid(), torchrun=os.getppid())
     threading.Thread(target=_end_with, args=(plan.parent,), daemon=True).start()
     try:
         _work(folder, plan, rank, journal)
@@ -71,11 +71,11 @@ def _work(folder: Path, plan: Plan, rank: int, journal: Journal) -> None:
     journal.begins("load")
     subject = load_candidate(plan.spec, device=plan.device)
     subject = replace(subject, call_seconds=plan.call_seconds)
-    step = _layer_step(plan.layer_step)
+    steps = [_layer_step(spec) for spec in plan.layer_steps]
     journal.begins("init_process_group")
     dist.init_process_group("nccl" if on_gpu else "gloo")
     journal.begins(READY)
-    for number, word in enumerate(plan.cases):
+    for number, (word, step) in enumerate(zip(plan.cases, steps, strict=True)):
         journal.case = number
         case = parse_case(word)
         aligned = subject.capabilities.align(case.shard)
