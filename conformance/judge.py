@@ -126,7 +126,7 @@ class Judge:
             hot=hot,
             always=always,
             tokens=tokens,
-            shards=groups or shards,
+            shards=groups or SHARDS,
         )
         if not strategy.is_empty:
             self._search(check, strategy, share)

@@ -16,6 +16,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,10 +74,8 @@ def judge_processes(
         launched = launch(Path(folder), plan)
     for number, results in enumerate(launched.results):
         partials, outputs = zip(*results, strict=True)
-        judge.one(
-            lambda case, p=partials, o=outputs: judge_step(judge, case, p, o),
-            cases[number],
-        )
+        check = partial(judge_step, judge, partials=partials, outputs=outputs)
+        judge.one(check, cases[number])
     if launched.failure is not None:
         raise _ended(judge, cases, launched.failure)
 
@@ -110,7 +109,7 @@ def judge_step(
             case=case,
             what=f"{WHAT}, rank {r} of {len(outputs)} ({group.ranks[r].label()})",
             tensors={"found": out, "expected": truth, "allowed": allowed}
-            | {f"partial.{q}": partial for q, partial in enumerate(partials)},
+            | {f"partial.{q}": part for q, part in enumerate(partials)},
         )
 
 
