@@ -20,12 +20,12 @@ class RecordingGroup(dist.ProcessGroup):
     all_reduced: list[list[int]]
 
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
-        super().__init__(rank, size)
+        super().__init__(rank, size)  # type: ignore[call-arg]
         self.all_reduced = []
         self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, timeout)
 
     # torch names a group of a backend of one's own, and then does not find the name.
-    def _set_group_name(self, name: str) -> None:
+    def _set_group_name(self, name: Any) -> None:
         self._name = name
         super()._set_group_name(name)
 

@@ -65,15 +65,16 @@ def main(folder: Path) -> None:
 
 
 def _work(folder: Path, plan: Plan, rank: int, journal: Journal) -> None:
-    on_gpu = plan.device == "cuda"
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    gpu = None
+    if plan.device == "cuda":
+        gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(gpu)
     journal.begins("load")
     subject = load_candidate(plan.spec, device=plan.device)
     subject = replace(subject, call_seconds=plan.call_seconds)
     steps = [_layer_step(spec) for spec in plan.layer_steps]
     journal.begins("init_process_group")
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("gloo" if gpu is None else "nccl", device_id=gpu)
     journal.begins(READY)
     for number, (word, step) in enumerate(zip(plan.cases, steps, strict=True)):
         journal.case = number
