@@ -57,7 +57,12 @@ class Mixture:
 def explain_ranks(found: torch.Tensor, terms: Terms) -> list[str]:
     """The hypotheses under which `found` [t, h] is within the bound everywhere."""
     names = []
+    seen: set[tuple[object, ...]] = set()
     for mixture in mixtures(terms):
+        coefficients = (mixture.ranks, mixture.bias, mixture.residual)
+        if coefficients in seen:
+            continue  # with two ranks, several names have one meaning
+        seen.add(coefficients)
         c = torch.tensor(mixture.ranks, dtype=torch.float64)
         truth = torch.einsum("r,rth->th", c, terms.partials)
         truth = truth + mixture.bias * terms.bias + mixture.residual * terms.residual
@@ -72,46 +77,47 @@ def explain_ranks(found: torch.Tensor, terms: Terms) -> list[str]:
 
 
 def mixtures(terms: Terms) -> Iterator[Mixture]:
-    """Every hypothesis that fits this group and differs from the right answer."""
-    n, x = len(terms.labels), terms.step
-    once = (1.0,) * n
+    """Every hypothesis that fits this group, those that say most first."""
+    once = (1.0,) * len(terms.labels)
+    if terms.own is not None:
+        yield from _collective(terms, once)
     if bool(terms.bias.any()):
         yield from _bias(terms, once)
+    yield from _one_rank(terms)
+    yield from _every_rank(terms, once)
+
+
+def _one_rank(terms: Terms) -> Iterator[Mixture]:
+    """A single rank adds something else than its part."""
+    n, x = len(terms.labels), terms.step
     for r, label in enumerate(terms.labels):
         if bool(terms.partials[r].any()):
             for name, count in (("missing", 0.0), ("added twice", 2.0)):
-                yield Mixture(
-                    name=f"rank {label} {name}", ranks=_at(r, count, n), residual=x
-                )
-    yield Mixture(
-        name=f"every rank computes the whole layer ({n} times the sum)"
-        if terms.own is None
-        else f"all_reduce done twice ({n} times the sum)",
-        ranks=(float(n),) * n,
-        residual=x,
-    )
-    if terms.ep_size > 1 and terms.own is None:
-        ep = terms.ep_size
-        name = f"every expert-parallel rank computes all experts ({ep} times the sum)"
-        yield Mixture(name=name, ranks=(float(ep),) * n, residual=x)
-    for r, label in enumerate(terms.labels):
-        only = tuple(float(n) * (s == r) for s in range(n))
-        yield Mixture(
-            name=f"every rank holds the part of {label}", ranks=only, residual=x
-        )
+                ranks = tuple(count if s == r else 1.0 for s in range(n))
+                yield Mixture(name=f"rank {label} {name}", ranks=ranks, residual=x)
     for r, label in enumerate(terms.labels):
         for s, other in enumerate(terms.labels):
             if r != s:
                 swapped = tuple(1.0 - (q == r) + (q == s) for q in range(n))
                 name = f"rank {label} holds the part of {other}"
                 yield Mixture(name=name, ranks=swapped, residual=x)
+
+
+def _every_rank(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
+    """All ranks make the same mistake."""
+    n, x, ep = len(once), terms.step, terms.ep_size
+    if ep > 1:
+        name = f"every expert-parallel rank computes all experts ({ep} times the sum)"
+        yield Mixture(name=name, ranks=(float(ep),) * n, residual=x)
+    name = f"every rank computes the whole layer ({n} times the sum)"
+    yield Mixture(name=name, ranks=(float(n),) * n, residual=x)
+    for r, label in enumerate(terms.labels):
+        only = tuple(float(n) * (s == r) for s in range(n))
+        name = f"every rank holds the part of {label}"
+        yield Mixture(name=name, ranks=only, residual=x)
+    yield Mixture(name="mean over ranks, not the sum", ranks=(1 / n,) * n, residual=x)
     if terms.own is None:
         yield Mixture(name="each rank adds the hidden states", ranks=once, residual=n)
-        yield Mixture(
-            name="mean over ranks, not the sum", ranks=(1 / n,) * n, residual=x
-        )
-        return
-    yield from _collective(terms, once)
 
 
 def _bias(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
@@ -140,22 +146,18 @@ def _bias(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
 
 
 def _collective(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
+    """What comes after the partial sums: the reduction and the residual."""
     n, own = len(once), terms.own
     alone = tuple(float(s == own) for s in range(n))
-    yield Mixture(name="no all_reduce: the rank's own part", ranks=alone, residual=1.0)
-    yield Mixture(
-        name=f"all_reduce after the residual: hidden states added {n} times",
-        ranks=once,
-        residual=n,
-    )
-    yield Mixture(
-        name="residual added on each rank before the all_reduce, and again after it",
-        ranks=once,
-        residual=n + 1,
-    )
-    yield Mixture(name="residual missing", ranks=once, residual=0.0)
-    yield Mixture(name="mean over ranks, not the sum", ranks=(1 / n,) * n, residual=1.0)
-
-
-def _at(rank: int, count: float, n: int) -> tuple[float, ...]:
-    return tuple(count if s == rank else 1.0 for s in range(n))
+    for name, ranks, residual in (
+        ("no all_reduce: the rank's own part", alone, 1.0),
+        (f"all_reduce done twice ({n} times the sum)", (float(n),) * n, 1.0),
+        (f"all_reduce after the residual: hidden states added {n} times", once, n),
+        (
+            "residual added on each rank before the all_reduce, and after it",
+            once,
+            n + 1,
+        ),
+        ("residual missing", once, 0.0),
+    ):
+        yield Mixture(name=name, ranks=ranks, residual=residual)

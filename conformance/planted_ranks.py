@@ -83,7 +83,7 @@ def last_rank_adds_nothing() -> object:
     return calling(forward)
 
 
-@_sum("", "every rank holds the part of tp")
+@_sum("", "holds the part of tp")
 def every_rank_is_rank_0() -> object:
     """The rank is not handed down: each holds the lanes of rank 0."""
     return as_rank(lambda s: replace(s, tp_rank=0))

@@ -39,7 +39,9 @@ from mxmoe.conformance.ranks.plan import result_path
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.checkpoint import open_checkpoint
+from mxmoe.reference.errors import BadInput
 
 # How soon a rank notices that nobody waits for it any more.
 _PARENT_SECONDS = 1.0
@@ -70,7 +72,11 @@ def _work(folder: Path, plan: Plan, rank: int, journal: Journal) -> None:
         gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(gpu)
     journal.begins("load")
-    subject = load_candidate(plan.spec, device=plan.device)
+    try:
+        subject = load_candidate(plan.spec, device=plan.device)
+    except BadInput as error:
+        # It was loaded before, in the process that asked: this is a rank's own failure.
+        raise Failure(Verdict.CRASH, str(error)) from error
     subject = replace(subject, call_seconds=plan.call_seconds)
     steps = [_layer_step(spec) for spec in plan.layer_steps]
     journal.begins("init_process_group")
