@@ -126,7 +126,7 @@ class Judge:
             hot=hot,
             always=always,
             tokens=tokens,
-            shards=groups or SHARDS,
+            shards=groups or shards,
         )
         if not strategy.is_empty:
             self._search(check, strategy, share)
