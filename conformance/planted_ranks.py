@@ -16,6 +16,7 @@ from mxmoe.conformance.planted import faults_of
 from mxmoe.conformance.planted import pack
 from mxmoe.conformance.planted_state import calling
 from mxmoe.reference.layouts import TRTLLM_GEN
+from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -205,15 +206,17 @@ def bias_on_rank_0_only() -> object:
     return replace(PLAIN, pack=packed)
 
 
-def laid_out(edit: Callable[[str, Tensor, Any], Tensor]) -> object:
-    """A loader for ``trtllm_gen.v1``; edit(name, tensor, map) changes its tensors."""
+def laid_out(
+    edit: Callable[[str, Tensor, Any], Tensor], layout: Layout = TRTLLM_GEN
+) -> object:
+    """A loader for `layout`; edit(name, tensor, index map) changes its tensors."""
 
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Tensor]:
-        maps = TRTLLM_GEN.maps(config, shard)
-        tensors = TRTLLM_GEN.expected(w, config, shard)
+        maps = layout.maps(config, shard)
+        tensors = layout.expected(w, config, shard)
         return {n: edit(n, t, maps.get(n)) for n, t in tensors.items()}
 
-    claims = {**CLAIMS, "layout": TRTLLM_GEN.name}
+    claims = {**CLAIMS, "layout": layout.name}
     return changed(
         PLAIN,
         capabilities=claims,

@@ -48,6 +48,7 @@ from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import Shard
 
@@ -97,10 +98,14 @@ def test_honest_ranks_pass(name: str, settings: Settings) -> None:
     assert found["test_each_rank_adds_only_what_it_owns"] is Verdict.OK
 
 
-def test_a_padded_layout_passes(settings: Settings) -> None:
-    found = verdicts(laid_out(lambda name, tensor, index_map: tensor), settings)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_ranks_of_every_layout_make_the_checkpoint(
+    name: str, settings: Settings
+) -> None:
+    right = laid_out(lambda name, tensor, index_map: tensor, LAYOUTS[name])
     check = "test_prepared_bytes_of_all_ranks_are_the_checkpoints"
-    assert found[check] is Verdict.OK
+    [outcome] = trial(check, subject_of(right), settings)
+    assert outcome.verdict is Verdict.OK, outcome.text
 
 
 def in_pairs(parts: list[torch.Tensor]) -> torch.Tensor:
