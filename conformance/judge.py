@@ -25,6 +25,7 @@ from mxmoe.conformance.designed import any_bytes
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
 from mxmoe.conformance.profiles import SHRINK_SECONDS
+from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.strategies import SHARDS
 from mxmoe.conformance.strategies import TOKENS
@@ -108,10 +109,12 @@ class Judge:
         examples: Iterable[Case] = (),
         share: float = 1.0,
         shards: Sequence[Shard] = SHARDS,
+        groups: Sequence[Shard] = (),
     ) -> None:
         """Judge drawn cases, then `examples`; a failing drawn case is shrunk.
 
-        share : the part of the profile's seconds that drawing may take.
+        share : the part of the profile's seconds that drawing may take. groups : draw
+        one of these groups of ranks with every case, instead of a single rank.
 
         With ``--case`` only that case is judged. Examples that the candidate
         declares unsupported are left out; if nothing is left, so is the check.
@@ -120,7 +123,11 @@ class Judge:
             self.one(check, self.settings.case)
             return
         strategy = cases(
-            self._supports, hot=hot, always=always, tokens=tokens, shards=shards
+            self._supports_group if groups else self._supports,
+            hot=hot,
+            always=always,
+            tokens=tokens,
+            shards=groups or shards,
         )
         if not strategy.is_empty:
             self._search(check, strategy, share)
@@ -207,6 +214,13 @@ class Judge:
     def _supports(self, config: MoEConfig, shard: Shard) -> bool:
         claims = self.subject.capabilities
         return not (claims.refuses_shape(config) or claims.refuses_shard(shard, config))
+
+    def _supports_group(self, config: MoEConfig, group: Shard) -> bool:
+        claims = self.subject.capabilities
+        if claims.refuses_shape(config):
+            return False
+        ranks = ranks_of(claims.align(group))
+        return not any(claims.refuses_shard(rank, config) for rank in ranks)
 
     def need_right_output(self) -> None:
         """Raise `NotJudged` if plain outputs were found wrong earlier in this run.

@@ -11,6 +11,7 @@ from mxmoe.conformance import planted_bytes
 from mxmoe.conformance import planted_claims
 from mxmoe.conformance import planted_codec
 from mxmoe.conformance import planted_numbers
+from mxmoe.conformance import planted_ranks
 from mxmoe.conformance import planted_routing
 from mxmoe.conformance import planted_stages
 from mxmoe.conformance import planted_state
@@ -31,6 +32,7 @@ FAULTS: dict[str, Fault] = {
         planted_stages,
         planted_state,
         planted_claims,
+        planted_ranks,
     )
     for fault in vars(module).values()
     if isinstance(fault, Fault)

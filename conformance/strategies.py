@@ -87,23 +87,30 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases that the candidate supports; nothing() if there is none in the hot sets.
 
-    hot : hot spots that may be drawn. always : hot spots in every case.
+    hot : hot spots that may be drawn. always : hot spots in every case. shards : what
+    to draw shards from; one that does not suit the shape gives way to the first that
+    does.
     """
-    usable = [c for c in shapes() if supported(c, WHOLE)]
-    shards = [s for s in shards if any(_shardable(c, s, supported) for c in usable)]
-    if not usable or not shards:
+    suiting = {
+        config: found
+        for config in shapes()
+        if (found := [s for s in shards if _shardable(config, s, supported)])
+    }
+    if not suiting:
         return st.nothing()
+    usable = list(suiting)
+    anywhere = [s for s in shards if any(s in found for found in suiting.values())]
     drawn = st.builds(
         lambda config, shard, t, seed, spots: Case(
             config=config,
-            shard=shard if _shardable(config, shard, supported) else WHOLE,
+            shard=shard if shard in suiting[config] else suiting[config][0],
             tokens=t,
             seed=seed,
             hot=tuple(dict.fromkeys((*always, *sorted(spots)))),
         ),
         # By index: the repr of the whole list would be 100 kB long.
         st.integers(0, len(usable) - 1).map(usable.__getitem__),
-        st.sampled_from(shards),
+        st.sampled_from(anywhere),
         st.sampled_from(tokens),
         st.integers(0, 999),
         st.sets(st.sampled_from(hot), max_size=2) if hot else st.just(set()),

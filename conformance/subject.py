@@ -34,13 +34,17 @@ from mxmoe.reference.types import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A candidate with its name, its claims and the device it runs on."""
+    """A candidate with its name, its claims and the device it runs on.
+
+    call_seconds : the limit of one call, `CALL_SECONDS` if None.
+    """
 
     spec: str
     name: str
     candidate: Any
     capabilities: Capabilities
     device_request: str | None = None
+    call_seconds: float | None = None
 
     def has(self, member: str) -> bool:
         """Whether the candidate exposes `member`."""
@@ -95,12 +99,13 @@ class Subject:
 
     def call(self, member: str, *arguments: Any, **options: Any) -> Any:
         """Call one member; an exception or a hang raises `Failure`."""
+        seconds = self.call_seconds or CALL_SECONDS
         try:
-            with torch.no_grad(), time_limit(CALL_SECONDS):
+            with torch.no_grad(), time_limit(seconds):
                 return getattr(self.candidate, member)(*arguments, **options)
         except CallTimedOut:
             raise Failure(
-                Verdict.TIMEOUT, f"{member} did not return in {CALL_SECONDS:g} s"
+                Verdict.TIMEOUT, f"{member} did not return in {seconds:g} s"
             ) from None
         except KeyboardInterrupt:
             raise

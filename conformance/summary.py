@@ -21,7 +21,13 @@ from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
 
-LEVELS = {"L0": "formats", "L1": "bytes", "L2": "routing", "L3": "numbers"}
+LEVELS = {
+    "L0": "formats",
+    "L1": "bytes",
+    "L2": "routing",
+    "L3": "numbers",
+    "L4": "ranks",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8
 # Seconds on two cores, from the design: every check of the level, all candidates.
 BYTEWISE_SECONDS = 60
 ROUTING_NUMERIC_STATE_SECONDS = 120
+RANKS_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,9 @@ def test_every_level_judged_every_bundled_candidate(finished: tuple[str, Run]) -
     judged = {(v.candidate, v.level) for v in run.verdicts if v.verdict.judged}
     levels = ("L0", "L1", "L2", "L3")
     names = ("hf_experts", "torch_dense", "trtllm_gen")
-    assert judged == {(c, n) for c in names for n in levels}
+    all_of_them = {(c, n) for c in names for n in levels}
+    # transformers' experts know no shards.
+    assert judged == all_of_them | {("torch_dense", "L4"), ("trtllm_gen", "L4")}
 
 
 def test_whatever_did_not_run_says_why(finished: tuple[str, Run]) -> None:
@@ -92,3 +95,9 @@ def test_routing_numbers_and_state_stay_within_their_budget(
     _, run = finished
     took = seconds(v for v in run.verdicts if v.level in ("L2", "L3"))
     assert took <= ROUTING_NUMERIC_STATE_SECONDS
+
+
+def test_ranks_stay_within_their_budget(finished: tuple[str, Run]) -> None:
+    """Real processes among them."""
+    _, run = finished
+    assert seconds(v for v in run.verdicts if v.level == "L4") <= RANKS_SECONDS

@@ -40,7 +40,7 @@ def comparable(output: str) -> list[str]:
     output = re.sub(r"runs/[0-9-]+", "runs/ID", output)
     output = re.sub(r"bundles/[0-9a-f]+", "bundles/ID", output)
     lines = [re.sub(r"\s+", " ", line).strip() for line in output.splitlines()]
-    table = re.compile(r"^(\w+ \w+ (?:(?:-|not run|ok \d+|FAIL \d+ of \d+) ){4})\S+$")
+    table = re.compile(r"^(\w+ \w+ (?:(?:-|not run|ok \d+|FAIL \d+ of \d+) ){5})\S+$")
     return [table.sub(r"\1", line).strip() for line in lines if line]
 
 

@@ -1,0 +1,205 @@
+"""The prepared tensors of all ranks, put together to the checkpoint's again.
+
+Each rank's tensors are restored to checkpoint order by undoing the layout's steps,
+not by the index maps that L1 compares with. Then every entry of the checkpoint must be
+on the rank that owns it, the shares of the down bias must add up to it, and whatever
+else a rank holds must be the layout's padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_bytes import ByteDifference
+from mxmoe.conformance.compare_bytes import compare_bytes
+from mxmoe.conformance.compare_bytes import decoded
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_bytes import prepared_tensors
+from mxmoe.conformance.rank_groups import ranks_of
+from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verdict import not_run
+from mxmoe.reference.layouts import Layout
+from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import PreparedWeights
+from mxmoe.reference.types import Shard
+
+DIVIDED = "down_bias"
+_CUT = (
+    "gate_up_blocks",
+    "gate_up_scales",
+    "gate_up_bias",
+    "down_blocks",
+    "down_scales",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ranks:
+    """What every rank holds: as prepared, and restored to checkpoint order."""
+
+    prepared: Mapping[Shard, PreparedWeights]
+    parts: Mapping[Shard, ExpertWeights]
+
+
+def judge_partition(judge: Judge, case: Case) -> None:
+    """Raise `Failure` unless the ranks' prepared tensors are the checkpoint, cut up."""
+    judge.subject.need("prepare")
+    layout = judge.subject.layout
+    if layout is None:
+        raise not_run("layout: the candidate's own, so no byte has a known place")
+    if case.shard.is_whole():
+        raise not_run(f"{case} names one rank, which holds everything")
+    data = judge.data(case)
+    ranks = _prepare_all(judge, case, layout, data.weights, data.config)
+    for line in _faults(layout, ranks, data.weights, data.config):
+        what = f"bytes of {len(ranks.parts)} ranks"
+        raise judge.fail(Verdict.MISMATCH, line, case=case, what=what)
+
+
+def _prepare_all(
+    judge: Judge, case: Case, layout: Layout, weights: ExpertWeights, config: MoEConfig
+) -> _Ranks:
+    prepared, parts = {}, {}
+    for rank in ranks_of(case.shard):
+        judge.subject.require(config, rank)
+        try:
+            one = judge.subject.prepare(weights, config, rank)
+        except Failure as error:
+            lines = [f"rank {rank.label()}: {error.text}"]
+            raise judge.fail(error.verdict, lines, case=case, what="prepare") from error
+        problem = _wrong_form(layout, one, weights, config)
+        if problem is not None:
+            lines = [f"rank {rank.label()}: {problem}"]
+            raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
+        on_cpu = {name: t.cpu() for name, t in prepared_tensors(one).items()}
+        prepared[rank] = replace(one, tensors=on_cpu)
+        parts[rank] = layout.restore(prepared[rank])
+    return _Ranks(prepared=prepared, parts=parts)
+
+
+def _wrong_form(
+    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
+) -> str | None:
+    """What keeps a rank's tensors from being restored, or None."""
+    found = prepared_tensors(prepared)
+    for name, index_map in layout.maps(config, prepared.shard).items():
+        experts = len(prepared.shard.expert_range(config))
+        if name not in found:
+            return f"expected a tensor {name!r} from prepare, found none"
+        dtype = index_map.dtype or weights.tensors()[index_map.source].dtype
+        wanted = f"{dtype} {[experts, *index_map.shape]}"
+        got = f"{found[name].dtype} {list(found[name].shape)}"
+        if got != wanted:
+            return f"{name}: expected {wanted}, found {got}"
+    return None
+
+
+def _faults(
+    layout: Layout, ranks: _Ranks, weights: ExpertWeights, config: MoEConfig
+) -> Iterator[list[str]]:
+    """The lines of each thing that is wrong, worst first."""
+    for rank, part in ranks.parts.items():
+        own = shard_weights(weights, config, rank)
+        for name in _CUT:
+            wanted = own.tensors().get(name)
+            if wanted is None:
+                continue
+            # Every layout keeps the values; some hold biases in float32.
+            found = part.tensors()[name].to(wanted.dtype)
+            difference = compare_bytes(found, wanted)
+            if difference is not None:
+                where = _whose(name, found, ranks, weights, config)
+                yield _byte_lines(name, rank, difference, config) + where
+    if config.has_bias:
+        yield from _bias_faults(ranks, weights, config)
+    for rank, prepared in ranks.prepared.items():
+        expected = layout.expected(weights, config, rank)
+        for name, tensor in prepared_tensors(prepared).items():
+            if name not in expected:
+                continue
+            difference = compare_bytes(tensor, expected[name])
+            if difference is not None:
+                yield [
+                    f"{name} of rank {rank.label()}: {difference.count} entries that "
+                    "belong to no byte of the checkpoint are not the layout's padding, "
+                    f"first at {list(difference.at)}"
+                ]
+
+
+def _byte_lines(
+    name: str, rank: Shard, difference: ByteDifference, config: MoEConfig
+) -> list[str]:
+    e = difference.at[0] + rank.expert_range(config).start
+    row, *column = difference.at[1:]
+    lanes = rank.intermediate_range(config)
+    if name.startswith("gate_up"):
+        row += 2 * lanes.start
+    elif column:
+        column[0] += lanes.start // 32
+    position = ", ".join(map(str, (f"e={e}", row, *column)))
+    return [
+        f"{name}: rank {rank.label()} lacks {difference.count} of the "
+        f"{difference.total} entries that it owns, first the checkpoint's [{position}]",
+        f"  expected {decoded(name, difference.expected)}, "
+        f"found {decoded(name, difference.found)}",
+    ]
+
+
+def _whose(
+    name: str,
+    found: torch.Tensor,
+    ranks: _Ranks,
+    weights: ExpertWeights,
+    config: MoEConfig,
+) -> list[str]:
+    """Whose entries were found instead, if they are another rank's."""
+    for other in ranks.parts:
+        theirs = shard_weights(weights, config, other).tensors()[name]
+        if theirs.shape == found.shape and compare_bytes(found, theirs) is None:
+            return [f"why    it holds the part of rank {other.label()}"]
+    return ["why    what it holds is no rank's part as a whole"]
+
+
+def _bias_faults(
+    ranks: _Ranks, weights: ExpertWeights, config: MoEConfig
+) -> Iterator[list[str]]:
+    """Each expert's down bias, summed over its tensor-parallel ranks.
+
+    `Layout.restore` multiplies by what the layout divides by, so that each rank
+    restores the whole bias and adds 1/tp of it. tp equal shares rounded to float32:
+    off by at most tp half_ulp(bias / tp).
+    """
+    assert weights.down_bias is not None
+    for ep_rank in {rank.ep_rank for rank in ranks.parts}:
+        mine = [rank for rank in ranks.parts if rank.ep_rank == ep_rank]
+        tp, e = mine[0].tp_size, mine[0].expert_range(config)
+        truth = weights.down_bias[e.start : e.stop].double()
+        shares = [_bias(ranks.parts[rank]).double() / tp for rank in mine]
+        total = torch.stack(shares).sum(dim=0)
+        allowed = tp * half_ulp(truth / tp, torch.float32)
+        difference = compare_numbers(total, truth, allowed)
+        if difference.within:
+            continue
+        expert, row = difference.at
+        ratio = difference.found / difference.expected if difference.expected else 0
+        yield [
+            f"{DIVIDED}: the shares of {tp} ranks sum to {difference.found:.6g} at "
+            f"[e={expert + e.start}, {row}], expected {difference.expected:.6g} "
+            f"({ratio:.4g} times)"
+        ]
+
+
+def _bias(part: ExpertWeights) -> torch.Tensor:
+    assert part.down_bias is not None
+    return part.down_bias

@@ -1,0 +1,1 @@
+"""Ranks as real processes: started by torchrun, judged by the process that asked."""
