@@ -278,5 +278,5 @@ def test_gathering_does_not_depend_on_where_the_source_lies_in_memory(
         naive[index_map.index == PADDING] = 0
         naive = naive.flatten(-2).to(index_map.dtype or source.dtype)
         found = index_map.gather_expert(moved[1])
-        assert torch.equal(found, naive / index_map.divisor)
+        assert torch.equal(index_map.plain(found), naive / index_map.divisor)
         assert found.dtype == (index_map.dtype or source.dtype)
