@@ -101,7 +101,6 @@ def read_request(options: VerifyOptions) -> VerifyRequest:
         stored = read_digests(options.digests, facts)
         names = set(layout.names(checkpoint.config))
         _need_digests(options.digests, stored, layers, shards, names)
-    source = source_file(subject.spec)
     return VerifyRequest(
         options=options,
         subject=subject,
@@ -111,16 +110,22 @@ def read_request(options: VerifyOptions) -> VerifyRequest:
         layers=layers,
         digest_facts=facts,
         stored=stored,
-        identity={
-            **facts,
-            "rank": options.rank,
-            "candidate": subject.name,
-            "candidate_file": None if source is None else _sha256(source),
-            "device": str(subject.device),
-            "against": "index maps" if stored is None else _sha256(options.digests),
-            "digests": options.write_digests is not None,
-        },
+        identity={**facts, **_asked(options, subject)},
     )
+
+
+def _asked(options: VerifyOptions, subject: Subject) -> dict[str, Any]:
+    """What else must be the same for a run to be continued; not the layers."""
+    source = source_file(subject.spec)
+    digests = options.digests
+    return {
+        "rank": options.rank,
+        "candidate": subject.name,
+        "candidate_file": None if source is None else _sha256(source),
+        "device": str(subject.device),
+        "against": "index maps" if digests is None else _sha256(digests),
+        "digests": options.write_digests is not None,
+    }
 
 
 def find_layout(name: str) -> Layout:
@@ -211,5 +216,5 @@ def _need_digests(
                 )
 
 
-def _sha256(path: Path | None) -> str | None:
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
