@@ -25,9 +25,9 @@ from mxmoe.conformance.plugin import PACKAGE
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
 from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.run_facts import session_facts
-from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.rundir import new_run_id
+from mxmoe.conformance.rundir import open_run
 from mxmoe.conformance.session import Options
 from mxmoe.conformance.session import open_session
 from mxmoe.conformance.summary import Conclusion
@@ -56,7 +56,7 @@ def run_check(
         session = open_session(options)
     try:
         folder = run_folder or Path("runs") / new_run_id()
-        writer = _open_run(folder)
+        writer = open_run(folder)
         session = replace(session, settings=replace(session.settings, run=writer))
         asked = {"marker": marker, "keyword": keyword, "profile": options.profile}
         writer.describe(**session_facts(session, command="check", **asked))
@@ -166,15 +166,6 @@ def _pytest_arguments(options: Options, marker: str, keyword: str) -> list[str]:
     if keyword:
         arguments += ["-k", keyword]
     return arguments
-
-
-def _open_run(folder: Path) -> RunWriter:
-    try:
-        return RunWriter(folder)
-    except OSError as error:
-        raise BadInput(
-            f"{folder}: expected a folder that can be written, {error.strerror}"
-        ) from error
 
 
 def _print_json(conclusion: Conclusion, folder: Path, out: TextIO) -> None:

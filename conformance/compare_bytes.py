@@ -34,9 +34,18 @@ def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return flat.view(torch.uint8).reshape(*lead, last * tensor.element_size())
 
 
+def same_bytes(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two tensors of the same shape and dtype have the same bytes."""
+    pair = as_bytes(found).reshape(-1), as_bytes(expected).reshape(-1)
+    # In words of 8 where both consist of them, which takes a third of the time.
+    if not any(x.numel() % 8 or x.storage_offset() % 8 for x in pair):
+        return torch.equal(pair[0].view(torch.int64), pair[1].view(torch.int64))
+    return torch.equal(*pair)
+
+
 def compare_bytes(found: torch.Tensor, expected: torch.Tensor) -> ByteDifference | None:
     """None if both have the same bytes; shapes and dtypes must agree beforehand."""
-    if torch.equal(as_bytes(found), as_bytes(expected)):
+    if same_bytes(found, expected):
         return None
     width = expected.element_size()
     differs = (as_bytes(found) != as_bytes(expected)).unflatten(-1, (-1, width))

@@ -90,6 +90,17 @@ def load_candidate(spec: str, *, device: str | None = None) -> Subject:
     )
 
 
+def source_file(spec: str) -> Path | None:
+    """The file of a loaded candidate's module, if it has one."""
+    location, _, attribute = spec.partition(":")
+    if location.endswith(".py") or "/" in location:
+        return Path(location)
+    if not attribute and location in entry_points():
+        location = entry_points()[location].module
+    file = getattr(sys.modules.get(location), "__file__", None)
+    return None if file is None else Path(file)
+
+
 def _find(spec: str) -> object:
     location, _, attribute = spec.partition(":")
     if location.endswith(".py") or "/" in location:

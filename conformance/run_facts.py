@@ -8,6 +8,7 @@ from typing import Any
 
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.session import Session
+from mxmoe.conformance.subject import Subject
 
 
 def session_facts(session: Session, *, command: str, **asked: Any) -> dict[str, Any]:
@@ -18,18 +19,7 @@ def session_facts(session: Session, *, command: str, **asked: Any) -> dict[str, 
         "command": command,
         "started": now(),
         **describe_machine(),
-        "candidates": [
-            {
-                "name": subject.name,
-                "spec": subject.spec,
-                "arithmetic": subject.arithmetic.name,
-                "execution": subject.capabilities.execution,
-                "layout": subject.capabilities.layout,
-                "device": str(subject.device),
-                "unavailable": subject.unavailable(),
-            }
-            for subject in session.subjects
-        ],
+        "candidates": [candidate_facts(subject) for subject in session.subjects],
         "checkpoint": {
             "folder": str(settings.checkpoint_folder) if given else None,
             "shape": settings.checkpoint.config.label(),
@@ -41,6 +31,19 @@ def session_facts(session: Session, *, command: str, **asked: Any) -> dict[str, 
             "against": None if settings.against is None else settings.against.spec,
             "require_class": settings.required_class,
         },
+    }
+
+
+def candidate_facts(subject: Subject) -> dict[str, Any]:
+    """Who a candidate is, and what it claims."""
+    return {
+        "name": subject.name,
+        "spec": subject.spec,
+        "arithmetic": subject.arithmetic.name,
+        "execution": subject.capabilities.execution,
+        "layout": subject.capabilities.layout,
+        "device": str(subject.device),
+        "unavailable": subject.unavailable(),
     }
 
 

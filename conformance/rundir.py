@@ -2,6 +2,7 @@
 
     runs/<id>/run.json         versions, device, candidates, configuration, result
               verdicts.jsonl   one line a check, appended as it ends
+              layers.*.jsonl   `mxmoe verify`: one line a layer, see `layer_lines`
               answers.jsonl    the gate: one line a question
               bench.csv        the benchmarks
               bundles/<id>/    one failure each: case.json, tensors.safetensors
@@ -111,6 +112,18 @@ class RunWriter:
         self.folder = folder
         self._run: dict[str, Any] = {"schema": SCHEMA, "id": folder.name}
 
+    @classmethod
+    def reopen(cls, folder: Path) -> RunWriter:
+        """The writer of a run that was begun before; `BadInput` if it is none."""
+        writer = cls.__new__(cls)
+        writer.folder, writer._run = folder, _read_facts(folder)
+        return writer
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What ``run.json`` holds."""
+        return self._run
+
     def describe(self, **facts: Any) -> None:
         """Add facts to ``run.json`` and write it, whole, through a rename."""
         self._run |= facts
@@ -145,6 +158,16 @@ class RunWriter:
         dense = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         save_file(dense, folder / "tensors.safetensors")
         return f"bundles/{name}"
+
+
+def open_run(folder: Path) -> RunWriter:
+    """A new run directory; `BadInput` if it has content or cannot be written."""
+    try:
+        return RunWriter(folder)
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: expected a folder that can be written, {error.strerror}"
+        ) from error
 
 
 def json_number(value: float | None) -> float | str | None:
@@ -188,6 +211,11 @@ def _version(package: str) -> str | None:
 def read_run(folder: Path | str) -> Run:
     """Read a run directory back; `BadInput` if it is not one, or of another schema."""
     folder = Path(folder)
+    facts = _read_facts(folder)
+    return Run(folder, facts, tuple(_read_verdicts(folder / "verdicts.jsonl")))
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
     try:
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except OSError as error:
@@ -203,7 +231,7 @@ def read_run(folder: Path | str) -> Run:
         raise BadInput(
             f"{folder / 'run.json'}: expected schema {SCHEMA}, found {found!r}"
         )
-    return Run(folder, run, tuple(_read_verdicts(folder / "verdicts.jsonl")))
+    return run
 
 
 def _read_verdicts(path: Path) -> list[VerdictLine]:

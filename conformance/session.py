@@ -73,7 +73,7 @@ class Session:
 
 def open_session(options: Options) -> Session:
     """Load and check everything; raises `BadInput`."""
-    _check_device(options.device)
+    check_device(options.device)
     if options.required_class is not None and options.required_class not in ARITHMETIC:
         raise BadInput(
             f"--require-class: expected one of {', '.join(ARITHMETIC)}, "
@@ -153,7 +153,8 @@ def _candidate_specs(options: Options) -> tuple[list[str], bool]:
     return bundled_names(), False
 
 
-def _check_device(device: str | None) -> None:
+def check_device(device: str | None) -> None:
+    """Raise `BadInput` unless this machine has `device`."""
     if device is None:
         return
     try:

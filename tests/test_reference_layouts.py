@@ -258,3 +258,25 @@ def test_padding_entries_become_zero_in_the_dtype_of_the_source() -> None:
     found = index_map.gather(source)
     assert [[[9, 0], [7, 9]], [[3, 0], [1, 3]]] == found.tolist()
     assert torch.uint8 == found.dtype
+
+
+@pytest.mark.parametrize("offset", [0, 2, 8, 16])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_gathering_does_not_depend_on_where_the_source_lies_in_memory(
+    name: str, offset: int
+) -> None:
+    """Blocks move as words of 16 bytes; tensors in a file start anywhere."""
+    config = MoEConfig(hidden=64, intermediate=96, experts=2, top_k=1)
+    weights, shard = layer(config), Shard(tp_size=2, tp_rank=1)
+    for index_map in LAYOUTS[name].maps(config, shard).values():
+        source = weights.tensors()[index_map.source]
+        memory = torch.empty(offset + source.nbytes + 16, dtype=torch.uint8)
+        moved = memory[offset : offset + source.nbytes].view(source.dtype)
+        moved = moved.reshape(source.shape).copy_(source)
+        runs = source[1].reshape(-1, index_map.width)
+        naive = runs[index_map.index.clamp(min=0)]
+        naive[index_map.index == PADDING] = 0
+        naive = naive.flatten(-2).to(index_map.dtype or source.dtype)
+        found = index_map.gather_expert(moved[1])
+        assert torch.equal(index_map.plain(found), naive / index_map.divisor)
+        assert found.dtype == (index_map.dtype or source.dtype)

@@ -9,10 +9,10 @@ import torch
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.describe_bytes import prepared_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_bytes import judge_tensor
 from mxmoe.conformance.judge_bytes import judge_tensors
-from mxmoe.conformance.judge_bytes import prepared_tensors
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import gpt_oss_tensors
 from mxmoe.conformance.places import layer_shards

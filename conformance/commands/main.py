@@ -73,3 +73,7 @@ def _exiting(command: Callable[..., ExitCode]) -> Callable[..., None]:
         raise typer.Exit(int(code))
 
     return run
+
+
+if __name__ == "__main__":
+    main()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from mxmoe.reference.layouts.bit_order import BitOrder
 
 PADDING = -1
+
+# complex128, for its size alone: no integer of torch is as long as the 16 bytes of a
+# block, and runs that are one word are gathered twice as fast as runs of two.
+_WORD = torch.complex128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +67,25 @@ class IndexMap:
 
     def gather_expert(self, source: torch.Tensor) -> torch.Tensor:
         """One expert's source -> [*shape]."""
-        # Selecting scalars is three times as fast as selecting rows of one entry.
-        flat = source.reshape(-1, self.width) if self.width > 1 else source.flatten()
-        index = self.index.to(source.device)
-        if flat.numel() == 0 or index.numel() == 0:
+        if source.numel() == 0 or self.index.numel() == 0:
             return source.new_zeros(self.shape, dtype=self.dtype)
-        runs = flat.index_select(0, index.flatten().clamp(min=0))
-        runs[index.flatten() == PADDING] = 0
-        values = runs.reshape(self.shape).to(self.dtype or source.dtype)
+        index, padding = (x.to(source.device) for x in self._index_and_padding)
+        runs = _as_words(source.reshape(-1, self.width)).index_select(0, index)
+        values = runs.index_fill_(0, padding, 0).view(source.dtype).reshape(self.shape)
+        values = values.to(self.dtype or source.dtype)
         if self.divisor != 1:
             values = values / self.divisor
         return values if self.bits is None else self.bits.apply(values)
+
+    @cached_property
+    def _index_and_padding(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The flat index with run 0 for padding, and where the padding is."""
+        flat = self.index.flatten()
+        padding = (flat == PADDING).nonzero().flatten()
+        index = flat.clamp(min=0)
+        # Kept beside `index`: half the memory, where the numbers are small enough.
+        fits = int(index.max()) <= torch.iinfo(torch.int32).max
+        return index.int() if fits else index, padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +97,18 @@ class Constant:
     def expand(self, experts: int) -> torch.Tensor:
         """The prepared tensor."""
         return torch.full((experts,), self.value, dtype=torch.float32)
+
+
+def _as_words(runs: torch.Tensor) -> torch.Tensor:
+    """[n, width] -> [n] with each run as one word, if there is a word that long."""
+    if runs.shape[1] == 1:
+        return runs.flatten()
+    if runs.shape[1] * runs.element_size() != _WORD.itemsize:
+        return runs
+    # A tensor in a file starts anywhere; a word must start at a multiple of its size.
+    if runs.data_ptr() % _WORD.itemsize or runs.storage_offset() % _WORD.itemsize:
+        runs = runs.clone()
+    return runs.view(_WORD).flatten()
 
 
 def runs_of(shape: tuple[int, ...], width: int) -> torch.Tensor:

@@ -1,0 +1,127 @@
+"""What to say of a prepared tensor that has other bytes than its index map gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+
+import torch
+
+from mxmoe.conformance.compare_bytes import ByteDifference
+from mxmoe.conformance.compare_bytes import decoded
+from mxmoe.conformance.compare_bytes import logical
+from mxmoe.conformance.compare_bytes import row_provenance
+from mxmoe.conformance.expected_tensor import ExpectedTensor
+from mxmoe.conformance.expected_tensor import expected_tensors
+from mxmoe.conformance.explain_bytes import explain_bytes
+from mxmoe.conformance.explain_bytes import explain_tensor
+from mxmoe.conformance.explain_chain import Prepared
+from mxmoe.conformance.explain_chain import explain_chain
+from mxmoe.reference.layouts import Constant
+from mxmoe.reference.layouts import Layout
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import PreparedWeights
+from mxmoe.reference.types import Shard
+
+# All tensors of a layer are copied and edited in search of an explanation up to this
+# size; above it, those of the first expert that differs.
+_EXPLAIN_WHOLE_UP_TO_BYTES = 2**26
+
+
+def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
+    """The tensors among what `prepare` returned."""
+    return {n: t for n, t in prepared.items() if isinstance(t, torch.Tensor)}
+
+
+def missing_line(name: str, found: Mapping[str, torch.Tensor]) -> str:
+    """The layout has a tensor `name`; `prepare` returned only those in `found`."""
+    names = ", ".join(sorted(found)) or "none"
+    return f"expected a tensor {name!r} from prepare, found {names}"
+
+
+def kind_line(
+    got: torch.Tensor, dtype: torch.dtype, shape: Sequence[int]
+) -> str | None:
+    """What is wrong with the dtype or shape of `got`, or None."""
+    if got.dtype == dtype and tuple(got.shape) == tuple(shape):
+        return None
+    return f"expected {dtype} {list(shape)}, found {got.dtype} {list(got.shape)}"
+
+
+def difference_lines(
+    name: str,
+    difference: ByteDifference,
+    got: torch.Tensor,
+    expected: ExpectedTensor,
+    config: MoEConfig,
+    shard: Shard,
+) -> list[str]:
+    """How much differs, where first, what belongs there and what stands there.
+
+    got : the whole tensor `name`. difference : what `expected` found in it.
+    """
+    e, *rest = difference.at
+    where = ", ".join((f"e={e}", *map(str, rest)))
+    lines = [
+        f"{difference.count} of {difference.total} entries differ "
+        f"({100 * difference.count / difference.total:.3g} %), first at [{where}]"
+    ]
+    entry = expected.entry
+    source = name if isinstance(entry, Constant) else entry.source
+    values = (
+        f"  expected {decoded(source, difference.expected)}, "
+        f"found {decoded(source, difference.found)}"
+    )
+    if isinstance(entry, Constant):
+        return [*lines, values]
+    belongs = logical(difference.at, entry, config, shard)
+    lines += [f"  belongs there: {belongs}", values]
+    alone, wanted = entry.plain(got[e].cpu()), entry.plain(expected.expert(e))
+    holds = row_provenance((0, *rest), alone[None], wanted[None], entry, config)
+    if holds is not None:
+        lines.append(f"  the row found there is {holds}")
+    return lines
+
+
+def why_lines(
+    name: str,
+    found: Mapping[str, torch.Tensor],
+    layout: Layout,
+    weights: ExpertWeights,
+    config: MoEConfig,
+    shard: Shard,
+    expert: int,
+) -> list[str]:
+    """The edits that explain `name`, and those that explain the tensors beside it.
+
+    found : what `prepare` returned. expert : the first of the rank that differs.
+    """
+    expected = expected_tensors(layout, weights, config, shard)
+    experts = range(len(shard.expert_range(config)))
+    if sum(tensor.nbytes for tensor in found.values()) > _EXPLAIN_WHOLE_UP_TO_BYTES:
+        experts = experts[expert : expert + 1]
+    part = slice(experts.start, experts.stop)
+    wanted = {
+        n: torch.stack([tensor.expert(e) for e in experts])
+        for n, tensor in expected.items()
+        if n in found
+    }
+    got = {n: found[n][part].cpu() if found[n].dim() else found[n] for n in wanted}
+
+    def causes(tensor: str) -> list[str]:
+        suspect = Prepared(
+            name=tensor,
+            found=found[tensor],
+            layout=layout,
+            weights=weights,
+            config=config,
+            shard=shard,
+        )
+        in_steps = explain_chain(suspect, expert)
+        entry = expected[tensor].entry
+        if in_steps or isinstance(entry, Constant):
+            return in_steps
+        return explain_tensor(entry.source, got[tensor], wanted[tensor])
+
+    return explain_bytes(got, wanted, name, causes)
