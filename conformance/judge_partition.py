@@ -21,8 +21,8 @@ from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.describe_bytes import prepared_tensors
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_bytes import prepared_tensors
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
