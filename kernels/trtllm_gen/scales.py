@@ -20,9 +20,9 @@ from mxmoe.kernels.trtllm_gen.words import in_words
 _TILE_ROWS, _TILE_COLUMNS = 128, 4
 _SIDE_BY_SIDE = _TILE_ROWS // ROW_GROUP
 
-# A quarter of the 32 MB of cache that the cores of a server's chiplet share: the
+# Half of the 32 MB of cache that the cores of a server's chiplet share: the
 # scratch is read back from there, and yet few calls are made.
-_SCRATCH_BYTES = 2**23
+_SCRATCH_BYTES = 2**24
 
 
 def place_scales(
