@@ -22,6 +22,7 @@ from mxmoe.kernels.trtllm_gen.bench_prepare import random_weights
 from mxmoe.kernels.trtllm_gen.engine_loop import engine_loop
 from mxmoe.kernels.trtllm_gen.extra_memory import peak_extra_bytes
 from mxmoe.kernels.trtllm_gen.geometry import geometry
+from mxmoe.kernels.trtllm_gen.prepare import pieces_on
 from mxmoe.kernels.trtllm_gen.prepare import prepare
 from mxmoe.reference.layouts import FLASHINFER
 from mxmoe.reference.layouts import TRTLLM_GEN
@@ -278,6 +279,7 @@ def test_extra_memory_is_counted() -> None:
 INTERPRETED = """
 import torch
 from mxmoe.kernels.trtllm_gen.bench_prepare import random_weights
+from mxmoe.kernels.trtllm_gen.prepare import pieces_on
 from mxmoe.kernels.trtllm_gen.prepare import prepare
 from mxmoe.kernels.trtllm_gen.triton_mover import TRITON
 from mxmoe.reference.types import MoEConfig, Shard
@@ -303,3 +305,11 @@ def test_the_triton_kernels_move_the_same_bytes_in_the_interpreter() -> None:
         check=False,
     )
     assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 5), (0, 5), (64, 0)])
+def test_a_rank_without_lanes_moves_to_another_device_too(rows, columns) -> None:
+    """Found on an H100: weights on the CPU, prepared for the GPU, no rows at all."""
+    source = torch.zeros(4, rows, columns, 16, dtype=torch.uint8)
+    pieces = [part.shape for _, part in pieces_on(source, torch.device("meta"))]
+    assert pieces == [(1, rows, 16 * columns)] * 4

@@ -15,6 +15,7 @@ kept from call to call, so none can go stale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from collections.abc import Mapping
 
@@ -96,7 +97,7 @@ def _fill(
     )
     for name, source, place, gated in moves:
         destination = buffers[name]
-        for chunk, part in _on_device(source, destination.device):
+        for chunk, part in pieces_on(source, destination.device):
             place(destination[chunk], part, block=sizes.shuffle_block, gated=gated)
     if weights.gate_up_bias is not None and weights.down_bias is not None:
         device = buffers["fc1_bias"].device
@@ -118,20 +119,20 @@ def _shares(bias: torch.Tensor, tp_size: int) -> torch.Tensor:
     return bias.float() / torch.full((1,), float(tp_size), device=bias.device)
 
 
-def _on_device(
+def pieces_on(
     source: torch.Tensor, device: torch.device
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """[e, rows, ...] as [e, rows, columns] on `device`: a view, or piece by piece."""
     experts, rows = source.shape[:2]
-    flat_shape = (rows, source[0, 0].numel() if rows else 0)
+    columns = math.prod(source.shape[2:])
     if source.device == device and _is_flat(source):
-        yield slice(0, experts), source.view(experts, *flat_shape)
+        yield slice(0, experts), source.view(experts, rows, columns)
         return
     step = max(1, experts // _PIECES)
     for first in range(0, experts, step):
         chunk = slice(first, first + step)
         dense = source[chunk].contiguous().to(device)
-        yield chunk, dense.view(-1, *flat_shape)
+        yield chunk, dense.view(len(dense), rows, columns)
 
 
 def _is_flat(source: torch.Tensor) -> bool:
