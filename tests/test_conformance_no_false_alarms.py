@@ -45,6 +45,7 @@ from mxmoe.reference.types import Shard
 PAIRS = int(os.environ.get("MXMOE_CLEAN_CASES", "2000"))
 
 HOT_SPOT = "test_hot_spot_stays_within_the_bound"
+GPT_OSS_BYTES = "test_gpt_oss_bytes_match_the_layout"
 
 AS_MODULE = """
 from mxmoe.conformance.planted import PLAIN
@@ -72,12 +73,12 @@ def settings() -> Iterator[Settings]:
 
 
 def outcomes(
-    subject: Subject, settings: Settings, *levels: str, but: str = ""
+    subject: Subject, settings: Settings, *levels: str, but: tuple[str, ...] = ()
 ) -> list[Outcome]:
     return [
         outcome
         for check in checks()
-        if level_of(check) in levels and check != but
+        if level_of(check) in levels and check not in but
         for outcome in trial(check, subject, settings)
     ]
 
@@ -89,14 +90,16 @@ def alarms(found: list[Outcome]) -> list[str]:
 @pytest.mark.parametrize("name", NUMERIC)
 def test_honest_arithmetic_passes_every_check(name: str, settings: Settings) -> None:
     """Except for routing, which is the same; hot spots are among the pairs below."""
-    found = outcomes(subject_of(NUMERIC[name]), settings, "L3", but=HOT_SPOT)
+    found = outcomes(subject_of(NUMERIC[name]), settings, "L3", but=(HOT_SPOT,))
     assert not alarms(found)
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_a_candidate_passes(name: str, settings: Settings) -> None:
+    """Byte checks of gpt-oss width see the same code as the small ones."""
     subject = subject_of(FORMS[name])
-    found = outcomes(subject, settings, "L1", "L2", "L3", but=HOT_SPOT)
+    left_out = (HOT_SPOT, GPT_OSS_BYTES)
+    found = outcomes(subject, settings, "L1", "L2", "L3", but=left_out)
     assert not alarms(found)
     assert Verdict.OK in {outcome.verdict for outcome in found}
 
