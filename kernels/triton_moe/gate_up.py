@@ -108,23 +108,14 @@ def _gate_up_kernel(
     inputs = (x, words, scales, bias, slots)
     where = (start, stop, expert.to(tl.int64) * row_tiles + first_row, first_row)
     sizes = (x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit)
-    flags: tl.constexpr = (
-        TOP_K,
-        HAS_BIAS,
-        TRACED,
-        WIDE_SCALES,
-        EVEN_K,
-        N,
-        K,
-        STAGES,
-        WGMMA,
-    )
+    format: tl.constexpr = (TOP_K, HAS_BIAS, TRACED, WIDE_SCALES)
+    steps: tl.constexpr = (EVEN_K, N, K, STAGES, WGMMA)
     if stop - start > BLOCK_T // 2 or BLOCK_T == LEAST_TOKENS:
-        _gate_up_tile(outputs, inputs, where, sizes, flags, BLOCK_T)
+        _gate_up_tile(outputs, inputs, where, sizes, format, steps, BLOCK_T)
     elif stop - start > BLOCK_T // 4 or BLOCK_T == 2 * LEAST_TOKENS:
-        _gate_up_tile(outputs, inputs, where, sizes, flags, BLOCK_T // 2)
+        _gate_up_tile(outputs, inputs, where, sizes, format, steps, BLOCK_T // 2)
     else:
-        _gate_up_tile(outputs, inputs, where, sizes, flags, BLOCK_T // 4)
+        _gate_up_tile(outputs, inputs, where, sizes, format, steps, BLOCK_T // 4)
 
 
 @triton.jit
@@ -133,7 +124,8 @@ def _gate_up_tile(
     inputs,
     where,
     sizes,
-    flags: tl.constexpr,
+    format: tl.constexpr,
+    steps: tl.constexpr,
     BLOCK_T: tl.constexpr,  # noqa: N803
 ):
     """The work of a program, for up to BLOCK_T slots start .. stop."""
@@ -141,15 +133,15 @@ def _gate_up_tile(
     x, words, scales, bias, slots = inputs
     start, stop, row, first_row = where
     x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit = sizes
-    TOP_K: tl.constexpr = flags[0]  # noqa: N806
-    HAS_BIAS: tl.constexpr = flags[1]  # noqa: N806
-    TRACED: tl.constexpr = flags[2]  # noqa: N806
-    WIDE_SCALES: tl.constexpr = flags[3]  # noqa: N806
-    EVEN_K: tl.constexpr = flags[4]  # noqa: N806
-    N: tl.constexpr = flags[5]  # noqa: N806
-    K: tl.constexpr = flags[6]  # noqa: N806
-    STAGES: tl.constexpr = flags[7]  # noqa: N806
-    WGMMA: tl.constexpr = flags[8]  # noqa: N806
+    TOP_K: tl.constexpr = format[0]  # noqa: N806
+    HAS_BIAS: tl.constexpr = format[1]  # noqa: N806
+    TRACED: tl.constexpr = format[2]  # noqa: N806
+    WIDE_SCALES: tl.constexpr = format[3]  # noqa: N806
+    EVEN_K: tl.constexpr = steps[0]  # noqa: N806
+    N: tl.constexpr = steps[1]  # noqa: N806
+    K: tl.constexpr = steps[2]  # noqa: N806
+    STAGES: tl.constexpr = steps[3]  # noqa: N806
+    WGMMA: tl.constexpr = steps[4]  # noqa: N806
     position = start + tl.arange(0, BLOCK_T)
     present = position < stop
     slot = tl.load(slots + position, mask=present, other=0)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from triton import knobs
 
+from mxmoe.reference.types import PreparedWeights
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
