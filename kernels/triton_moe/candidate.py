@@ -10,7 +10,7 @@ import torch
 from triton import knobs
 
 from mxmoe.kernels.triton_moe import ops
-from mxmoe.kernels.triton_moe.decode import decode
+from mxmoe.kernels.triton_moe.decode_blocks import decode_blocks
 from mxmoe.kernels.triton_moe.layer import layer_of
 from mxmoe.kernels.triton_moe.moe import trace
 from mxmoe.kernels.triton_moe.prepare import prepare
@@ -119,7 +119,7 @@ class TritonMoe:
         self, blocks: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype
     ) -> torch.Tensor:
         """The decoder of the GEMMs alone, [..., g, 16] and [..., g] -> [..., 32g]."""
-        return decode(blocks, scales, dtype)
+        return decode_blocks(blocks, scales, dtype)
 
 
 candidate = TritonMoe()

@@ -10,6 +10,7 @@ from mxmoe.kernels.triton_moe.device import has_wgmma
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
 from mxmoe.kernels.triton_moe.tactics import Tactic
+from mxmoe.kernels.triton_moe.tactics import split_tiles
 from mxmoe.kernels.triton_moe.weight_gemm import LEAST_TOKENS
 from mxmoe.kernels.triton_moe.weight_gemm import TILE_SCALES
 from mxmoe.kernels.triton_moe.weight_gemm import TILE_WORDS
@@ -36,8 +37,6 @@ def down(
     programs = len(dispatch.tile_expert) * triton.cdiv(row_tiles, gemm.rows)
     if programs == 0:
         return sums
-    steps = triton.cdiv(k_tiles, gemm.columns)
-    split_tiles = triton.cdiv(steps, tactic.splits) * gemm.columns
     _down_kernel[(programs, tactic.splits)](
         sums,
         activation,
@@ -45,7 +44,7 @@ def down(
         dispatch.slots,
         *dispatch.tiles(),
         *(len(activation), layer.hidden, layer.lanes),
-        *(row_tiles, k_tiles, split_tiles),
+        *(row_tiles, k_tiles, split_tiles(k_tiles, tactic)),
         HAS_BIAS=weights.bias is not None,
         WIDE_SCALES=layer.wide_scales,
         EVEN_K=step_is_even(layer.lanes, k_tiles, gemm),

@@ -6,10 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
+from mxmoe.kernels.triton_moe.device import has_prefetch
 from mxmoe.kernels.triton_moe.device import has_wgmma
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
+from mxmoe.kernels.triton_moe.next_weights import prefetch_weights
 from mxmoe.kernels.triton_moe.tactics import Tactic
+from mxmoe.kernels.triton_moe.tactics import split_tiles
 from mxmoe.kernels.triton_moe.weight_gemm import LEAST_TOKENS
 from mxmoe.kernels.triton_moe.weight_gemm import TILE_SCALES
 from mxmoe.kernels.triton_moe.weight_gemm import TILE_WORDS
@@ -47,8 +50,9 @@ def gate_up(
         dispatch.slots,
         *dispatch.tiles(),
         *(hidden_states.stride(0), layer.hidden, layer.lanes, row_tiles, k_tiles),
-        *(layer.alpha, layer.beta, layer.limit),
-        TOP_K=top_k,
+        *(layer.alpha, layer.beta, layer.limit, top_k),
+        *(layer.down.pointers()[0], *layer.down.words.shape[1:3]),
+        split_tiles(layer.down.words.shape[2], tactic),
         HAS_BIAS=weights.bias is not None,
         TRACED=traced is not None,
         WIDE_SCALES=layer.wide_scales,
@@ -58,13 +62,20 @@ def gate_up(
         BLOCK_T=tactic.block_t,
         STAGES=gemm.stages,
         WGMMA=has_wgmma(hidden_states.device),
+        # Splits mean that there are few programs, and time to fetch for the next ones.
+        SPLITS=tactic.splits if has_prefetch(hidden_states.device) else 1,
         num_warps=gemm.warps,
         **gemm.registers(),
     )
     return activation
 
 
-@triton.jit(do_not_specialize=["row_tiles", "k_tiles"])
+@triton.jit(
+    do_not_specialize=[
+        *("row_tiles", "k_tiles", "top_k"),
+        *("next_row_tiles", "next_k_tiles", "next_split_tiles"),
+    ]
+)
 def _gate_up_kernel(
     activation,
     traced,
@@ -84,7 +95,11 @@ def _gate_up_kernel(
     alpha,
     beta,
     limit,
-    TOP_K: tl.constexpr,  # noqa: N803
+    top_k,
+    next_words,
+    next_row_tiles,
+    next_k_tiles,
+    next_split_tiles,
     HAS_BIAS: tl.constexpr,  # noqa: N803
     TRACED: tl.constexpr,  # noqa: N803
     WIDE_SCALES: tl.constexpr,  # noqa: N803
@@ -94,6 +109,7 @@ def _gate_up_kernel(
     BLOCK_T: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
     WGMMA: tl.constexpr,  # noqa: N803
+    SPLITS: tl.constexpr,  # noqa: N803
 ):
     """One program: 64 N rows (32 N channels) of one expert, BLOCK_T of its slots."""
     programs = tl.cdiv(row_tiles, N)
@@ -105,23 +121,25 @@ def _gate_up_kernel(
     if expert < 0:
         return
     outputs = (activation, traced)
-    inputs = (x, words, scales, bias, slots)
-    where = (start, stop, expert.to(tl.int64) * row_tiles + first_row, first_row)
+    inputs = (x, words, scales, bias, slots, top_k)
+    following = (next_words, next_row_tiles, next_k_tiles, next_split_tiles)
+    where = (start, stop, expert.to(tl.int64), first_row)
     sizes = (x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit)
-    format: tl.constexpr = (TOP_K, HAS_BIAS, TRACED, WIDE_SCALES)
+    format: tl.constexpr = (HAS_BIAS, TRACED, WIDE_SCALES, SPLITS)
     steps: tl.constexpr = (EVEN_K, N, K, STAGES, WGMMA)
     if stop - start > BLOCK_T // 2 or BLOCK_T == LEAST_TOKENS:
-        _gate_up_tile(outputs, inputs, where, sizes, format, steps, BLOCK_T)
+        _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T)
     elif stop - start > BLOCK_T // 4 or BLOCK_T == 2 * LEAST_TOKENS:
-        _gate_up_tile(outputs, inputs, where, sizes, format, steps, BLOCK_T // 2)
+        _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 2)
     else:
-        _gate_up_tile(outputs, inputs, where, sizes, format, steps, BLOCK_T // 4)
+        _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 4)
 
 
 @triton.jit
 def _gate_up_tile(
     outputs,
     inputs,
+    following,
     where,
     sizes,
     format: tl.constexpr,
@@ -130,13 +148,13 @@ def _gate_up_tile(
 ):
     """The work of a program, for up to BLOCK_T slots start .. stop."""
     activation, traced = outputs
-    x, words, scales, bias, slots = inputs
-    start, stop, row, first_row = where
+    x, words, scales, bias, slots, top_k = inputs
+    start, stop, expert, first_row = where
     x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit = sizes
-    TOP_K: tl.constexpr = format[0]  # noqa: N806
-    HAS_BIAS: tl.constexpr = format[1]  # noqa: N806
-    TRACED: tl.constexpr = format[2]  # noqa: N806
-    WIDE_SCALES: tl.constexpr = format[3]  # noqa: N806
+    HAS_BIAS: tl.constexpr = format[0]  # noqa: N806
+    TRACED: tl.constexpr = format[1]  # noqa: N806
+    WIDE_SCALES: tl.constexpr = format[2]  # noqa: N806
+    SPLITS: tl.constexpr = format[3]  # noqa: N806
     EVEN_K: tl.constexpr = steps[0]  # noqa: N806
     N: tl.constexpr = steps[1]  # noqa: N806
     K: tl.constexpr = steps[2]  # noqa: N806
@@ -145,7 +163,8 @@ def _gate_up_tile(
     position = start + tl.arange(0, BLOCK_T)
     present = position < stop
     slot = tl.load(slots + position, mask=present, other=0)
-    x_rows = x + (slot // TOP_K).to(tl.int64) * x_stride
+    x_rows = x + (slot // top_k).to(tl.int64) * x_stride
+    row = expert * row_tiles + first_row
     # Loaded here, added at the end: nothing waits for it.
     added = load_bias(bias, row, row_tiles - first_row, HAS_BIAS, N)
     sums = multiply(
@@ -154,6 +173,10 @@ def _gate_up_tile(
         *(x_rows, present, row_tiles - first_row, 0, k_tiles, k_tiles, hidden),
         *(N, K, BLOCK_T, EVEN_K, WIDE_SCALES, STAGES, WGMMA),
     )
+    if SPLITS > 1:
+        program = first_row // N
+        next_words, rows, tiles, split = following
+        prefetch_weights(next_words, expert, program, rows, tiles, split, SPLITS)
     channel = first_row * 32 + tl.arange(0, 32 * N)[:, None]
     sums += added[:, None]
     # Rows 16a + 8u + r: gate (u = 0) and up (u = 1) of channel 8a + r.

@@ -61,6 +61,12 @@ class Tactic:
 _GEMM = r"(\d+)x(\d+)s(\d+)w(\d+)"
 
 
+def split_tiles(k_tiles: int, tactic: Tactic) -> int:
+    """Tiles of K of one split of the second GEMM; the last split may have fewer."""
+    steps = -(-k_tiles // tactic.down.columns)
+    return -(-steps // tactic.splits) * tactic.down.columns
+
+
 def parse_tactic(label: str) -> Tactic:
     """The inverse of `Tactic.label`; `BadInput` if it is none."""
     found = re.fullmatch(rf"t(\d+)-{_GEMM}-{_GEMM}-k(\d+)", label)
