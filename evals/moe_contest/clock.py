@@ -27,13 +27,6 @@ def seconds_in_turn(
     return {name: seconds[_UNTIMED:] for name, seconds in taken.items()}
 
 
-def seconds_of(
-    call: Callable[[], object], device: torch.device, repeats: int
-) -> tuple[float, ...]:
-    """One call alone, measured in the same way."""
-    return seconds_in_turn({"": call}, device, repeats)[""]
-
-
 def _on_gpu(
     calls: Mapping[str, Callable[[], object]], device: torch.device, rounds: int
 ) -> dict[str, tuple[float, ...]]:
