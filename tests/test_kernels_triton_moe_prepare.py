@@ -1,4 +1,4 @@
-"""`kernels.triton_moe.prepare`: the reference's bytes from any memory, or an error."""
+"""`kernels.triton_moe.prepare`: the reference's bytes in any memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ from mxmoe.kernels.triton_moe.side_by_side import run_side_by_side
 from mxmoe.kernels.triton_moe.spread_codes import spread_codes
 from mxmoe.kernels.trtllm_gen.bench_prepare import random_weights
 from mxmoe.kernels.trtllm_gen.extra_memory import peak_extra_bytes
-from mxmoe.kernels.trtllm_gen.prepare import prepare as prepare_trtllm_gen
-from mxmoe.reference.errors import BadInput
 from mxmoe.reference.layouts import TRITON_MOE
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
-from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Shard
 
 CPU = torch.device("cpu")
@@ -220,52 +217,6 @@ def test_an_error_in_a_job_is_raised(workers) -> None:
         run_side_by_side([lambda: None, fails], workers)
 
 
-# The bits of a half word with a code's sign, exponent bits and mantissa, by its number.
-CODE_BITS = ((15, 8, 7, 6), (12, 5, 4, 3), (9, 2, 1, 0), (14, 11, 10, 13))
-
-
-def test_each_bit_of_each_code_has_its_place() -> None:
-    """All 128 bits of a block, one at a time."""
-    for j in range(4):
-        for bit in range(32):
-            block = torch.zeros(4, 1, dtype=torch.int32)
-            block[j] = 1 << bit if bit < 31 else -(1 << 31)
-            found, spare = torch.empty_like(block), block.new_empty(2, 1)
-            spread_codes(block, found, spare)
-            (c, place), v = divmod(bit, 8), bit % 8 // 4
-            bit_of_code = 3 - place % 4
-            to = CODE_BITS[j][bit_of_code] + 16 * v
-            expected = [0, 0, 0, 0]
-            expected[c] = 1 << to if to < 31 else -(1 << 31)
-            assert expected == found.flatten().tolist(), (j, bit)
-
-
-def test_codes_are_shifted_into_bfloat16s() -> None:
-    """What the places are for: shifts, masks and a factor of 2^126 give the values.
-
-    Every code in every place; the fourth in a half word takes three shifts.
-    """
-    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    values = torch.cat((values, -values))
-    j, c, v, n = torch.meshgrid(*map(torch.arange, (4, 4, 2, 16)), indexing="ij")
-    codes = (n + 5 * j + 3 * c + 7 * v) % 16
-    words = torch.zeros(4, 16, dtype=torch.int32)
-    for c in range(4):
-        for v in (0, 1):
-            words |= (codes[:, c, v].int() << (8 * c + 4 * v)).int()
-    found = torch.empty_like(words)
-    spread_codes(words, found, words.new_empty(2, 16))
-    halves = found.view(torch.int16).unflatten(1, (-1, 2)).int() & 0xFFFF
-    for j in range(4):
-        if j < 3:
-            bits = halves << 3 * j & 0b1000000111000000
-        else:
-            sign, exponent = halves << 1 & 1 << 15, halves >> 3 & 0b110000000
-            bits = sign | exponent | halves >> 7 & 1 << 6
-        exact = bits.to(torch.int16).view(torch.bfloat16).double() * 2.0**126
-        assert torch.equal(exact.transpose(1, 2).float(), values[codes[j]])
-
-
 def bias_in_checkpoint_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "in_row_order", lambda rows, gated: rows)
 
@@ -377,95 +328,3 @@ def test_workers_share_the_extra_memory(threads, experts, monkeypatch) -> None:
     layer = sum(tensor.nbytes for tensor in prepared.values())
     assert 3.5 * workers * max(piece, 45 * 2048) <= 0.1 * layer
     assert piece <= 2**21
-
-
-def bad(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> ExpertWeights:
-    weights = random_weights(SMALL, CPU)
-    return replace(weights, **{name: change(weights.tensors()[name])})
-
-
-def prepared() -> dict[str, torch.Tensor]:
-    return prepare(random_weights(SMALL, CPU), SMALL, WHOLE, "cpu")
-
-
-BAD_WEIGHTS: dict[str, tuple[Callable[[], object], str]] = {
-    "dtype": (
-        lambda: bad("down_scales", lambda t: t.view(torch.int8)),
-        r"down_scales: expected torch\.uint8, found torch\.int8",
-    ),
-    "shape": (
-        lambda: bad("gate_up_blocks", lambda t: t[:, 1:]),
-        "gate_up_blocks: expected shape",
-    ),
-    "device": (
-        lambda: bad("down_blocks", lambda t: t.to("meta")),
-        "down_blocks: expected all weights on one device, here cpu, found meta",
-    ),
-    "all on meta": (
-        lambda: random_weights(SMALL, CPU).to("meta"),
-        "expected them on a CPU or CUDA device, found meta",
-    ),
-    "no bias": (
-        lambda: replace(random_weights(SMALL, CPU), down_bias=None),
-        "down_bias: expected a tensor",
-    ),
-    "nothing": (lambda: None, "expected one layer as ExpertWeights, found NoneType"),
-    "fields in a mapping": (
-        lambda: random_weights(SMALL, CPU).tensors(),
-        "expected one layer as ExpertWeights, found dict",
-    ),
-    "prepared mapping": (
-        prepared,
-        r"found tensors that are prepared already \(gate_up_weights\)",
-    ),
-    "prepared for another kernel": (
-        lambda: prepare_trtllm_gen(random_weights(SMALL, CPU), SMALL, WHOLE, "cpu"),
-        r"found tensors that are prepared already \(fc1_weights\)",
-    ),
-    "PreparedWeights": (
-        lambda: PreparedWeights(
-            tensors=prepared(),
-            layout="triton_moe.v1",
-            config=SMALL,
-            valid_hidden=160,
-            valid_intermediate=224,
-        ),
-        r"found tensors that are prepared already \(gate_up_weights\)",
-    ),
-    "prepared tensors in the fields": (
-        lambda: bad("gate_up_blocks", lambda _: prepared()["gate_up_weights"]),
-        "gate_up_blocks: expected shape",
-    ),
-}
-
-
-def refuse(match: str, **asked: object) -> None:
-    arguments = {
-        "weights": random_weights(SMALL, CPU),
-        "config": SMALL,
-        "shard": WHOLE,
-        "device": "cpu",
-    } | asked
-    with pytest.raises(BadInput, match=match) as caught:
-        prepare(**arguments)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("fault", BAD_WEIGHTS)
-def test_bad_weights_are_refused(fault) -> None:
-    make, match = BAD_WEIGHTS[fault]
-    refuse(match, weights=make())
-
-
-@pytest.mark.parametrize(
-    ("asked", "match"),
-    [
-        ({"config": replace(SMALL, hidden=192)}, "gate_up_blocks: expected shape"),
-        ({"shard": Shard(ep_size=3)}, "ep_size: expected a divisor of experts = 4"),
-        ({"device": "meta"}, "device: expected a CPU or CUDA device"),
-        ({"device": "no such"}, "device: expected one that is there"),
-        ({"device": "cuda:999"}, "device: expected one that is there"),
-    ],
-)
-def test_bad_arguments_are_refused(asked, match) -> None:
-    refuse(match, **asked)

@@ -83,7 +83,7 @@ def bench_moe(
     from mxmoe.conformance.rundir import open_run
     from mxmoe.evals.moe_contest.measure import measure_moe
     from mxmoe.evals.moe_contest.run_files import write_files
-    from mxmoe.kernels.trtllm_gen.check_input import check_device
+    from mxmoe.kernels.check_input import check_device
     from mxmoe.reference.types import MoEConfig
 
     config = MoEConfig(
