@@ -18,6 +18,8 @@ from mxmoe.conformance.explain_bytes import explain_tensor
 from mxmoe.conformance.explain_chain import Prepared
 from mxmoe.conformance.explain_chain import explain_chain
 from mxmoe.reference.layouts import Constant
+from mxmoe.reference.layouts import Derived
+from mxmoe.reference.layouts import IndexMap
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
@@ -61,13 +63,16 @@ def difference_lines(
 
     got : the whole tensor `name`. difference : what `expected` found in it.
     """
+    entry = expected.entry
+    if isinstance(entry, Derived):
+        value, other = difference.expected.item(), difference.found.item()
+        return [f"expected {value} for the weights of this rank, found {other}"]
     e, *rest = difference.at
     where = ", ".join((f"e={e}", *map(str, rest)))
     lines = [
         f"{difference.count} of {difference.total} entries differ "
         f"({100 * difference.count / difference.total:.3g} %), first at [{where}]"
     ]
-    entry = expected.entry
     source = name if isinstance(entry, Constant) else entry.source
     values = (
         f"  expected {decoded(source, difference.expected)}, "
@@ -105,7 +110,7 @@ def why_lines(
     wanted = {
         n: torch.stack([tensor.expert(e) for e in experts])
         for n, tensor in expected.items()
-        if n in found
+        if n in found and not isinstance(tensor.entry, Derived)
     }
     got = {n: found[n][part].cpu() if found[n].dim() else found[n] for n in wanted}
 
@@ -120,7 +125,7 @@ def why_lines(
         )
         in_steps = explain_chain(suspect, expert)
         entry = expected[tensor].entry
-        if in_steps or isinstance(entry, Constant):
+        if in_steps or not isinstance(entry, IndexMap):
             return in_steps
         return explain_tensor(entry.source, got[tensor], wanted[tensor])
 

@@ -13,6 +13,7 @@ import torch
 from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.reference.layouts import Constant
+from mxmoe.reference.layouts import Derived
 from mxmoe.reference.layouts import IndexMap
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import ExpertWeights
@@ -24,29 +25,31 @@ from mxmoe.reference.types import Shard
 class ExpectedTensor:
     """`source` [e, ...]: what the rank's experts are gathered from.
 
-    For a constant it is the prepared tensor itself, [e] float32.
+    Where nothing is gathered it is the prepared tensor itself: [e] float32 for a
+    constant, without an expert axis for what is derived from the weights.
     """
 
-    entry: IndexMap | Constant
+    entry: IndexMap | Constant | Derived
     source: torch.Tensor
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the prepared tensor."""
-        kept = None if isinstance(self.entry, Constant) else self.entry.dtype
+        kept = self.entry.dtype if isinstance(self.entry, IndexMap) else None
         return kept or self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the prepared tensor, with its expert axis."""
-        rest = () if isinstance(self.entry, Constant) else self.entry.shape
-        return (len(self.source), *rest)
+        if isinstance(self.entry, IndexMap):
+            return (len(self.source), *self.entry.shape)
+        return tuple(self.source.shape)
 
     def expert(self, e: int) -> torch.Tensor:
         """The bytes of the rank's expert `e`."""
-        if isinstance(self.entry, Constant):
-            return self.source[e]
-        return self.entry.gather_expert(self.source[e])
+        if isinstance(self.entry, IndexMap):
+            return self.entry.gather_expert(self.source[e])
+        return self.source[e]
 
     def difference(
         self, found: torch.Tensor, pool: Executor | None = None
@@ -60,7 +63,7 @@ class ExpectedTensor:
         def compare(e: int) -> ByteDifference | None:
             got, wanted = found[e], self.expert(e)
             difference = compare_bytes(got, wanted)
-            if difference is None or isinstance(self.entry, Constant):
+            if difference is None or not isinstance(self.entry, IndexMap):
                 return difference
             if self.entry.bits is None:
                 return difference
@@ -109,6 +112,9 @@ def expected_tensors(
     for name, entry in layout.chains(config, layout.aligned(shard)).items():
         if isinstance(entry, Constant):
             source = entry.expand(len(owned))
+            expected[name] = ExpectedTensor(entry=entry, source=source)
+        elif isinstance(entry, Derived):
+            source = entry.of_rank(weights, config, layout.aligned(shard))
             expected[name] = ExpectedTensor(entry=entry, source=source)
         else:
             source = weights.tensors()[entry.source][owned.start : owned.stop]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
 from itertools import combinations
@@ -20,10 +19,13 @@ from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Constant
+from mxmoe.reference.layouts import Derived
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts import steps
+from mxmoe.reference.layouts.layout import Chains
 from mxmoe.reference.layouts.steps import Step
 from mxmoe.reference.types import BLOCK
+from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
@@ -52,8 +54,10 @@ def explain_chain(prepared: Prepared, expert: int = 0) -> list[str]:
     expert : the local expert that is compared first.
     """
     chain = _chains(prepared)[prepared.name]
-    if not isinstance(chain, Chain):
+    if isinstance(chain, Constant):
         return _other_constants(prepared)
+    if isinstance(chain, Derived):
+        return _whole_layer(chain, prepared)
     padding = _only_padding(prepared)
     if padding:
         return padding
@@ -73,7 +77,7 @@ def explain_chain(prepared: Prepared, expert: int = 0) -> list[str]:
     return [] if prepared.shard.ep_size == 1 else _other_experts(prepared)
 
 
-def _chains(prepared: Prepared, **changes: int) -> Mapping[str, Chain | Constant]:
+def _chains(prepared: Prepared, **changes: int) -> Chains:
     shard = replace(prepared.layout.aligned(prepared.shard), **changes)
     return prepared.layout.chains(prepared.config, shard)
 
@@ -240,6 +244,13 @@ def _other_constants(prepared: Prepared) -> list[str]:
         if isinstance(constant, Constant)
         and _same(constant.expand(len(prepared.found)), prepared.found)
     ]
+
+
+def _whole_layer(derived: Derived, prepared: Prepared) -> list[str]:
+    whole = derived.of_rank(prepared.weights, prepared.config, WHOLE)
+    if prepared.shard.is_whole() or not _same(whole, prepared.found):
+        return []
+    return ["that of the whole layer, not of this rank's part"]
 
 
 def _gives(chain: Chain, prepared: Prepared, expert: int) -> bool:

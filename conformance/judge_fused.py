@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
-from mxmoe.conformance.bounds import U_FLOAT32
-from mxmoe.conformance.bounds import dot_error
-from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.fused_bounds import clear_choices
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
 from mxmoe.conformance.verdict import Verdict
-from mxmoe.reference.routing import route
-from mxmoe.reference.routing import router_logits
-
-# Softmax in float32 over k terms: the operations of `routing_bounds`, rounded up.
-_SOFTMAX_UNITS = 64
 
 
 def judge_fused(judge: Judge, case: Case) -> None:
@@ -28,26 +18,28 @@ def judge_fused(judge: Judge, case: Case) -> None:
     Tokens whose k-th and next logit are closer than their error are left out:
     there another choice of experts is honest.
     """
-    data, logit_error = _away_from_ties(judge, judge.data(case))
-    inputs = judge.inputs(case, data)
-    weights, device = data.weights, judge.subject.device
-    bias = weights.router_bias
-    out = judge.subject.call(
-        "forward_fused",
-        judge.subject.prepare(weights, data.config, case.shard),
-        inputs.hidden_states,
-        weights.router_weight.to(device),
-        None if bias is None else bias.to(device),
-        data.config.top_k,
+    subject = judge.subject
+    drawn = judge.data(case)
+    weights, config = drawn.weights, drawn.config
+    choices = clear_choices(weights, config, drawn.hidden_states, subject.arithmetic)
+    data = replace(
+        drawn,
+        hidden_states=drawn.hidden_states[choices.clear],
+        routing=choices.routing,
     )
-    out = judge.subject.checked_output("forward_fused", out, data.hidden_states.shape)
-    # exp turns an absolute error of the logits into a relative one of the weights,
-    # once for the term and once for the sum.
-    relative = torch.expm1(2 * logit_error) + _SOFTMAX_UNITS * U_FLOAT32
-    dtype = judge.subject.capabilities.routing_dtype()
-    if dtype != torch.float32:
-        relative += torch.finfo(dtype).eps / 2
-    judged = judge.judged(case, data, relative.expand(data.routing.ids.shape))
+    inputs = judge.inputs(case, data)
+    bias = weights.router_bias
+    out = subject.call(
+        "forward_fused",
+        subject.prepare(weights, config, case.shard),
+        inputs.hidden_states,
+        weights.router_weight.to(subject.device),
+        None if bias is None else bias.to(subject.device),
+        config.top_k,
+    )
+    out = subject.checked_output("forward_fused", out, data.hidden_states.shape)
+    routing_error = choices.weight_error(subject.capabilities.routing_dtype())
+    judged = judge.judged(case, data, routing_error)
     difference = compare_numbers(
         out, judged.truth["combine"], judged.allowed["combine"]
     )
@@ -60,25 +52,3 @@ def judge_fused(judge: Judge, case: Case) -> None:
             what="output, routing fused",
             tensors={"found": out, "expected": judged.truth["combine"]},
         )
-
-
-def _away_from_ties(judge: Judge, data: CaseData) -> tuple[CaseData, torch.Tensor]:
-    """The tokens with a clear choice, and the largest logit error [t, 1] of each."""
-    weights, config = data.weights, data.config
-    x, w = data.hidden_states.double(), weights.router_weight.double()
-    logits = router_logits(x, w, weights.router_bias)
-    square = torch.einsum("th,eh->te", x**2, w**2)
-    arithmetic = judge.subject.arithmetic
-    error = dot_error(logits, square, config.hidden, arithmetic).allowed()
-    error += U_FLOAT32 * logits.abs()
-    # Kernels take logits in the dtype of the activations or in float32.
-    error += half_ulp(logits.abs() + error, arithmetic.output)
-    error = error.amax(dim=1, keepdim=True)
-    ranked = logits.sort(dim=1, descending=True).values
-    clear = torch.ones(len(logits), dtype=torch.bool)
-    if config.top_k < config.experts:
-        gap = ranked[:, config.top_k - 1] - ranked[:, config.top_k]
-        clear = gap > 2 * error[:, 0]
-    routing = route(logits[clear], config.top_k, routed_scaling=config.routed_scaling)
-    kept = replace(data, hidden_states=data.hidden_states[clear], routing=routing)
-    return kept, error[clear]

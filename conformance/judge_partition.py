@@ -21,13 +21,18 @@ from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.describe_bytes import kind_line
+from mxmoe.conformance.describe_bytes import missing_line
 from mxmoe.conformance.describe_bytes import prepared_tensors
+from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Layout
+from mxmoe.reference.layouts.layout import Entry
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
@@ -93,15 +98,13 @@ def _wrong_form(
 ) -> str | None:
     """What keeps a rank's tensors from being restored, or None."""
     found = prepared_tensors(prepared)
-    for name, index_map in layout.maps(config, prepared.shard).items():
-        experts = len(prepared.shard.expert_range(config))
+    expected = expected_tensors(layout, weights, config, prepared.shard)
+    for name, tensor in expected.items():
         if name not in found:
-            return f"expected a tensor {name!r} from prepare, found none"
-        dtype = index_map.dtype or weights.tensors()[index_map.source].dtype
-        wanted = f"{dtype} {[experts, *index_map.shape]}"
-        got = f"{found[name].dtype} {list(found[name].shape)}"
-        if got != wanted:
-            return f"{name}: expected {wanted}, found {got}"
+            return missing_line(name, found)
+        wrong_kind = kind_line(found[name], tensor.dtype, tensor.shape)
+        if wrong_kind is not None:
+            return f"{name}: {wrong_kind}"
     return None
 
 
@@ -125,16 +128,25 @@ def _faults(
         yield from _bias_faults(ranks, weights, config)
     for rank, prepared in ranks.prepared.items():
         expected = layout.expected(weights, config, rank)
+        chains = layout.chains(config, layout.aligned(rank))
         for name, tensor in prepared_tensors(prepared).items():
             if name not in expected:
                 continue
             difference = compare_bytes(tensor, expected[name])
             if difference is not None:
-                yield [
-                    f"{name} of rank {rank.label()}: {difference.count} entries that "
-                    "belong to no byte of the checkpoint are not the layout's padding, "
-                    f"first at {list(difference.at)}"
-                ]
+                fault = _rest(difference, chains[name])
+                yield [f"{name} of rank {rank.label()}: {fault}"]
+
+
+def _rest(difference: ByteDifference, entry: Entry) -> str:
+    """What is wrong with a tensor of which every entry of the checkpoint is right."""
+    if not isinstance(entry, Chain):
+        wanted, found = difference.expected.item(), difference.found.item()
+        return f"expected {wanted}, found {found}"
+    return (
+        f"{difference.count} entries that belong to no byte of the checkpoint are not "
+        f"the layout's padding, first at {list(difference.at)}"
+    )
 
 
 def _byte_lines(

@@ -23,6 +23,7 @@ from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.verdict import unsupported
 from mxmoe.reference.layouts import LAYOUTS
+from mxmoe.reference.layouts import Derived
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -135,7 +136,12 @@ class Subject:
         if self.layout is None:
             raise not_run("layout: the candidate's own, so we cannot prepare for it")
         tensors = self.layout.expected(weights, config, shard)
-        moved = {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        entries = self.layout.chains(config, self.layout.aligned(shard))
+        # What is derived from the weights is for the host, and stays there.
+        moved = {
+            name: t if isinstance(entries[name], Derived) else t.to(self.device)
+            for name, t in tensors.items()
+        }
         return self._wrap(moved, config, shard)
 
     def forward(

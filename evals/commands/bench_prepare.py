@@ -51,8 +51,8 @@ def bench_prepare(
     from mxmoe.conformance.rundir import RunWriter
     from mxmoe.conformance.rundir import describe_machine
     from mxmoe.conformance.rundir import new_run_id
+    from mxmoe.kernels.check_input import check_device
     from mxmoe.kernels.trtllm_gen.bench_prepare import measure_prepare
-    from mxmoe.kernels.trtllm_gen.check_input import check_device
     from mxmoe.reference.types import MoEConfig
     from mxmoe.reference.types import Shard
 

@@ -1,4 +1,4 @@
-"""What `prepare` refuses, before anything is written."""
+"""Which buffers of the caller `prepare` refuses, before anything is written."""
 
 from __future__ import annotations
 
@@ -9,50 +9,6 @@ import torch
 from mxmoe.kernels.trtllm_gen.geometry import Geometry
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import ExpertWeights
-from mxmoe.reference.types import MoEConfig
-
-_DEVICES = ("cpu", "cuda")
-
-
-def check_weights(weights: object, config: MoEConfig) -> ExpertWeights:
-    """`weights` itself, if it is one raw layer of `config` on one device."""
-    if isinstance(weights, Mapping) and "fc1_weights" in weights:
-        raise BadInput(
-            "weights: expected one layer in checkpoint order, found tensors that "
-            "are prepared already (fc1_weights)"
-        )
-    if not isinstance(weights, ExpertWeights):
-        raise BadInput(
-            "weights: expected one layer as ExpertWeights, "
-            f"found {type(weights).__name__}"
-        )
-    weights.check(config)
-    tensors = weights.tensors()
-    home = weights.gate_up_blocks.device
-    for name, tensor in tensors.items():
-        if tensor.device != home:
-            raise BadInput(
-                f"{name}: expected all weights on one device, here {home}, "
-                f"found {tensor.device}"
-            )
-    if home.type not in _DEVICES:
-        raise BadInput(f"weights: expected them on a CPU or CUDA device, found {home}")
-    return weights
-
-
-def check_device(device: torch.device | str) -> torch.device:
-    """A device that is there, with its index; `BadInput` otherwise."""
-    try:
-        found = torch.device(device)
-        if found.type not in _DEVICES:
-            raise BadInput(f"device: expected a CPU or CUDA device, found {found}")
-        return torch.empty(0, device=found).device
-    except (RuntimeError, TypeError, AssertionError) as error:
-        # torch without CUDA raises AssertionError.
-        reason = str(error).partition("\n")[0]
-        raise BadInput(
-            f"device: expected one that is there, found {device!r} ({reason})"
-        ) from error
 
 
 def check_outputs(

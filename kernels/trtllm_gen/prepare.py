@@ -21,9 +21,10 @@ from collections.abc import Mapping
 
 import torch
 
-from mxmoe.kernels.trtllm_gen.check_input import check_device
+from mxmoe.kernels.bias_share import bias_share
+from mxmoe.kernels.check_input import check_device
+from mxmoe.kernels.check_input import check_weights
 from mxmoe.kernels.trtllm_gen.check_input import check_outputs
-from mxmoe.kernels.trtllm_gen.check_input import check_weights
 from mxmoe.kernels.trtllm_gen.geometry import EPILOGUE_TILE
 from mxmoe.kernels.trtllm_gen.geometry import HIDDEN_ALIGNMENT
 from mxmoe.kernels.trtllm_gen.geometry import Geometry
@@ -102,7 +103,7 @@ def _fill(
     if weights.gate_up_bias is not None and weights.down_bias is not None:
         device = buffers["fc1_bias"].device
         fc1 = weights.gate_up_bias[e, rows].to(device).float()
-        fc2 = _shares(weights.down_bias[e].to(device), sizes.tp_size)
+        fc2 = bias_share(weights.down_bias[e].to(device), sizes.tp_size)
         for name, values, gated in (("fc1_bias", fc1, True), ("fc2_bias", fc2, False)):
             destination = buffers[name][..., None]
             part = values[..., None]
@@ -111,12 +112,6 @@ def _fill(
     buffers["swiglu_alpha"].fill_(activation.alpha)
     buffers["swiglu_beta"].fill_(activation.beta)
     buffers["swiglu_limit"].fill_(activation.limit)
-
-
-def _shares(bias: torch.Tensor, tp_size: int) -> torch.Tensor:
-    """1/tp of the bias in float32, rounded once."""
-    # On CUDA a division by a number would multiply by its rounded reciprocal.
-    return bias.float() / torch.full((1,), float(tp_size), device=bias.device)
 
 
 def pieces_on(

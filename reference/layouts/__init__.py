@@ -11,6 +11,7 @@ from types import MappingProxyType
 from mxmoe.reference.layouts.bit_order import BitOrder
 from mxmoe.reference.layouts.chain import Chain
 from mxmoe.reference.layouts.checkpoint_order import CHECKPOINT_ORDER
+from mxmoe.reference.layouts.derived import Derived
 from mxmoe.reference.layouts.index_map import PADDING
 from mxmoe.reference.layouts.index_map import Constant
 from mxmoe.reference.layouts.index_map import IndexMap
@@ -19,6 +20,7 @@ from mxmoe.reference.layouts.triton_blackwell import TRITON_BLACKWELL
 from mxmoe.reference.layouts.triton_blackwell import TRITON_BLACKWELL_SHUFFLED
 from mxmoe.reference.layouts.triton_hopper import TRITON_HOPPER
 from mxmoe.reference.layouts.triton_hopper import TRITON_HOPPER_WARPS4
+from mxmoe.reference.layouts.triton_moe import TRITON_MOE
 from mxmoe.reference.layouts.trtllm_gen import FLASHINFER
 from mxmoe.reference.layouts.trtllm_gen import TRTLLM_GEN
 from mxmoe.reference.layouts.trtllm_gen import TRTLLM_GEN_TILE64
@@ -35,6 +37,7 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             TRITON_HOPPER_WARPS4,
             TRITON_BLACKWELL,
             TRITON_BLACKWELL_SHUFFLED,
+            TRITON_MOE,
         )
     }
 )
@@ -48,11 +51,13 @@ __all__ = [
     "TRITON_BLACKWELL_SHUFFLED",
     "TRITON_HOPPER",
     "TRITON_HOPPER_WARPS4",
+    "TRITON_MOE",
     "TRTLLM_GEN",
     "TRTLLM_GEN_TILE64",
     "BitOrder",
     "Chain",
     "Constant",
+    "Derived",
     "IndexMap",
     "Layout",
 ]

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 
 from mxmoe.reference.layouts.chain import Chain
+from mxmoe.reference.layouts.derived import Derived
 from mxmoe.reference.layouts.index_map import Constant
 from mxmoe.reference.layouts.index_map import IndexMap
 from mxmoe.reference.sharding import shard_weights
@@ -21,7 +22,8 @@ from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Shard
 
-Chains = Mapping[str, Chain | Constant]
+Entry = Chain | Constant | Derived
+Chains = Mapping[str, Entry]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class Layout:
         return tuple(self.chains(config, self.aligned(Shard())))
 
     def maps(self, config: MoEConfig, shard: Shard) -> Mapping[str, IndexMap]:
-        """The index maps of all tensors that come from the checkpoint.
+        """The index maps of all tensors that hold entries of the checkpoint.
 
         They are of one expert, so the same on every expert-parallel rank.
         """
@@ -72,6 +74,8 @@ class Layout:
         entry = self.chains(config, shard)[name]
         if isinstance(entry, Constant):
             return entry.expand(len(e))
+        if isinstance(entry, Derived):
+            return entry.of_rank(weights, config, shard)
         index_map = self.maps(config, shard)[name]
         return index_map.gather(weights.tensors()[entry.source][e.start : e.stop])
 

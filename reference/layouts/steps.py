@@ -117,6 +117,11 @@ def scale_swizzle() -> Step:
     return Step("scale swizzle 128x4", _swizzle, _unswizzle)
 
 
+def inverse_order(order: tuple[int, ...]) -> list[int]:
+    """The axes that bring back those of a `permute` by `order`."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
 def _swizzle(x: torch.Tensor) -> torch.Tensor:
     tiles = x.unflatten(1, (-1, SWIZZLE_COLUMNS)).unflatten(0, (-1, 4, _SWIZZLE_LANES))
     return tiles.transpose(1, 3).reshape(x.shape)

@@ -28,6 +28,7 @@ from mxmoe.reference.layouts.chain import Chain
 from mxmoe.reference.layouts.layout import Chains
 from mxmoe.reference.layouts.layout import Layout
 from mxmoe.reference.layouts.steps import Step
+from mxmoe.reference.layouts.steps import inverse_order
 from mxmoe.reference.layouts.triton_kernels import pad_to
 from mxmoe.reference.layouts.triton_kernels import triton_kernels_chains
 from mxmoe.reference.types import BLOCK_BYTES
@@ -79,7 +80,7 @@ def fragment_order() -> Step:
 
     def undo(x: torch.Tensor) -> torch.Tensor:
         tiles = x.unflatten(1, (-1, 2, 4, 4, 2, 2)).unflatten(0, (-1, 4))
-        return tiles.permute(_inverse(order)).flatten(4).flatten(0, 3)
+        return tiles.permute(inverse_order(order)).flatten(4).flatten(0, 3)
 
     return Step(
         "mma fragments",
@@ -104,7 +105,7 @@ def scale_order(num_warps: int) -> Step:
 
     def undo(x: torch.Tensor) -> torch.Tensor:
         tiles = x.unflatten(1, (-1, 2, 8, 2, 2)).unflatten(0, (-1, num_warps))
-        return tiles.permute(_inverse(order)).flatten(5).flatten(0, 4)
+        return tiles.permute(inverse_order(order)).flatten(5).flatten(0, 4)
 
     return Step(
         f"scales of {num_warps} warps",
@@ -151,10 +152,6 @@ def triton_hopper_chains(config: MoEConfig, shard: Shard, *, num_warps: int) -> 
     """The six tensors."""
     scales = partial(hopper_scales, num_warps=num_warps)
     return triton_kernels_chains(config, shard, weights=hopper_weights, scales=scales)
-
-
-def _inverse(order: tuple[int, ...]) -> list[int]:
-    return sorted(range(len(order)), key=order.__getitem__)
 
 
 TRITON_HOPPER = Layout(

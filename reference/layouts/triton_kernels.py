@@ -47,8 +47,8 @@ def triton_kernels_chains(
 ) -> Chains:
     """The six tensors, with the swizzles of one kind of device."""
     padded = shard.padded_intermediate(config)
-    rows = _rank_part("rows", 0, 2 * config.intermediate, 2 * padded, shard)
-    blocks = _rank_part("K", 1, config.intermediate // BLOCK, padded // BLOCK, shard)
+    rows = rank_part("rows", 0, 2 * config.intermediate, 2 * padded, shard)
+    blocks = rank_part("K", 1, config.intermediate // BLOCK, padded // BLOCK, shard)
     gate_up = (rows, 2 * padded, config.hidden // BLOCK)
     down = (blocks, config.hidden, padded // BLOCK)
     chains: dict[str, Chain] = {
@@ -72,7 +72,7 @@ def pad_to(what: str, axis: int, size: int, multiple: int) -> Step:
     return pad(what, axis, size, -(-size // multiple) * multiple)
 
 
-def _rank_part(
+def rank_part(
     what: str, axis: int, size: int, padded: int, shard: Shard
 ) -> tuple[Step, ...]:
     """Pad to the `padded` entries of every rank, then cut out this rank's."""

@@ -1,0 +1,1 @@
+"""One MoE layer, several implementations: judged, then timed side by side."""
