@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# One errand on a machine with a GPU and no network: everything of the Triton path but
+# its speed, which is evals/on_gpu_bench_moe.sh.
+#   kernels/triton_moe/on_gpu.sh OUT
+# The suite under its gpu profile in parts side by side, because most of its time is
+# Triton compiling; then the tests that need a GPU; then compute-sanitizer.
+# OUT/summary.txt has the exit code and the last lines of each part.
+# Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
+set -uo pipefail
+out=$1
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+cd "$(dirname "$0")/../.."
+pip=(python3 -m pip --disable-pip-version-check install --quiet --no-deps --root-user-action ignore)
+for wheel in wheels/*.whl; do
+    [ -e "$wheel" ] && "${pip[@]}" "$wheel"
+done
+"${pip[@]}" --no-build-isolation --editable . || exit 3
+export PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1
+limit=${PART_SECONDS:-400}
+logs=$(mktemp -d)
+part() {
+    local name=$1
+    shift
+    timeout "$limit" "$@" >"$logs/$name.txt" 2>&1
+    echo $? >"$logs/$name.code"
+}
+check() {
+    local name=$1
+    shift
+    part "$name" python3 -c "from mxmoe.conformance.commands.main import main; main()" \
+        check --candidate triton_moe --profile gpu --run-dir "$logs/$name" "$@"
+}
+check formats_bytes_routing -k "l0 or l1 or l2" &
+check output -k "test_output_stays_within_the_bound" &
+check hot_spots -k "hot_spot or layer_output" &
+check other_numbers -k "l3 and not test_output_stays and not hot_spot and not layer_output" &
+check ranks -k "l4" &
+part tests python3 -m pytest -q -p no:cacheprovider -k "cuda and triton_moe" tests &
+wait
+sanitize() {
+    part "$1" compute-sanitizer --tool "$1" --error-exitcode 9 \
+        python3 -m pytest -q -p no:cacheprovider \
+        tests/test_triton_moe_layer_cuda.py -k "agree or graph and not thousand"
+}
+export PYTORCH_NO_CUDA_MEMORY_CACHING=1
+sanitize memcheck &
+sanitize racecheck &
+wait
+failed=0
+for code in "$logs"/*.code; do
+    name=$(basename "$code" .code)
+    [ "$(cat "$code")" -eq 0 ] || failed=1
+    { echo "== $name: exit $(cat "$code")"; tail -n 4 "$logs/$name.txt"; } >>"$out/summary.txt"
+    [ "$(cat "$code")" -eq 0 ] || tail -n 60 "$logs/$name.txt" >>"$out/failures.txt"
+done
+cat "$out/summary.txt"
+exit $failed
