@@ -65,9 +65,9 @@ def bench_moe(
     arithmetic class. What is not is refused and has no time.
 
     On a GPU each contestant is a CUDA graph; graphs are replayed in turn, and before
-    each replay the L2 cache is overwritten. Medians count; the spread is half the
-    interquartile range. The floor is measured in the same run: bytes of the touched
-    experts' MXFP4 weights by the rate of a copy, or FLOPs by the rate of a bf16
+    each replay the L2 cache is filled with other data. Medians count; the spread is
+    half the interquartile range. The floor is measured in the same run: bytes of the
+    touched experts' MXFP4 weights by the rate of a copy, or FLOPs by the rate of a bf16
     matmul, whichever takes longer. ratio is the time of triton_kernels, the faster of
     its layouts for 4 and 8 warps, in times of the candidate. floor/time and TFLOP/s
     are the candidate's.

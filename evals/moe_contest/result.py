@@ -18,7 +18,9 @@ from mxmoe.evals.moe_contest.phases import Phases
 from mxmoe.evals.moe_contest.workload import Load
 
 _OPPONENT = "triton_kernels"
-_ON_A_GPU = "replays of CUDA graphs, in turn, the L2 cache overwritten before each"
+_ON_A_GPU = (
+    "replays of CUDA graphs, in turn, the L2 cache filled with other data before each"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
