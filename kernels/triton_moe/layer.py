@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from triton import knobs
 
+from mxmoe.kernels.triton_moe.geometry import geometry
+from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import PreparedWeights
 
 
@@ -60,19 +62,35 @@ class Layer:
 
 
 def layer_of(prepared: PreparedWeights) -> Layer:
-    """The tensors that `prepare` made, as the kernels take them."""
-    config = prepared.config
+    """The tensors that `prepare` made, as the kernels take them.
+
+    `BadInput` if they are not: weights that were never prepared, or of another shape.
+    """
+    config, sizes = prepared.config, geometry(prepared.config, prepared.shard)
+    for name, (shape, dtype) in sizes.outputs().items():
+        _check(name, prepared.get(name), shape, dtype)
     return Layer(
         gate_up=_weights(prepared, "gate_up"),
         down=_weights(prepared, "down"),
         hidden=config.hidden,
-        lanes=prepared.shard.padded_intermediate(config),
-        first_expert=prepared.shard.expert_range(config).start,
+        lanes=sizes.padded,
+        first_expert=sizes.experts.start,
         alpha=config.activation.alpha,
         beta=config.activation.beta,
         limit=config.activation.limit,
         wide_scales=bool(prepared["wide_scales"]),
     )
+
+
+def _check(
+    name: str, found: object, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    wanted = f"prepared: expected {name}, {dtype} {list(shape)}, as `prepare` makes it"
+    if not isinstance(found, torch.Tensor):
+        raise BadInput(f"{wanted}, found none")
+    if found.shape != shape or found.dtype != dtype or not found.is_contiguous():
+        form = "" if found.is_contiguous() else ", not contiguous"
+        raise BadInput(f"{wanted}, found {found.dtype} {list(found.shape)}{form}")
 
 
 def _weights(prepared: Mapping[str, Any], name: str) -> Weights:
