@@ -11,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import triton
+
 TESTS = Path(__file__).parent / "triton_moe"
 OPTIONS = (
     "-q",
@@ -22,6 +25,10 @@ OPTIONS = (
 )
 
 
+@pytest.mark.skipif(
+    triton.__version__.startswith("3.6."),
+    reason="the interpreter of Triton 3.6 fails at loop bounds with NumPy from 2.4 on",
+)
 def test_the_kernels_are_right_in_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *OPTIONS, str(TESTS)],

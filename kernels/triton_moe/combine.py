@@ -48,7 +48,7 @@ def combine(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_expert", "experts"])
 def _combine_kernel(
     y,
     hidden,

@@ -166,7 +166,7 @@ def _experts_of_chunk(
     return tl.where(served, local, experts).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["slots"])
+@triton.jit(do_not_specialize=["slots", "first_expert", "experts"])
 def _count_kernel(
     ids,
     slots,
@@ -186,7 +186,7 @@ def _count_kernel(
     tl.store(counts + tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS), count)
 
 
-@triton.jit(do_not_specialize=["slots", "bound"])
+@triton.jit(do_not_specialize=["slots", "first_expert", "experts", "bound"])
 def _place_kernel(
     ids,
     slots,

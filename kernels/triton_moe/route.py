@@ -123,7 +123,9 @@ def store_routing(
     tl.store(weights + at, weight, mask=slot < TOP_K)
 
 
-@triton.jit(do_not_specialize=["tokens", "logits_expert"])
+# Were a stride of 1 known, a thread would load 4 logits at once, in a layout that the
+# stores would have to leave through shared memory.
+@triton.jit(do_not_specialize=["tokens", "experts", "logits_expert"])
 def _route_kernel(
     logits,
     ids,

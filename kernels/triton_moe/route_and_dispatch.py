@@ -63,7 +63,14 @@ def route_and_dispatch(
     return routing, made
 
 
-@triton.jit(do_not_specialize=["tokens", "logits_expert", "bound"])
+# For `logits_expert` see `route`; the others would only be compiled once more.
+_UNSPECIALIZED = (
+    *("tokens", "all_experts", "logits_expert"),
+    *("first_expert", "experts", "bound"),
+)
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _route_and_dispatch_kernel(
     logits,
     tokens,

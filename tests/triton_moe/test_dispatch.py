@@ -57,11 +57,10 @@ class Case:
 def expected(ids: torch.Tensor, case: Case) -> Dispatch:
     """By the words of the contract, one slot at a time."""
     local = [i - case.first_expert for i in ids.flatten().tolist()]
-    of_expert = [
-        [slot for slot, e in enumerate(local) if e == expert]
-        for expert in range(case.experts)
-    ]
-    rest = [slot for slot, e in enumerate(local) if not 0 <= e < case.experts]
+    of_expert: list[list[int]] = [[] for _ in range(case.experts)]
+    rest: list[int] = []
+    for slot, expert in enumerate(local):
+        (of_expert[expert] if 0 <= expert < case.experts else rest).append(slot)
     slots = [slot for found in of_expert for slot in found] + rest
     starts, tiles = [0], []
     for expert, found in enumerate(of_expert):
@@ -86,7 +85,8 @@ def check(case: Case, device: torch.device) -> None:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     most = 6 if INTERPRETED else 700
-    experts = draw(st.integers(1, 9 if INTERPRETED else 300))
+    # On a GPU, every padded size is compiled.
+    experts = draw(st.integers(1, 9) if INTERPRETED else st.sampled_from([1, 100, 256]))
     return Case(
         tokens=draw(st.integers(0, most)),
         top_k=draw(st.integers(1, 5)),
@@ -100,7 +100,7 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@settings(max_examples=15 if INTERPRETED else 200, deadline=None)
+@settings(max_examples=15 if INTERPRETED else 30, deadline=None)
 @given(case=cases())
 @example(case=Case(1, 4, 128))
 @example(case=Case(5, 3, 2, block_t=2, ids="elsewhere"))
@@ -134,9 +134,8 @@ def test_the_bound_is_reached_and_never_exceeded() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8, 16, 33, 64, 128, 500, 2048, 8192])
 def test_all_sizes_on_a_gpu(tokens, native) -> None:
-    for experts, top_k, ids in itertools.product(
-        (4, 8, 32, 128, 256), (1, 2, 4, 8), KINDS
-    ):
+    sizes = ((4, 1), (8, 8), (32, 2), (128, 4), (256, 8))
+    for (experts, top_k), ids in itertools.product(sizes, KINDS):
         check(Case(tokens, top_k, experts, first_expert=3, ids=ids), native)
 
 

@@ -77,7 +77,7 @@ def check(routing: Routing, logits: torch.Tensor, scaling: float = 1.0) -> None:
     assert (weights[number] - scaling * exact).abs().le(allowed).all()
 
 
-@settings(max_examples=15 if INTERPRETED else 100, deadline=None)
+@settings(max_examples=15 if INTERPRETED else 30, deadline=None)
 @given(case=cases())
 @example(case=Case(2, 128, 4))
 @example(case=Case(2, 4, 4, values="ties"))

@@ -53,7 +53,10 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     ranks = draw(st.integers(1, 3))
-    experts = ranks * draw(st.integers(1, 6 if INTERPRETED else 80))
+    # On a GPU, every padded size is compiled.
+    experts = ranks * draw(
+        st.integers(1, 6) if INTERPRETED else st.sampled_from([5, 40])
+    )
     return Case(
         tokens=draw(st.integers(0, 6 if INTERPRETED else 70)),
         all_experts=experts,
@@ -80,7 +83,7 @@ def check(case: Case, device: torch.device) -> None:
         assert torch.equal(theirs, ours), field.name
 
 
-@settings(max_examples=15 if INTERPRETED else 200, deadline=None)
+@settings(max_examples=15 if INTERPRETED else 30, deadline=None)
 @given(case=cases())
 @example(case=Case(1, 128, 4))
 @example(case=Case(3, 12, 5, ranks=3, rank=1, block_t=2))
@@ -99,10 +102,10 @@ def test_every_row_of_special_values_is_ranked_like_the_reference(device) -> Non
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 5, 8, 16, 33, 64, 128, 500, 2048, 8192])
 def test_all_sizes_on_a_gpu(tokens, native) -> None:
-    for experts, skew in itertools.product((4, 8, 32, 128, 256), (0.0, 100.0)):
-        for top_k in (1, 2, 4, min(8, experts)):
-            check(Case(tokens, experts, top_k, skew=skew), native)
-            check(Case(tokens, experts, top_k, ranks=2, rank=1, skew=skew), native)
+    sizes = ((4, 1), (8, 8), (32, 2), (128, 4), (256, 8))
+    for (experts, top_k), skew in itertools.product(sizes, (0.0, 100.0)):
+        check(Case(tokens, experts, top_k, skew=skew), native)
+        check(Case(tokens, experts, top_k, ranks=2, rank=1, skew=skew), native)
 
 
 @pytest.mark.parametrize("tokens", [1, 8, 32, 64, 256, 2048])
