@@ -130,9 +130,13 @@ def _gate_up_kernel(
     if stop - start > BLOCK_T // 2 or BLOCK_T == LEAST_TOKENS:
         _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T)
     elif stop - start > BLOCK_T // 4 or BLOCK_T == 2 * LEAST_TOKENS:
-        _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 2)
+        _gate_up_tile(
+            outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 2
+        )
     else:
-        _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 4)
+        _gate_up_tile(
+            outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 4
+        )
 
 
 @triton.jit
