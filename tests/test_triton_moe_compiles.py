@@ -78,7 +78,7 @@ CASES = (
     Case("route", ("_route_kernel",), lambda: route(empty(64, 128, dtype=F32), 4)),
     Case("dispatch", ("_place_kernel",), placed(4)),
     Case("dispatch-chunks", ("_count_kernel", "_place_kernel"), placed(9)),
-    Case("route-dispatch", ("_route_and_dispatch_kernel",), routed(32, 128)),
+    Case("route-dispatch", ("_route_and_dispatch_kernel",), routed(8, 128)),
     Case("route-dispatch-ep", ("_route_and_dispatch_kernel",), routed(4, 16)),
     Case("combine", ("_combine_kernel",), combined),
 )

@@ -152,7 +152,7 @@ def test_torch_compile_takes_the_layer_whole() -> None:
     assert same_bits(compiled(x), double(x))
 
 
-@pytest.mark.parametrize("tokens", (0, 5))
+@pytest.mark.parametrize("tokens", [0, 5])
 def test_operators_pass_opcheck(tokens: int) -> None:
     p = prepared_layer(SMALL)
     x, routing = batch(SMALL, tokens)

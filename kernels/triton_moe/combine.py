@@ -31,8 +31,8 @@ def combine(
     rows of y of other slots are not read, and their weights do not enter.
 
     y : float32 or bfloat16 [splits, t * k, h], contiguous. ids : int32 or int64
-    [t, k]. weights : float32 or bfloat16 [t, k]. out : bfloat16 or float32 [t, h]. All but y
-    may have any strides.
+    [t, k]. weights : float32 or bfloat16 [t, k]. out : bfloat16 or float32 [t, h].
+    All but y may have any strides.
     """
     tokens, top_k = ids.shape
     splits, slots, hidden = y.shape

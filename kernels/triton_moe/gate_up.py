@@ -120,29 +120,23 @@ def _gate_up_kernel(
     stop = tl.load(tile_stop + token_tile)
     if expert < 0:
         return
-    outputs = (activation, traced)
-    inputs = (x, words, scales, bias, slots, top_k)
+    tensors = (activation, traced, x, words, scales, bias, slots)
     following = (next_words, next_row_tiles, next_k_tiles, next_split_tiles)
     where = (start, stop, expert.to(tl.int64), first_row)
-    sizes = (x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit)
+    sizes = (x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit, top_k)
     format: tl.constexpr = (HAS_BIAS, TRACED, WIDE_SCALES, SPLITS)
     steps: tl.constexpr = (EVEN_K, N, K, STAGES, WGMMA)
     if stop - start > BLOCK_T // 2 or BLOCK_T == LEAST_TOKENS:
-        _gate_up_tile(outputs, inputs, following, where, sizes, format, steps, BLOCK_T)
+        _gate_up_tile(tensors, following, where, sizes, format, steps, BLOCK_T)
     elif stop - start > BLOCK_T // 4 or BLOCK_T == 2 * LEAST_TOKENS:
-        _gate_up_tile(
-            outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 2
-        )
+        _gate_up_tile(tensors, following, where, sizes, format, steps, BLOCK_T // 2)
     else:
-        _gate_up_tile(
-            outputs, inputs, following, where, sizes, format, steps, BLOCK_T // 4
-        )
+        _gate_up_tile(tensors, following, where, sizes, format, steps, BLOCK_T // 4)
 
 
 @triton.jit
 def _gate_up_tile(
-    outputs,
-    inputs,
+    tensors,
     following,
     where,
     sizes,
@@ -151,10 +145,9 @@ def _gate_up_tile(
     BLOCK_T: tl.constexpr,  # noqa: N803
 ):
     """The work of a program, for up to BLOCK_T slots start .. stop."""
-    activation, traced = outputs
-    x, words, scales, bias, slots, top_k = inputs
+    activation, traced, x, words, scales, bias, slots = tensors
     start, stop, expert, first_row = where
-    x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit = sizes
+    x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit, top_k = sizes
     HAS_BIAS: tl.constexpr = format[0]  # noqa: N806
     TRACED: tl.constexpr = format[1]  # noqa: N806
     WIDE_SCALES: tl.constexpr = format[2]  # noqa: N806
