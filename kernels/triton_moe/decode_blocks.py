@@ -36,12 +36,13 @@ def decode_blocks(
     place_scales(factors, padded, gated=False, piece_bytes=_PIECE_BYTES)
     exact = torch.float32 if scales.device.type == "cpu" else torch.bfloat16
     out = torch.empty(64 * tiles[0], 64 * tiles[1], dtype=exact, device=scales.device)
-    _decode_kernel[tiles](
-        out,
-        words.view(torch.uint32),
-        factors.view(torch.uint32),
-        WIDE_SCALES=bool((scales > LARGEST_NARROW_SCALE).any()),
-    )
+    with torch.cuda.device_of(out):
+        _decode_kernel[tiles](
+            out,
+            words.view(torch.uint32),
+            factors.view(torch.uint32),
+            WIDE_SCALES=bool((scales > LARGEST_NARROW_SCALE).any()),
+        )
     return out[:rows, : 32 * groups].to(dtype).reshape(*leading, 32 * groups)
 
 

@@ -6,7 +6,6 @@ import torch
 import triton
 import triton.language as tl
 
-from mxmoe.kernels.triton_moe.device import has_wgmma
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
 from mxmoe.kernels.triton_moe.tactics import Tactic
@@ -16,7 +15,7 @@ from mxmoe.kernels.triton_moe.weight_gemm import TILE_SCALES
 from mxmoe.kernels.triton_moe.weight_gemm import TILE_WORDS
 from mxmoe.kernels.triton_moe.weight_gemm import load_bias
 from mxmoe.kernels.triton_moe.weight_gemm import multiply
-from mxmoe.kernels.triton_moe.weight_gemm import step_is_even
+from mxmoe.kernels.triton_moe.weight_gemm import options
 
 
 def down(
@@ -37,25 +36,17 @@ def down(
     programs = len(dispatch.tile_expert) * triton.cdiv(row_tiles, gemm.rows)
     if programs == 0:
         return sums
-    _down_kernel[(programs, tactic.splits)](
-        sums,
-        activation,
-        *weights.pointers(),
-        dispatch.slots,
-        *dispatch.tiles(),
-        *(len(activation), layer.hidden, layer.lanes),
-        *(row_tiles, k_tiles, split_tiles(k_tiles, tactic)),
-        HAS_BIAS=weights.bias is not None,
-        WIDE_SCALES=layer.wide_scales,
-        EVEN_K=step_is_even(layer.lanes, k_tiles, gemm),
-        N=gemm.rows,
-        K=gemm.columns,
-        BLOCK_T=tactic.block_t,
-        STAGES=gemm.stages,
-        WGMMA=has_wgmma(activation.device),
-        num_warps=gemm.warps,
-        **gemm.registers(),
-    )
+    with torch.cuda.device_of(activation):
+        _down_kernel[(programs, tactic.splits)](
+            sums,
+            activation,
+            *weights.pointers(),
+            dispatch.slots,
+            *dispatch.tiles(),
+            *(len(activation), layer.hidden, layer.lanes),
+            *(row_tiles, k_tiles, split_tiles(k_tiles, tactic)),
+            **options(weights, layer, gemm, tactic.block_t, columns=layer.lanes),
+        )
     return sums
 
 

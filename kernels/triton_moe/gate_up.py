@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 
 from mxmoe.kernels.triton_moe.device import has_prefetch
-from mxmoe.kernels.triton_moe.device import has_wgmma
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
 from mxmoe.kernels.triton_moe.next_weights import prefetch_weights
@@ -18,7 +17,7 @@ from mxmoe.kernels.triton_moe.weight_gemm import TILE_SCALES
 from mxmoe.kernels.triton_moe.weight_gemm import TILE_WORDS
 from mxmoe.kernels.triton_moe.weight_gemm import load_bias
 from mxmoe.kernels.triton_moe.weight_gemm import multiply
-from mxmoe.kernels.triton_moe.weight_gemm import step_is_even
+from mxmoe.kernels.triton_moe.weight_gemm import options
 
 
 def gate_up(
@@ -42,31 +41,24 @@ def gate_up(
     programs = len(dispatch.tile_expert) * triton.cdiv(row_tiles, gemm.rows)
     if programs == 0:
         return activation
-    _gate_up_kernel[(programs,)](
-        activation,
-        activation if traced is None else traced,
-        hidden_states,
-        *weights.pointers(),
-        dispatch.slots,
-        *dispatch.tiles(),
-        *(hidden_states.stride(0), layer.hidden, layer.lanes, row_tiles, k_tiles),
-        *(layer.alpha, layer.beta, layer.limit, top_k),
-        *(layer.down.pointers()[0], *layer.down.words.shape[1:3]),
-        split_tiles(layer.down.words.shape[2], tactic),
-        HAS_BIAS=weights.bias is not None,
-        TRACED=traced is not None,
-        WIDE_SCALES=layer.wide_scales,
-        EVEN_K=step_is_even(layer.hidden, k_tiles, gemm),
-        N=gemm.rows,
-        K=gemm.columns,
-        BLOCK_T=tactic.block_t,
-        STAGES=gemm.stages,
-        WGMMA=has_wgmma(hidden_states.device),
-        # Splits mean that there are few programs, and time to fetch for the next ones.
-        SPLITS=tactic.splits if has_prefetch(hidden_states.device) else 1,
-        num_warps=gemm.warps,
-        **gemm.registers(),
-    )
+    # Splits mean that there are few programs, and time to fetch for the next ones.
+    splits = tactic.splits if has_prefetch(hidden_states.device) else 1
+    with torch.cuda.device_of(hidden_states):
+        _gate_up_kernel[(programs,)](
+            activation,
+            activation if traced is None else traced,
+            hidden_states,
+            *weights.pointers(),
+            dispatch.slots,
+            *dispatch.tiles(),
+            *(hidden_states.stride(0), layer.hidden, layer.lanes, row_tiles, k_tiles),
+            *(layer.alpha, layer.beta, layer.limit, top_k),
+            *(layer.down.pointers()[0], *layer.down.words.shape[1:3]),
+            split_tiles(layer.down.words.shape[2], tactic),
+            TRACED=traced is not None,
+            SPLITS=splits,
+            **options(weights, layer, gemm, tactic.block_t, columns=layer.hidden),
+        )
     return activation
 
 

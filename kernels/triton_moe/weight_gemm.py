@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 
 from mxmoe.kernels.triton_moe.decode import decode_tiles
+from mxmoe.kernels.triton_moe.device import has_wgmma
+from mxmoe.kernels.triton_moe.layer import Layer
+from mxmoe.kernels.triton_moe.layer import Weights
 from mxmoe.kernels.triton_moe.tactics import GemmTactic
 
 # Words of codes and words of scales of one tile of 64 x 64 weights.
@@ -20,9 +23,24 @@ TILE_SCALES = tl.constexpr(32)
 LEAST_TOKENS = tl.constexpr(16)
 
 
-def step_is_even(size: int, k_tiles: int, gemm: GemmTactic) -> bool:
-    """Whether no step of K needs a mask: neither x nor the tiles end within one."""
-    return size == 64 * k_tiles and k_tiles % gemm.columns == 0
+def options(
+    weights: Weights, layer: Layer, gemm: GemmTactic, block_t: int, *, columns: int
+) -> dict[str, object]:
+    """The constants of a GEMM's launch. columns : of its right operand in memory."""
+    k_tiles = weights.words.shape[2]
+    return {
+        "HAS_BIAS": weights.bias is not None,
+        "WIDE_SCALES": layer.wide_scales,
+        # Neither the columns nor the tiles end within a step: no masks are needed.
+        "EVEN_K": columns == 64 * k_tiles and k_tiles % gemm.columns == 0,
+        "N": gemm.rows,
+        "K": gemm.columns,
+        "BLOCK_T": block_t,
+        "STAGES": gemm.stages,
+        "WGMMA": has_wgmma(weights.words.device),
+        "num_warps": gemm.warps,
+        **gemm.registers(),
+    }
 
 
 @triton.jit
