@@ -7,6 +7,7 @@ runs the same kernels. It was measured on an H100: see ``kernels/NOTES.md``.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +27,12 @@ class GemmTactic:
     columns: int
     stages: int
     warps: int
+
+    def __post_init__(self) -> None:
+        _expect("rows", self.rows, (1, 2, 4))
+        _expect("columns", self.columns, (1, 2, 4))
+        _expect("stages", self.stages, range(1, 9))
+        _expect("warps", self.warps, (4, 8))
 
     def label(self) -> str:
         """E.g. ``1x2s4w4``."""
@@ -52,10 +59,19 @@ class Tactic:
     down: GemmTactic
     splits: int = 1
 
+    def __post_init__(self) -> None:
+        _expect("block_t", self.block_t, (16, 32, 64, 128, 256))
+        _expect("splits", self.splits, range(1, 9))
+
     def label(self) -> str:
         """E.g. ``t16-1x2s4w4-1x1s6w4-k2``."""
         gemms = f"{self.gate_up.label()}-{self.down.label()}"
         return f"t{self.block_t}-{gemms}-k{self.splits}"
+
+
+def _expect(name: str, value: int, known: Container[int]) -> None:
+    if value not in known:
+        raise BadInput(f"tactic: {name}: expected one of {known}, found {value}")
 
 
 _GEMM = r"(\d+)x(\d+)s(\d+)w(\d+)"

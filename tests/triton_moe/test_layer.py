@@ -148,12 +148,20 @@ def test_weights_that_were_not_prepared_are_refused(settings: Settings) -> None:
         TritonMoe().forward(raw, data.hidden_states, data.routing)
 
 
-def test_an_unknown_tactic_is_refused(small) -> None:
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("t16-fast", "tactic: expected a label like"),
+        ("t8-1x1s2w4-1x1s2w4-k1", "tactic: block_t: expected one of"),
+        ("t16-3x1s2w4-1x1s2w4-k1", "tactic: rows: expected one of"),
+        ("t16-1x1s2w4-1x1s2w3-k1", "tactic: warps: expected one of"),
+        ("t16-1x1s2w4-1x1s2w4-k0", "tactic: splits: expected one of"),
+    ],
+)
+def test_an_unknown_tactic_is_refused(label: str, message: str, small) -> None:
     prepared, data = small
-    with pytest.raises(BadInput, match="tactic: expected a label like"):
-        TritonMoe().forward(
-            prepared, data.hidden_states, data.routing, tactic="t16-fast"
-        )
+    with pytest.raises(BadInput, match=message):
+        TritonMoe().forward(prepared, data.hidden_states, data.routing, tactic=label)
 
 
 def test_ids_of_no_expert_count_for_nothing(small) -> None:
