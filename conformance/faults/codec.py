@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import dequantize
-from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import dequantize
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.formats import encode

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import FLOAT32
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Plain
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import mix
-from mxmoe.conformance.planted import product
-from mxmoe.conformance.planted import swiglu
-from mxmoe.conformance.planted_bytes import row_shuffle
-from mxmoe.conformance.planted_bytes import swap_gate_up
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import FLOAT32
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Plain
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import mix
+from mxmoe.conformance.faults.plain import product
+from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.conformance.faults.plain import swiglu
+from mxmoe.conformance.faults.prepared_bytes import row_shuffle
+from mxmoe.conformance.faults.prepared_bytes import swap_gate_up
 from mxmoe.reference.types import Routing
 
 _output = faults_of("L3", "test_output_stays_within_the_bound")
@@ -164,13 +165,13 @@ def routing_weights_in_bfloat16() -> object:
 
 
 @_output("", "routing weights in reverse slot order")
-def slots_reversed() -> object:
+def slots_reversed(candidate: Any) -> object:
     """Slot k has the weight of slot top_k - 1 - k."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(p, x, Routing(r.ids, r.weights.flip(1)))
+        return candidate.forward(p, x, Routing(r.ids, r.weights.flip(1)))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_output("", "last slot dropped")
