@@ -11,11 +11,9 @@ import torch
 from mxmoe.conformance.faults.fault import faults_of
 from mxmoe.conformance.faults.plain import FLOAT32
 from mxmoe.conformance.faults.plain import PLAIN
-from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import claiming
-from mxmoe.conformance.faults.plain import mix
 from mxmoe.conformance.faults.plain import product
 from mxmoe.conformance.faults.plain import spoiled
 from mxmoe.conformance.faults.plain import swiglu
@@ -142,26 +140,31 @@ def bfloat16_sum_of_slots() -> object:
     return replace(PLAIN, mix=added)
 
 
-def _mixing(edit: Callable[[Tensor], Tensor], base: Plain = PLAIN) -> object:
-    return replace(base, mix=lambda weights, down: mix(edit(weights), down))
+def _weighing(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:
+    """With edit(routing weights) before `forward`."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return candidate.forward(p, x, Routing(r.ids, edit(r.weights)))
+
+    return spoiled(candidate, forward=forward)
 
 
 @_output("", "routing weights ignored")
-def routing_weights_ignored() -> object:
+def routing_weights_ignored(candidate: Any) -> object:
     """Every slot counts 1."""
-    return _mixing(lambda w: (w != 0).float())
+    return _weighing(candidate, torch.ones_like)
 
 
 @_output()
-def routing_weights_half_a_percent_off() -> object:
+def routing_weights_half_a_percent_off(candidate: Any) -> object:
     """Every routing weight is 0.5 % too large."""
-    return _mixing(lambda w: w * 1.005)
+    return _weighing(candidate, lambda w: w * 1.005)
 
 
 @_output()
 def routing_weights_in_bfloat16() -> object:
     """Routing weights pass through bfloat16; in class fp32, where it shows."""
-    return _mixing(lambda w: w.bfloat16().to(w), FLOAT32)
+    return _weighing(FLOAT32, lambda w: w.bfloat16().to(w))
 
 
 @_output("", "routing weights in reverse slot order")
@@ -175,15 +178,15 @@ def slots_reversed(candidate: Any) -> object:
 
 
 @_output("", "last slot dropped")
-def last_slot_dropped() -> object:
+def last_slot_dropped(candidate: Any) -> object:
     """The loop over slots ends one early."""
-    return _mixing(lambda w: torch.cat((w[:, :-1], 0 * w[:, -1:]), dim=1))
+    return _weighing(candidate, lambda w: torch.cat((w[:, :-1], 0 * w[:, -1:]), dim=1))
 
 
 @_output("", "only the first slot added")
-def one_slot_only() -> object:
+def one_slot_only(candidate: Any) -> object:
     """The first slot's expert answers alone."""
-    return _mixing(lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
+    return _weighing(candidate, lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
 
 
 @_output()

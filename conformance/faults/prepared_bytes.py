@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.faults.codec import Edit
-from mxmoe.conformance.faults.codec import swap_nibbles
+from mxmoe.conformance.faults.decoder import Edit
+from mxmoe.conformance.faults.decoder import swap_nibbles
 from mxmoe.conformance.faults.fault import faults_of
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Tensor
@@ -266,5 +266,21 @@ def prepare_modifies_checkpoint(candidate: Any) -> object:
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> object:
         w.gate_up_bias[0] += 1
         return candidate.prepare(w, config, shard, device)
+
+    return spoiled(candidate, prepare=prepare)
+
+
+@_again("vllm-project/vllm#50523", "the second prepare")
+def reload_overwrites(candidate: Any) -> object:
+    """Biases are lost when a layer of the same shape is loaded again."""
+    seen: list[object] = []
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> Packed:
+        tensors = dict(candidate.prepare(w, config, shard, device))
+        if (config, shard) in seen:
+            lost = [name for name in tensors if "bias" in name]
+            tensors |= {name: torch.zeros_like(tensors[name]) for name in lost}
+        seen.append((config, shard))
+        return tensors
 
     return spoiled(candidate, prepare=prepare)

@@ -29,6 +29,8 @@ _own = faults_of("L4", "test_each_rank_adds_only_what_it_owns")
 _bytes = faults_of("L4", "test_prepared_bytes_of_all_ranks_are_the_checkpoints")
 _reduce = faults_of("L4", "test_all_reduce_gives_the_sum_of_the_ranks")
 
+_TRT = "NVIDIA/TensorRT-LLM#13867"
+
 Choice = Callable[[Shard], Shard]
 
 
@@ -115,6 +117,29 @@ def residual_added_by_every_rank(candidate: Any) -> object:
     return calling(
         candidate, lambda p, x, r: (candidate.forward(p, x, r).float() + x).to(x.dtype)
     )
+
+
+@_sum(_TRT, "rank tp")
+def valid_i_unclamped() -> object:
+    """The last rank takes as many lanes as rank 0, although fewer are left."""
+
+    def packed(w: ExpertWeights, c: MoEConfig, s: Shard) -> dict[str, Tensor]:
+        full = len(replace(s, tp_rank=0).intermediate_range(c))
+        stop = s.intermediate_range(c).stop
+        rows = slice(2 * (stop - full), 2 * stop)
+        columns = slice((stop - full) // 32, stop // 32)
+        e = s.expert_range(c)
+        found = {}
+        for name, tensor in w.tensors().items():
+            if name.startswith("gate_up"):
+                found[name] = tensor[e.start : e.stop, rows].clone()
+            elif name == "down_bias":
+                found[name] = tensor[e.start : e.stop].clone()
+            elif name.startswith("down"):
+                found[name] = tensor[e.start : e.stop, :, columns].clone()
+        return found
+
+    return replace(PLAIN, pack=packed, capabilities={**CLAIMS, "layout": None})
 
 
 @_sum("", "out of their own bound")

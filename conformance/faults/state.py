@@ -78,7 +78,7 @@ def output_buffer_reused(candidate: Any) -> object:
     return calling(candidate, forward)
 
 
-@_again("deepseek-ai/DeepGEMM#451", "second call")
+@_again("deepseek-ai/DeepGEMM#451", "third call")
 def accumulates_into_its_output(candidate: Any) -> object:
     """The workspace is not cleared: results of earlier calls are added."""
     sums: dict[tuple[int, int], Tensor] = {}

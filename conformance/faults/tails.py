@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.faults.codec import swap_nibbles
+from mxmoe.conformance.faults.decoder import swap_nibbles
 from mxmoe.conformance.faults.fault import faults_of
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain
@@ -265,3 +265,47 @@ def silent_expert_raises(candidate: Any) -> object:
 def output_without_an_axis(candidate: Any) -> object:
     """A single token comes back as [h]."""
     return output(candidate, lambda out, *_: out[0] if len(out) == 1 else out)
+
+
+@_output("triton-lang/triton#8865")
+def mask_2i_not_i() -> object:
+    """The tail of the last tile of 64 lanes is masked at 2i: it holds other lanes."""
+
+    def expert(s: Stages, p: Any, local: int) -> Stages:
+        act = s["activation"]
+        w2 = dequantize(p["down_blocks"][local], p["down_scales"][local], act.dtype)
+        beyond = -act.shape[1] % 64
+        # W2 goes on with its next row.
+        extra = product(act[:, :beyond], w2.roll(-1, 0)[:, :beyond])
+        return s | {"down": s["down"] + extra}
+
+    return Editing(edit=expert)
+
+
+def _wrapped(rows: int, size: int, bits: int) -> Tensor:
+    """Rows at which row * size lies, modulo 2**bits."""
+    return torch.arange(rows) * size % 2**bits // max(size, 1)
+
+
+@_output("vllm-project/vllm#34279")
+def token_offset_wraps() -> object:
+    """Offsets of hidden states, t * h, wrap: at 2**16 here, for 2**31 there."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        rows = _wrapped(len(x), x.shape[1], 16)
+        return PLAIN.forward(p, x[rows], r)
+
+    return spoiled(PLAIN, forward=forward)
+
+
+@_output("deepspeedai/DeepSpeed#8261")
+def expert_offset_wraps() -> object:
+    """Offsets of experts, e * 2i * h, wrap: at 2**18 here, for 2**31 there."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        blocks = p["gate_up_blocks"]
+        size = 2 * p.valid_intermediate * p.config.hidden
+        wrapped = {"gate_up_blocks": blocks[_wrapped(len(blocks), size, 18)]}
+        return PLAIN.forward(replace(p, tensors={**p.tensors, **wrapped}), x, r)
+
+    return spoiled(PLAIN, forward=forward)

@@ -126,7 +126,7 @@ def fc2_scatter_for_gather() -> object:
     return _loader(fc2_order=lambda rows: shuffled(rows).argsort())
 
 
-@_bytes("", "fc1_weights: stack gate, up instead of up, gate")
+@_bytes("NVIDIA/TensorRT-LLM#13867", "fc1_weights: stack gate, up instead of up, gate")
 def gates_above_ups() -> object:
     """[gate | up], as other kernels have it."""
 
@@ -136,7 +136,10 @@ def gates_above_ups() -> object:
     return _loader(rows=rows)
 
 
-@_bytes("", "fc1_bias: padded at the end of 2P, not at the end of each half")
+@_bytes(
+    "NVIDIA/TensorRT-LLM#13867",
+    "fc1_bias: padded at the end of 2P, not at the end of each half",
+)
 def padded_after_stacking() -> object:
     """The padding of both halves stands behind the second."""
 
@@ -154,7 +157,9 @@ def one_padding_for_both_gemms() -> object:
     return _loader(hidden_alignment=128)
 
 
-@_bytes("", "fc2_weights: row shuffle 16 instead of row shuffle 32")
+@_bytes(
+    "NVIDIA/TensorRT-LLM#7968", "fc2_weights: row shuffle 16 instead of row shuffle 32"
+)
 def epilogue_tile_64() -> object:
     """The row order of a smaller epilogue tile."""
 
@@ -165,7 +170,10 @@ def epilogue_tile_64() -> object:
     return _loader(fc2_order=order)
 
 
-@_bytes("", "fc1_scales: only the padding differs: it holds 255")
+@_bytes(
+    "NVIDIA/TransformerEngine#3070",
+    "fc1_scales: only the padding differs: it holds 255",
+)
 def scale_padding_of_nan() -> object:
     """K columns beyond hidden hold 0xFF, which turns 0 into NaN."""
 
@@ -234,3 +242,86 @@ def tp_rank_0_everywhere() -> object:
 def experts_of_rank_0_everywhere() -> object:
     """Every expert-parallel rank loads the experts of rank 0."""
     return _loader(shard_of=lambda shard: replace(shard, ep_rank=0))
+
+
+@_bytes("sgl-project/sglang#26884", "fc1_weights: missing: row shuffle 32")
+def fc1_weights_not_shuffled() -> object:
+    """Rows of W1 stay where the interleave put them; scales and bias are shuffled."""
+
+    def order(rows: int) -> Tensor:
+        n = torch.arange(rows)
+        return n % 2 * (rows // 2) + n // 2
+
+    return _loader(fc1_weight_order=order)
+
+
+@_bytes("vllm-project/vllm#46585", "fc2_weights: missing: row shuffle 32")
+def fc2_weights_not_shuffled() -> object:
+    """Rows of W2 stay in logical order; scales and bias are shuffled."""
+    return _loader(fc2_weight_order=natural)
+
+
+@_bytes(_TRT, "fc2_scales: missing: row shuffle 32")
+def scales_not_shuffled() -> object:
+    """Scales are swizzled, but in logical row order."""
+    return _loader(fc2_scales=lambda x, p: swizzled(x))
+
+
+@_bytes(_TRT, "fc1_scales: missing: scale swizzle 128x4")
+def skip_scale_interleave_fc1() -> object:
+    """Only the scales of W1 stay row-major."""
+    return _loader(fc1_scales=lambda x, p: x[p])
+
+
+@_bytes("vllm-project/vllm#42118", "fc2_scales: missing: scale swizzle 128x4")
+def skip_scale_interleave_fc2() -> object:
+    """Only the scales of W2 stay row-major."""
+    return _loader(fc2_scales=lambda x, p: x[p])
+
+
+@_gpt_oss("vllm-project/vllm#46585")
+def scale_tiles_by_column() -> object:
+    """Tiles of 128 x 4 scales follow each other along the rows, not along K."""
+
+    def order(x: Tensor, p: Tensor) -> Tensor:
+        tiles = swizzled(x[p]).view(x.shape[0] // 128, x.shape[1] // 4, 512)
+        return tiles.transpose(0, 1).reshape(x.shape)
+
+    return _loader(fc1_scales=order)
+
+
+@_bytes("guqiong96/Lvllm#110", "only the padding differs")
+def weight_padding_not_zero() -> object:
+    """K columns of W1 beyond hidden hold codes of 0.5."""
+
+    def padded(t: dict[str, Tensor]) -> dict[str, Tensor]:
+        blocks = t["fc1_weights"].clone()
+        blocks[..., 80:] = 0x11
+        return t | {"fc1_weights": blocks}
+
+    return _loader(after=padded)
+
+
+def _bias_padding(first: int) -> object:
+    """Rows of padded lanes of one half hold 1: ups come first, then gates."""
+
+    def padded(t: dict[str, Tensor]) -> dict[str, Tensor]:
+        bias = t["fc1_bias"].clone()
+        rows = gated(bias.shape[1])
+        half = (rows >= bias.shape[1] // 2) == bool(first)
+        bias[:, half] = torch.where(bias[:, half] == 0, 1.0, bias[:, half])
+        return t | {"fc1_bias": bias}
+
+    return _loader(after=padded)
+
+
+@_bytes("vllm-project/vllm#50523", "fc1_bias", "only the padding differs")
+def gate_bias_padding_not_zero() -> object:
+    """Padded gates have a bias of 1, which leaks through the activation."""
+    return _bias_padding(1)
+
+
+@_bytes("AI-Hypercomputer/maxtext#3699", "fc1_bias", "only the padding differs")
+def up_bias_padding_not_zero() -> object:
+    """Padded ups have a bias of 1: harmless while their gates are 0, but not zero."""
+    return _bias_padding(0)

@@ -92,6 +92,8 @@ class Loader:
     columns: Callable[[Tensor, MoEConfig, Shard, int], Tensor] = columns
     fc1_order: Callable[[int], Tensor] = gated
     fc2_order: Callable[[int], Tensor] = shuffled
+    fc1_weight_order: Callable[[int], Tensor] | None = None
+    fc2_weight_order: Callable[[int], Tensor] | None = None
     fc1_bias_order: Callable[[int], Tensor] | None = None
     fc2_bias_order: Callable[[int], Tensor] | None = None
     fc1_scales: Callable[[Tensor, Tensor], Tensor] = lambda x, p: swizzled(x[p])
@@ -128,12 +130,14 @@ class Loader:
         blocks = self.rows(w.gate_up_blocks[e].flatten(1), config, shard)
         scales = self.rows(w.gate_up_scales[e], config, shard)
         fc1, fc2 = self.fc1_order(len(blocks)), self.fc2_order(h2)
+        fc1_weights = (self.fc1_weight_order or self.fc1_order)(len(blocks))
+        fc2_weights = (self.fc2_weight_order or self.fc2_order)(h2)
         down_blocks = self.columns(w.down_blocks[e].flatten(1), config, shard, 2)
         down_scales = self.columns(w.down_scales[e], config, shard, 32)
         tensors = {
-            "fc1_weights": zeros_after(blocks[fc1].T, h1 // 2).T,
+            "fc1_weights": zeros_after(blocks[fc1_weights].T, h1 // 2).T,
             "fc1_scales": self.fc1_scales(zeros_after(scales.T, h1 // 32).T, fc1),
-            "fc2_weights": zeros_after(down_blocks, h2)[fc2],
+            "fc2_weights": zeros_after(down_blocks, h2)[fc2_weights],
             "fc2_scales": self.fc2_scales(zeros_after(down_scales, h2), fc2),
         }
         if w.gate_up_bias is not None and w.down_bias is not None:
