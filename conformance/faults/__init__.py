@@ -5,6 +5,7 @@
 `catalogue`           every fault that is installed, by name
 `field`               the faults seen in public, and where each is planted
 `plain`, `correct`    candidates that are right, in many ways
+`kill`, `matrix`      which check finds a fault; `mxmoe faults` prints it
 the other files       the faults, one family a file
 ====================  ======================================================
 """

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.trial import checks
 from mxmoe.conformance.trial import level_of
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.errors import BadInput
 
 Plant = Callable[..., object]
 
@@ -49,8 +51,14 @@ def read_fault(
     """A fault from a function: its name is the fault's, its docstring the definition.
 
     A function without an argument makes a candidate with the fault; a function with
-    one spoils the correct candidate that it is given.
+    one spoils the correct candidate that it is given. `BadInput` for a check that does
+    not exist.
     """
+    if check not in checks():
+        raise BadInput(
+            f"{plant.__name__}.check: expected the name of a check such as "
+            f"test_output_stays_within_the_bound, found {check!r}"
+        )
     generic = len(inspect.signature(plant).parameters) == 1
     return Fault(
         name=plant.__name__,
@@ -110,6 +118,11 @@ def faults_in(found: Any) -> list[Fault]:
 def _as_fault(found: Any) -> Fault:
     if isinstance(found, Fault):
         return found
+    if not inspect.isfunction(found) or not hasattr(found, "check"):
+        raise BadInput(
+            "fault: expected a function with an attribute `check`, the name of the "
+            f"check that must find it, found {found!r:.80}"
+        )
     return read_fault(
         found,
         check=found.check,
