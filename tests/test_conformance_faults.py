@@ -38,6 +38,7 @@ TACTICS = "test_every_tactic_stays_within_the_bound"
 # What these do in a case depends on the cases before it.
 REMEMBERING = {"act_params_stale", "weights_of_another_layer"}
 
+pytestmark = pytest.mark.faults
 faults = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 
 

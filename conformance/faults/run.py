@@ -40,7 +40,6 @@ from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
 
-
 # A table into a pipe is not broken: the longest check has 55 characters.
 PIPE_WIDTH = 160
 
