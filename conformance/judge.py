@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from hypothesis import given
 from hypothesis import reject
+from hypothesis import seed
 from hypothesis import strategies as st
 
 from mxmoe.conformance.bounds import Judged
@@ -49,7 +50,10 @@ from mxmoe.reference.types import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the user asked for, the same for every check of a run."""
+    """What the user asked for, the same for every check of a run.
+
+    seed : of the cases that are drawn; None leaves that to Hypothesis.
+    """
 
     checkpoint_folder: Path
     checkpoint_given: bool
@@ -60,6 +64,7 @@ class Settings:
     required_class: str | None = None
     against: Subject | None = None
     run: RunWriter | None = None
+    seed: int | None = None
     wrong_outputs: set[str] = field(default_factory=set)
     last_prepared: dict[tuple[str, str], dict[str, torch.Tensor]] = field(
         default_factory=dict
@@ -182,6 +187,8 @@ class Judge:
                     raise
                 reject()
 
+        if self.settings.seed is not None:
+            search = seed(self.settings.seed)(search)
         self.record.searching = True
         try:
             search()

@@ -27,9 +27,10 @@ FIRST_CALL = "first call: no matter of state, see the numbers"
 
 
 def second_call(judge: Judge, case: Case) -> None:
-    """A, B, A with one set of prepared weights: every result right, A's equal.
+    """A, B, C, A with one set of prepared weights: every result right, A's equal.
 
-    Before the second A another layer is prepared, and must not take the first's place.
+    B has other sizes, C has those of A, as the replay of a captured graph. Before the
+    second A another layer is prepared, and must not take the first's place.
     """
     a = judge.data(case)
     prepared = judge.subject.prepare(a.weights, a.config, case.shard)
@@ -44,6 +45,10 @@ def second_call(judge: Judge, case: Case) -> None:
     if not _same_bits(first, kept):
         line = "the tensor returned by the first call changed during the second"
         raise judge.fail(Verdict.MISMATCH, [line], case=case, what="second call")
+    same_size = replace(case, seed=case.seed + 2)
+    c = replace(judge.data(same_size), weights=a.weights)
+    third = _forward(judge, same_size, c, prepared)
+    _within(judge, case, c, third, "third call, other input of the first's size")
     judge.subject.prepare(next_layer.weights, a.config, case.shard)
     again = _forward(judge, case, a, prepared)
     _alike(judge, case, a, kept, again, "second call, same input")

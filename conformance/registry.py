@@ -90,6 +90,11 @@ def load_candidate(spec: str, *, device: str | None = None) -> Subject:
     )
 
 
+def load_attribute(spec: str) -> object:
+    """What ``path/file.py:attribute`` or ``package.module:attribute`` names."""
+    return _find(spec)
+
+
 def source_file(spec: str) -> Path | None:
     """The file of a loaded candidate's module, if it has one."""
     location, _, attribute = spec.partition(":")

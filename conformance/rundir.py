@@ -3,6 +3,7 @@
     runs/<id>/run.json         versions, device, candidates, configuration, result
               verdicts.jsonl   one line a check, appended as it ends
               layers.*.jsonl   `mxmoe verify`: one line a layer, see `layer_lines`
+              faults.jsonl     `mxmoe faults`: one line a fault and seed
               answers.jsonl    the gate: one line a question
               bench.csv        the benchmarks
               bundles/<id>/    one failure each: case.json, tensors.safetensors

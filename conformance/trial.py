@@ -118,20 +118,24 @@ def _repetitions(
 
 @contextlib.contextmanager
 def repeatable_settings(
-    layers: tuple[int, ...] = (0, 1), examples: int | None = None
+    layers: tuple[int, ...] = (0, 1),
+    examples: int | None = None,
+    *,
+    profile: str = "dev",
+    seed: int | None = None,
 ) -> Iterator[Settings]:
     """Settings on the embedded checkpoint under which a trial always goes the same way.
 
-    Profile dev with fixed draws and without shrinking; time does not end a check.
-    One thread: on small shapes more only wait for each other.
+    Fixed draws (others for another `seed`, and another checkpoint), no shrinking; time
+    does not end a check. One thread: on small shapes more only wait for each other.
     """
     before, threads = hypothesis.settings.get_current_profile_name(), get_num_threads()
     register_profiles()
-    dev = hypothesis.settings.get_profile("dev")
+    chosen = hypothesis.settings.get_profile(profile)
     hypothesis.settings.register_profile(
         "trial",
-        dev,
-        max_examples=examples or dev.max_examples,
+        chosen,
+        max_examples=examples or chosen.max_examples,
         derandomize=True,
         phases=(Phase.explicit, Phase.generate),
     )
@@ -139,12 +143,13 @@ def repeatable_settings(
     set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory(prefix="mxmoe-") as folder:
-            write_checkpoint(Path(folder, "default"))
+            write_checkpoint(Path(folder, "default"), seed=seed or 0)
             yield Settings(
                 checkpoint_folder=Path(folder, "default"),
                 checkpoint_given=False,
                 layers=layers,
                 seconds_per_check=math.inf,
+                seed=seed,
             )
     finally:
         set_num_threads(threads)

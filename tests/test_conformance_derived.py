@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_bytes import judge_tensor
 from mxmoe.conformance.judge_bytes import judge_tensors
 from mxmoe.conformance.judge_partition import judge_partition
-from mxmoe.conformance.planted import subject_of
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.layouts import TRITON_MOE

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 
 from mxmoe.conformance import read_run
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Settings
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import subject_of
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session
 from mxmoe.conformance.summary import conclude
@@ -55,7 +55,7 @@ def test_the_summary_puts_no_escape_code_on_a_terminal(settings: Settings) -> No
 
 
 RAISING = """
-from mxmoe.conformance.planted import PLAIN, changed
+from mxmoe.conformance.faults.plain import PLAIN, changed
 def forward(prepared, hidden_states, routing):
     if len(hidden_states) != 4:
         raise RuntimeError("\\x1b]0;owned\\x07")

@@ -14,14 +14,14 @@ import torch
 from mxmoe.conformance import subject as subject_module
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.checks import test_against as against_checks
+from mxmoe.conformance.faults.catalogue import FAULTS
+from mxmoe.conformance.faults.fault import Fault
+from mxmoe.conformance.faults.plain import FLOAT32
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge import Settings
-from mxmoe.conformance.planted import FLOAT32
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Fault
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_faults import FAULTS
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.trial import Outcome
 from mxmoe.conformance.trial import checks
@@ -38,6 +38,7 @@ TACTICS = "test_every_tactic_stays_within_the_bound"
 # What these do in a case depends on the cases before it.
 REMEMBERING = {"act_params_stale", "weights_of_another_layer"}
 
+pytestmark = pytest.mark.faults
 faults = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 
 
@@ -93,7 +94,7 @@ def test_every_check_has_a_fault_that_it_must_find() -> None:
 
 
 def test_a_fault_can_be_judged_from_the_command_line() -> None:
-    subject = load_candidate("mxmoe.conformance.planted_faults:drop_limit")
+    subject = load_candidate("mxmoe.conformance.faults.catalogue:drop_limit")
     assert subject.name == "plain"
 
 

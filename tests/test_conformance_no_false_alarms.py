@@ -23,11 +23,11 @@ from mxmoe.conformance.checks import test_l3_numbers as number_checks
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.faults.correct import FORMS
+from mxmoe.conformance.faults.correct import NUMERIC
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Settings
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_correct import FORMS
-from mxmoe.conformance.planted_correct import NUMERIC
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.strategies import cases
 from mxmoe.conformance.subject import Subject
@@ -48,12 +48,12 @@ HOT_SPOT = "test_hot_spot_stays_within_the_bound"
 GPT_OSS_BYTES = "test_gpt_oss_bytes_match_the_layout"
 
 AS_MODULE = """
-from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.faults.plain import PLAIN
 capabilities = PLAIN.capabilities
 prepare, forward = PLAIN.prepare, PLAIN.forward
 """
 AS_CLASS = """
-from mxmoe.conformance.planted import PLAIN
+from mxmoe.conformance.faults.plain import PLAIN
 class candidate:
     name = "a class"
     prepare = staticmethod(PLAIN.prepare)

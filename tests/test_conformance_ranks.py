@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxmoe.conformance import planted_processes
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.faults import processes
+from mxmoe.conformance.faults.correct import FORMS
+from mxmoe.conformance.faults.correct import NUMERIC
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.faults.ranks import laid_out
+from mxmoe.conformance.faults.ranks import reducing
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_layer_step import judge_processes
 from mxmoe.conformance.judge_layer_step import judge_step
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_correct import FORMS
-from mxmoe.conformance.planted_correct import NUMERIC
-from mxmoe.conformance.planted_ranks import laid_out
-from mxmoe.conformance.planted_ranks import reducing
 from mxmoe.conformance.rank_groups import GROUPS
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.ranks.blame import blame
@@ -52,7 +52,7 @@ from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import Shard
 
-HERE = planted_processes.__name__
+HERE = processes.__name__
 CHECK = "test_layer_step_across_processes_stays_within_the_bound"
 CASE = parse_case("e4k2h160i224/tp2r0/t17/s0")
 ONE_EXPERT = parse_case("e1k1h160i224/tp2r0/t17/s0")

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from mxmoe.conformance import read_run
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.faults.catalogue import FAULTS
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Settings
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_faults import FAULTS
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session

@@ -19,10 +19,10 @@ from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import judge_every_tactic
 from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.planted import subject_of
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Failure

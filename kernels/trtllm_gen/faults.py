@@ -1,161 +1,51 @@
-"""Faults of a trtllm-gen loader (L1), NVIDIA/TensorRT-LLM#13867 among them.
+"""Faults of a trtllm-gen loader, NVIDIA/TensorRT-LLM#13867 among them.
 
-`Loader` prepares ``trtllm_gen.v1`` one expert at a time, as the engines do, written
-from the specification without the reference's steps; its own steps are fields, and a
-fault replaces one.
+Each function makes a loader that is right but for one step; the attributes that
+`_found_by` gives it say which check must find it, and what the text must hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import faults_of
-from mxmoe.reference.types import ExpertWeights
+from mxmoe.kernels.trtllm_gen.plain_loader import LOADER
+from mxmoe.kernels.trtllm_gen.plain_loader import gated
+from mxmoe.kernels.trtllm_gen.plain_loader import lanes_of_rank
+from mxmoe.kernels.trtllm_gen.plain_loader import natural
+from mxmoe.kernels.trtllm_gen.plain_loader import shuffled
+from mxmoe.kernels.trtllm_gen.plain_loader import swizzled
+from mxmoe.kernels.trtllm_gen.plain_loader import up_gate
+from mxmoe.kernels.trtllm_gen.plain_loader import zeros_after
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
+Tensor = torch.Tensor
+Plant = Callable[[], object]
+
 _TRT = "NVIDIA/TensorRT-LLM#13867"
-_bytes = faults_of("L1", "test_prepared_bytes_match_the_layout")
-_drawn = faults_of("L1", "test_drawn_layers_match_the_layout")
-_gpt_oss = faults_of("L1", "test_gpt_oss_bytes_match_the_layout")
-
-_CLAIMS: Mapping[str, object] = MappingProxyType(
-    {"layout": "trtllm_gen.v1", "shards": "any"}
-)
 
 
-def lanes_of_rank(config: MoEConfig, shard: Shard) -> int:
-    """P = up(up(i, lcm(128, tp)) / tp, 128)."""
-    return -(-config.intermediate // (128 * shard.tp_size)) * 128
+def _found_by(check: str) -> Callable[..., Callable[[Plant], Plant]]:
+    def fault(incident: str = "", *says: str) -> Callable[[Plant], Plant]:
+        def named(plant: Plant) -> Plant:
+            plant.check, plant.incident, plant.says = check, incident, says
+            return plant
+
+        return named
+
+    return fault
 
 
-def zeros_after(x: Tensor, rows: int) -> Tensor:
-    """[n, ...] -> [rows, ...]."""
-    return torch.cat((x, x.new_zeros(rows - len(x), *x.shape[1:])))
+_bytes = _found_by("test_prepared_bytes_match_the_layout")
+_drawn = _found_by("test_drawn_layers_match_the_layout")
+_gpt_oss = _found_by("test_gpt_oss_bytes_match_the_layout")
 
 
-def up_gate(x: Tensor, config: MoEConfig, shard: Shard) -> Tensor:
-    """[2i, ...] interleaved -> [2P, ...]: this rank's ups, then its gates."""
-    p = lanes_of_rank(config, shard)
-    mine = slice(p * shard.tp_rank, p * (shard.tp_rank + 1))
-    halves = (zeros_after(half, p * shard.tp_size)[mine] for half in (x[1::2], x[::2]))
-    return torch.cat(tuple(halves))
-
-
-def columns(x: Tensor, config: MoEConfig, shard: Shard, unit: int) -> Tensor:
-    """[h, i/unit] -> [h, P/unit]; unit: lanes of i in one column."""
-    p = lanes_of_rank(config, shard) // unit
-    whole = zeros_after(x.T, p * shard.tp_size)
-    return whole[p * shard.tp_rank : p * (shard.tp_rank + 1)].T
-
-
-def shuffled(rows: int) -> Tensor:
-    """Row n of the kernel's order is row 4s + q of its 32, n = 8q + s."""
-    n = torch.arange(rows)
-    return n - n % 32 + 4 * (n % 8) + n % 32 // 8
-
-
-def gated(rows: int) -> Tensor:
-    """The same over rows that alternate up, gate."""
-    n = shuffled(rows)
-    return n % 2 * (rows // 2) + n // 2
-
-
-def natural(rows: int) -> Tensor:
-    """No other order."""
-    return torch.arange(rows)
-
-
-def swizzled(x: Tensor) -> Tensor:
-    """128x4 tiles, by the offset of each byte."""
-    r = torch.arange(x.shape[0])[:, None]
-    c = torch.arange(x.shape[1])[None, :]
-    tile = r // 128 * 128 * x.shape[1] + c // 4 * 512
-    out = torch.empty_like(x).flatten()
-    out[(tile + r % 32 * 16 + r % 128 // 32 * 4 + c % 4).flatten()] = x.flatten()
-    return out.reshape(x.shape)
-
-
-def share(bias: Tensor, shard: Shard) -> Tensor:
-    """float32, 1/tp on every rank."""
-    return bias.float() / shard.tp_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loader:
-    """A `prepare` without a `forward`."""
-
-    name: str = "plain"
-    capabilities: Mapping[str, object] = field(default_factory=lambda: _CLAIMS)
-    rows: Callable[[Tensor, MoEConfig, Shard], Tensor] = up_gate
-    columns: Callable[[Tensor, MoEConfig, Shard, int], Tensor] = columns
-    fc1_order: Callable[[int], Tensor] = gated
-    fc2_order: Callable[[int], Tensor] = shuffled
-    fc1_bias_order: Callable[[int], Tensor] | None = None
-    fc2_bias_order: Callable[[int], Tensor] | None = None
-    fc1_scales: Callable[[Tensor, Tensor], Tensor] = lambda x, p: swizzled(x[p])
-    fc2_scales: Callable[[Tensor, Tensor], Tensor] = lambda x, p: swizzled(x[p])
-    share: Callable[[Tensor, Shard], Tensor] = share
-    hidden_alignment: int = 512
-    shard_of: Callable[[Shard], Shard] = lambda shard: shard
-    after: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda tensors: tensors
-
-    def prepare(
-        self,
-        weights: ExpertWeights,
-        config: MoEConfig,
-        shard: Shard,
-        device: torch.device,
-    ) -> dict[str, Tensor]:
-        """Each expert of the rank on its own, then stacked."""
-        shard = self.shard_of(shard)
-        experts = [
-            self.expert(weights, e, config, shard) for e in shard.expert_range(config)
-        ]
-        tensors = {n: torch.stack([e[n] for e in experts]) for n in experts[0]}
-        a = config.activation
-        for name, value in (("alpha", a.alpha), ("beta", a.beta), ("limit", a.limit)):
-            tensors[f"swiglu_{name}"] = torch.full((len(experts),), value)
-        return {n: t.to(device) for n, t in self.after(tensors).items()}
-
-    def expert(
-        self, w: ExpertWeights, e: int, config: MoEConfig, shard: Shard
-    ) -> dict[str, Tensor]:
-        """The tensors of one expert."""
-        h1 = -(-config.hidden // self.hidden_alignment) * self.hidden_alignment
-        h2 = -(-config.hidden // 128) * 128
-        blocks = self.rows(w.gate_up_blocks[e].flatten(1), config, shard)
-        scales = self.rows(w.gate_up_scales[e], config, shard)
-        fc1, fc2 = self.fc1_order(len(blocks)), self.fc2_order(h2)
-        down_blocks = self.columns(w.down_blocks[e].flatten(1), config, shard, 2)
-        down_scales = self.columns(w.down_scales[e], config, shard, 32)
-        tensors = {
-            "fc1_weights": zeros_after(blocks[fc1].T, h1 // 2).T,
-            "fc1_scales": self.fc1_scales(zeros_after(scales.T, h1 // 32).T, fc1),
-            "fc2_weights": zeros_after(down_blocks, h2)[fc2],
-            "fc2_scales": self.fc2_scales(zeros_after(down_scales, h2), fc2),
-        }
-        if w.gate_up_bias is not None and w.down_bias is not None:
-            b1 = self.rows(w.gate_up_bias[e], config, shard).float()
-            b2 = zeros_after(self.share(w.down_bias[e], shard), h2)
-            tensors["fc1_bias"] = b1[(self.fc1_bias_order or self.fc1_order)(len(b1))]
-            tensors["fc2_bias"] = b2[(self.fc2_bias_order or self.fc2_order)(h2)]
-        return tensors
-
-
-LOADER = Loader()
-
-
-def _loader(**steps: Any) -> Loader:
+def _loader(**steps: Any) -> object:
     return replace(LOADER, **steps)
 
 
@@ -236,7 +126,7 @@ def fc2_scatter_for_gather() -> object:
     return _loader(fc2_order=lambda rows: shuffled(rows).argsort())
 
 
-@_bytes("", "fc1_weights: stack gate, up instead of up, gate")
+@_bytes("NVIDIA/TensorRT-LLM#13867", "fc1_weights: stack gate, up instead of up, gate")
 def gates_above_ups() -> object:
     """[gate | up], as other kernels have it."""
 
@@ -246,7 +136,10 @@ def gates_above_ups() -> object:
     return _loader(rows=rows)
 
 
-@_bytes("", "fc1_bias: padded at the end of 2P, not at the end of each half")
+@_bytes(
+    "NVIDIA/TensorRT-LLM#13867",
+    "fc1_bias: padded at the end of 2P, not at the end of each half",
+)
 def padded_after_stacking() -> object:
     """The padding of both halves stands behind the second."""
 
@@ -264,7 +157,9 @@ def one_padding_for_both_gemms() -> object:
     return _loader(hidden_alignment=128)
 
 
-@_bytes("", "fc2_weights: row shuffle 16 instead of row shuffle 32")
+@_bytes(
+    "NVIDIA/TensorRT-LLM#7968", "fc2_weights: row shuffle 16 instead of row shuffle 32"
+)
 def epilogue_tile_64() -> object:
     """The row order of a smaller epilogue tile."""
 
@@ -275,7 +170,10 @@ def epilogue_tile_64() -> object:
     return _loader(fc2_order=order)
 
 
-@_bytes("", "fc1_scales: only the padding differs: it holds 255")
+@_bytes(
+    "NVIDIA/TransformerEngine#3070",
+    "fc1_scales: only the padding differs: it holds 255",
+)
 def scale_padding_of_nan() -> object:
     """K columns beyond hidden hold 0xFF, which turns 0 into NaN."""
 
@@ -344,3 +242,86 @@ def tp_rank_0_everywhere() -> object:
 def experts_of_rank_0_everywhere() -> object:
     """Every expert-parallel rank loads the experts of rank 0."""
     return _loader(shard_of=lambda shard: replace(shard, ep_rank=0))
+
+
+@_bytes("sgl-project/sglang#26884", "fc1_weights: missing: row shuffle 32")
+def fc1_weights_not_shuffled() -> object:
+    """Rows of W1 stay where the interleave put them; scales and bias are shuffled."""
+
+    def order(rows: int) -> Tensor:
+        n = torch.arange(rows)
+        return n % 2 * (rows // 2) + n // 2
+
+    return _loader(fc1_weight_order=order)
+
+
+@_bytes("vllm-project/vllm#46585", "fc2_weights: missing: row shuffle 32")
+def fc2_weights_not_shuffled() -> object:
+    """Rows of W2 stay in logical order; scales and bias are shuffled."""
+    return _loader(fc2_weight_order=natural)
+
+
+@_bytes(_TRT, "fc2_scales: missing: row shuffle 32")
+def scales_not_shuffled() -> object:
+    """Scales are swizzled, but in logical row order."""
+    return _loader(fc2_scales=lambda x, p: swizzled(x))
+
+
+@_bytes(_TRT, "fc1_scales: missing: scale swizzle 128x4")
+def skip_scale_interleave_fc1() -> object:
+    """Only the scales of W1 stay row-major."""
+    return _loader(fc1_scales=lambda x, p: x[p])
+
+
+@_bytes("vllm-project/vllm#42118", "fc2_scales: missing: scale swizzle 128x4")
+def skip_scale_interleave_fc2() -> object:
+    """Only the scales of W2 stay row-major."""
+    return _loader(fc2_scales=lambda x, p: x[p])
+
+
+@_gpt_oss("vllm-project/vllm#46585")
+def scale_tiles_by_column() -> object:
+    """Tiles of 128 x 4 scales follow each other along the rows, not along K."""
+
+    def order(x: Tensor, p: Tensor) -> Tensor:
+        tiles = swizzled(x[p]).view(x.shape[0] // 128, x.shape[1] // 4, 512)
+        return tiles.transpose(0, 1).reshape(x.shape)
+
+    return _loader(fc1_scales=order)
+
+
+@_bytes("guqiong96/Lvllm#110", "only the padding differs")
+def weight_padding_not_zero() -> object:
+    """K columns of W1 beyond hidden hold codes of 0.5."""
+
+    def padded(t: dict[str, Tensor]) -> dict[str, Tensor]:
+        blocks = t["fc1_weights"].clone()
+        blocks[..., 80:] = 0x11
+        return t | {"fc1_weights": blocks}
+
+    return _loader(after=padded)
+
+
+def _bias_padding(first: int) -> object:
+    """Rows of padded lanes of one half hold 1: ups come first, then gates."""
+
+    def padded(t: dict[str, Tensor]) -> dict[str, Tensor]:
+        bias = t["fc1_bias"].clone()
+        rows = gated(bias.shape[1])
+        half = (rows >= bias.shape[1] // 2) == bool(first)
+        bias[:, half] = torch.where(bias[:, half] == 0, 1.0, bias[:, half])
+        return t | {"fc1_bias": bias}
+
+    return _loader(after=padded)
+
+
+@_bytes("vllm-project/vllm#50523", "fc1_bias", "only the padding differs")
+def gate_bias_padding_not_zero() -> object:
+    """Padded gates have a bias of 1, which leaks through the activation."""
+    return _bias_padding(1)
+
+
+@_bytes("AI-Hypercomputer/maxtext#3699", "fc1_bias", "only the padding differs")
+def up_bias_padding_not_zero() -> object:
+    """Padded ups have a bias of 1: harmless while their gates are 0, but not zero."""
+    return _bias_padding(0)

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Plain
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import dequantize
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import product
-from mxmoe.conformance.planted_codec import swap_nibbles
+from mxmoe.conformance.faults.decoder import swap_nibbles
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Plain
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import dequantize
+from mxmoe.conformance.faults.plain import product
+from mxmoe.conformance.faults.plain import spoiled
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing
 
@@ -39,13 +39,13 @@ class Editing(Plain):
         return self.edit(super().expert(p, local, x), p, local)
 
 
-def output(edit: Callable[..., Tensor]) -> object:
+def output(candidate: Any, edit: Callable[..., Tensor]) -> object:
     """With edit(out, hidden_states, routing) after `forward`."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return edit(PLAIN.forward(p, x, r), x, r)
+        return edit(candidate.forward(p, x, r), x, r)
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 def _down(edit: Callable[[Tensor], Tensor]) -> object:
@@ -80,7 +80,7 @@ def odd_k_block_dropped() -> object:
 
 
 @_output("vllm-project/vllm#49087", "trailing columns")
-def grid_floor() -> object:
+def grid_floor(candidate: Any) -> object:
     """Only floor(h / 64) * 64 output columns are computed, where there are more."""
 
     def cut(out: Tensor, *_: object) -> Tensor:
@@ -88,29 +88,29 @@ def grid_floor() -> object:
         out[:, n or out.shape[1] :] = 0
         return out
 
-    return output(cut)
+    return output(candidate, cut)
 
 
 @_output()
-def last_column_zero() -> object:
+def last_column_zero(candidate: Any) -> object:
     """The very last output column is 0."""
 
     def cut(out: Tensor, *_: object) -> Tensor:
         out[:, -1] = 0
         return out
 
-    return output(cut)
+    return output(candidate, cut)
 
 
 @_output()
-def last_token_zero() -> object:
+def last_token_zero(candidate: Any) -> object:
     """The last row is not computed where t is not a multiple of 16."""
 
     def cut(out: Tensor, *_: object) -> Tensor:
         out[len(out) - 1 if len(out) % 16 else len(out) :] = 0
         return out
 
-    return output(cut)
+    return output(candidate, cut)
 
 
 @_output("vllm-project/vllm-xpu-kernels#453")
@@ -126,59 +126,59 @@ def expert_capacity() -> object:
 
 
 @_counts("ROCm/aiter#3933", "output of 3 tokens")
-def m_bucket_wrong() -> object:
+def m_bucket_wrong(candidate: Any) -> object:
     """Wrong for 3 and 4 tokens."""
-    return output(lambda out, *_: out * 1.5 if len(out) in (3, 4) else out)
+    return output(candidate, lambda out, *_: out * 1.5 if len(out) in (3, 4) else out)
 
 
 @_output("tenstorrent/tt-metal#50669")
-def one_token_wrong() -> object:
+def one_token_wrong(candidate: Any) -> object:
     """Wrong for a single token, the decode path."""
-    return output(lambda out, *_: out * 1.5 if len(out) == 1 else out)
+    return output(candidate, lambda out, *_: out * 1.5 if len(out) == 1 else out)
 
 
 @_counts("", "output of 67 tokens")
-def one_count_wrong() -> object:
+def one_count_wrong(candidate: Any) -> object:
     """Wrong for 67 tokens."""
-    return output(lambda out, *_: out * 1.5 if len(out) == 67 else out)
+    return output(candidate, lambda out, *_: out * 1.5 if len(out) == 67 else out)
 
 
 @_neighbour("", "token 128 holds nan", verdict=Verdict.NONFINITE)
-def masked_by_multiplication() -> object:
+def masked_by_multiplication(candidate: Any) -> object:
     """Other tokens' rows are multiplied by 0 and added."""
-    return output(lambda out, x, r: out + 0 * x.sum(dim=0, keepdim=True))
+    return output(candidate, lambda out, x, r: out + 0 * x.sum(dim=0, keepdim=True))
 
 
 @_spot("", "wide_hidden", verdict=Verdict.NONFINITE)
-def hidden_in_float16() -> object:
+def hidden_in_float16(candidate: Any) -> object:
     """Hidden states pass through float16."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(p, x.half().to(x.dtype), r)
+        return candidate.forward(p, x.half().to(x.dtype), r)
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_output()
-def long_batch_wrong() -> object:
+def long_batch_wrong(candidate: Any) -> object:
     """Rows from 256 on repeat the first rows."""
 
     def wrapped(out: Tensor, *_: object) -> Tensor:
         return out[torch.arange(len(out)) % 256] if len(out) else out
 
-    return output(wrapped)
+    return output(candidate, wrapped)
 
 
 @_output()
-def experts_beyond_64_skipped() -> object:
+def experts_beyond_64_skipped(candidate: Any) -> object:
     """The loop over experts ends at 64."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(
+        return candidate.forward(
             p, x, Routing(r.ids.masked_fill(r.ids >= 64, -1), r.weights)
         )
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_output("triton-lang/triton#5197", "nibbles of gate_up and down swapped")
@@ -215,53 +215,97 @@ def transpose_square_down() -> object:
 
 
 @_spot("vllm-project/vllm#40794", "strided", verdict=Verdict.NONFINITE)
-def packed_rows_assumed() -> object:
+def packed_rows_assumed(candidate: Any) -> object:
     """Row t of the hidden states is taken to start at t * h."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(p, x.as_strided(x.shape, (x.shape[1], 1)), r)
+        return candidate.forward(p, x.as_strided(x.shape, (x.shape[1], 1)), r)
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_spot("flashinfer-ai/flashinfer#4713", "strided")
-def packed_routing_assumed() -> object:
+def packed_routing_assumed(candidate: Any) -> object:
     """Row t of ids and weights is taken to start at t * k."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         step = (r.ids.shape[1], 1)
         ids, weights = (y.as_strided(y.shape, step) for y in (r.ids, r.weights))
-        return PLAIN.forward(p, x, Routing(ids, weights))
+        return candidate.forward(p, x, Routing(ids, weights))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_output("flashinfer-ai/flashinfer#3547")
-def ep_global_ids_local_weights() -> object:
+def ep_global_ids_local_weights(candidate: Any) -> object:
     """Global ids index local experts: nothing matches on later ranks."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         first = p.shard.expert_range(p.config).start
         ids = torch.where(r.ids < 0, r.ids, r.ids + first)
-        return PLAIN.forward(p, x, Routing(ids, r.weights))
+        return candidate.forward(p, x, Routing(ids, r.weights))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_spot("", "silent_expert", "forward raised", verdict=Verdict.CRASH)
-def silent_expert_raises() -> object:
+def silent_expert_raises(candidate: Any) -> object:
     """An expert without tokens is an error."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         for expert in p.shard.expert_range(p.config):
             if not (r.ids == expert).any():
                 raise IndexError(f"expert {expert} has no token")
-        return PLAIN.forward(p, x, r)
+        return candidate.forward(p, x, r)
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_output("", "forward returned")
-def output_without_an_axis() -> object:
+def output_without_an_axis(candidate: Any) -> object:
     """A single token comes back as [h]."""
-    return output(lambda out, *_: out[0] if len(out) == 1 else out)
+    return output(candidate, lambda out, *_: out[0] if len(out) == 1 else out)
+
+
+@_output("triton-lang/triton#8865")
+def mask_2i_not_i() -> object:
+    """The tail of the last tile of 64 lanes is masked at 2i: it holds other lanes."""
+
+    def expert(s: Stages, p: Any, local: int) -> Stages:
+        act = s["activation"]
+        w2 = dequantize(p["down_blocks"][local], p["down_scales"][local], act.dtype)
+        beyond = -act.shape[1] % 64
+        # W2 goes on with its next row.
+        extra = product(act[:, :beyond], w2.roll(-1, 0)[:, :beyond])
+        return s | {"down": s["down"] + extra}
+
+    return Editing(edit=expert)
+
+
+def _wrapped(rows: int, size: int, bits: int) -> Tensor:
+    """Rows at which row * size lies, modulo 2**bits."""
+    return torch.arange(rows) * size % 2**bits // max(size, 1)
+
+
+@_output("vllm-project/vllm#34279")
+def token_offset_wraps() -> object:
+    """Offsets of hidden states, t * h, wrap: at 2**16 here, for 2**31 there."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        rows = _wrapped(len(x), x.shape[1], 16)
+        return PLAIN.forward(p, x[rows], r)
+
+    return spoiled(PLAIN, forward=forward)
+
+
+@_output("deepspeedai/DeepSpeed#8261")
+def expert_offset_wraps() -> object:
+    """Offsets of experts, e * 2i * h, wrap: at 2**18 here, for 2**31 there."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        blocks = p["gate_up_blocks"]
+        size = 2 * p.valid_intermediate * p.config.hidden
+        wrapped = {"gate_up_blocks": blocks[_wrapped(len(blocks), size, 18)]}
+        return PLAIN.forward(replace(p, tensors={**p.tensors, **wrapped}), x, r)
+
+    return spoiled(PLAIN, forward=forward)

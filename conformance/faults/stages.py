@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import route
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import route
+from mxmoe.conformance.faults.plain import spoiled
 
 _fused = faults_of("L3", "test_fused_routing_stays_within_the_bound")
 _trace = faults_of("L3", "test_traced_stages_stay_within_the_bound")
@@ -48,66 +49,68 @@ def fused_top_k_one_short() -> object:
 
 
 @_fused()
-def fused_router_bias_ignored() -> object:
+def fused_router_bias_ignored(candidate: Any) -> object:
     """The fused op adds no router bias."""
 
     def forward_fused(p: Any, x: Tensor, w: Tensor, b: object, k: int) -> Tensor:
-        return PLAIN.forward_fused(p, x, w, None, k)
+        return candidate.forward_fused(p, x, w, None, k)
 
-    return changed(PLAIN, forward_fused=forward_fused)
+    return spoiled(candidate, forward_fused=forward_fused)
 
 
 @_fused("vllm-project/vllm#40794", "strided")
-def fused_packed_rows_assumed() -> object:
+def fused_packed_rows_assumed(candidate: Any) -> object:
     """The fused op takes row t of the hidden states to start at t * h."""
 
     def forward_fused(p: Any, x: Tensor, w: Tensor, b: Any, k: int) -> Tensor:
         packed = x.as_strided(x.shape, (x.shape[1], 1))
-        return PLAIN.forward_fused(p, packed.nan_to_num(), w, b, k)
+        return candidate.forward_fused(p, packed.nan_to_num(), w, b, k)
 
-    return changed(PLAIN, forward_fused=forward_fused)
+    return spoiled(candidate, forward_fused=forward_fused)
 
 
-def _tracing(edit: Callable[[Stages], object]) -> object:
-    return changed(PLAIN, trace=lambda p, x, r: edit(PLAIN.trace(p, x, r)))
+def _tracing(candidate: Any, edit: Callable[[Stages], object]) -> object:
+    return spoiled(candidate, trace=lambda p, x, r: edit(candidate.trace(p, x, r)))
 
 
 @_trace("", "trace gate_up")
-def trace_gates_then_ups() -> object:
+def trace_gates_then_ups(candidate: Any) -> object:
     """Columns of gate_up come de-interleaved."""
 
     def edit(s: Stages) -> Stages:
         halves = s["gate_up"][..., 0::2], s["gate_up"][..., 1::2]
         return s | {"gate_up": torch.cat(halves, dim=-1)}
 
-    return _tracing(edit)
+    return _tracing(candidate, edit)
 
 
 @_trace("", "trace activation")
-def trace_slots_reversed() -> object:
+def trace_slots_reversed(candidate: Any) -> object:
     """Rows of the activation come in reverse slot order."""
-    return _tracing(lambda s: s | {"activation": s["activation"].flip(1)})
+    return _tracing(candidate, lambda s: s | {"activation": s["activation"].flip(1)})
 
 
 @_trace("", "trace down")
-def trace_down_weighted() -> object:
+def trace_down_weighted(candidate: Any) -> object:
     """down is taken after the routing weight."""
-    return _tracing(lambda s: s | {"down": s["down"] / 2})
+    return _tracing(candidate, lambda s: s | {"down": s["down"] / 2})
 
 
 @_trace("", "trace down", "expected [")
-def trace_in_another_shape() -> object:
+def trace_in_another_shape(candidate: Any) -> object:
     """down is already summed over the slots."""
-    return _tracing(lambda s: s | {"down": s["down"].sum(dim=1, keepdim=True)[:, :0]})
+    return _tracing(
+        candidate, lambda s: s | {"down": s["down"].sum(dim=1, keepdim=True)[:, :0]}
+    )
 
 
 @_trace("", "expected a mapping")
-def trace_returns_nothing() -> object:
+def trace_returns_nothing(candidate: Any) -> object:
     """The stages are written elsewhere."""
-    return _tracing(lambda s: None)
+    return _tracing(candidate, lambda s: None)
 
 
 @_trace("", "expected stages from gate_up, activation, down, combine, found gate-up")
-def trace_of_unknown_stages() -> object:
+def trace_of_unknown_stages(candidate: Any) -> object:
     """The only stage exposed has a name of its own."""
-    return _tracing(lambda s: {"gate-up": s["gate_up"]})
+    return _tracing(candidate, lambda s: {"gate-up": s["gate_up"]})

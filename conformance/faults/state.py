@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import CLAIMS
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import faults_of
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import CLAIMS
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import spoiled
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing
 
@@ -27,68 +28,68 @@ _freed = faults_of("L3", "test_raw_weights_are_freed")
 Forward = Callable[[Any, Tensor, Routing], Tensor]
 
 
-def calling(forward: Forward, candidate: object = PLAIN, **members: object) -> object:
+def calling(candidate: object, forward: Forward, **members: object) -> object:
     """`candidate` with another `forward`."""
 
     def with_tactic(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         return forward(p, x, r)
 
-    return changed(candidate, forward=with_tactic, **members)
+    return changed(spoiled(candidate, forward=with_tactic), **members)
 
 
 @_layers(
     "vllm-project/vllm#48312", "layer1", "your kernel is right, your bytes are wrong"
 )
-def weights_of_another_layer() -> object:
+def weights_of_another_layer(candidate: Any) -> object:
     """Prepared weights are kept by shape: the second layer gets those of the first."""
     cache: dict[object, object] = {}
 
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> object:
-        return cache.setdefault(config, PLAIN.prepare(w, config, shard, device))
+        return cache.setdefault(config, candidate.prepare(w, config, shard, device))
 
-    return changed(PLAIN, prepare=prepare)
+    return spoiled(candidate, prepare=prepare)
 
 
 @_again("vllm-project/vllm#52383", "second call, other input")
-def stale_on_second_call() -> object:
+def stale_on_second_call(candidate: Any) -> object:
     """Later calls on the same weights read the first rows again."""
     first: dict[int, Tensor] = {}
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         kept = first.setdefault(id(p), x.clone())
         n = min(len(kept), len(x))
-        return PLAIN.forward(p, torch.cat((kept[:n], x[n:])), r)
+        return candidate.forward(p, torch.cat((kept[:n], x[n:])), r)
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_again("ROCm/aiter#3632", "changed during the second")
-def output_buffer_reused() -> object:
+def output_buffer_reused(candidate: Any) -> object:
     """Results of one shape of weights share a buffer that grows."""
     buffers: dict[int, Tensor] = {}
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
+        out = candidate.forward(p, x, r)
         if id(p) not in buffers:
             buffers[id(p)] = torch.empty(4096, out.shape[1], dtype=out.dtype)
         buffers[id(p)][: len(out)] = out
         return buffers[id(p)][: len(out)]
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
-@_again("deepseek-ai/DeepGEMM#451", "second call")
-def accumulates_into_its_output() -> object:
+@_again("deepseek-ai/DeepGEMM#451", "third call")
+def accumulates_into_its_output(candidate: Any) -> object:
     """The workspace is not cleared: results of earlier calls are added."""
     sums: dict[tuple[int, int], Tensor] = {}
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
+        out = candidate.forward(p, x, r)
         key = (id(p), len(x))
         sums[key] = out + sums.get(key, 0)
         return sums[key].clone()
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_again("vllm-project/vllm#50523", "second call")
@@ -100,7 +101,7 @@ def weights_drift() -> object:
         p["down_scales"].add_(1)
         return out
 
-    return calling(forward)
+    return calling(PLAIN, forward)
 
 
 @_again("", "second call, same input")
@@ -116,56 +117,62 @@ def next_layer_takes_the_place() -> object:
         return PLAIN.forward(replace(p, tensors=last[0]), x, r)
 
     own = claiming(PLAIN, layout=None)
-    return calling(forward, own, prepare=prepare, trace=None, forward_fused=None)
+    return calling(own, forward, prepare=prepare, trace=None, forward_fused=None)
 
 
 @_zero("sgl-project/sglang#38773", "forward raised", verdict=Verdict.CRASH)
-def zero_tokens_raise() -> object:
+def zero_tokens_raise(candidate: Any) -> object:
     """An empty batch is an error."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         if not len(x):
             raise ValueError("empty grid")
-        return PLAIN.forward(p, x, r)
+        return candidate.forward(p, x, r)
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_zero("sgl-project/sglang#38780", "forward returned", "expected")
-def zero_tokens_give_one_row() -> object:
+def zero_tokens_give_one_row(candidate: Any) -> object:
     """An empty batch is padded to one row."""
-    return calling(
-        lambda p, x, r: PLAIN.forward(p, x, r) if len(x) else x.new_zeros(1, x.shape[1])
-    )
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        return candidate.forward(p, x, r) if len(x) else x.new_zeros(1, x.shape[1])
+
+    return calling(candidate, forward)
 
 
 @_input("", "forward changed the caller's hidden_states")
-def input_modified() -> object:
+def input_modified(candidate: Any) -> object:
     """The result is written over the hidden states."""
-    return calling(lambda p, x, r: x.copy_(PLAIN.forward(p, x, r)).clone())
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        return x.copy_(candidate.forward(p, x, r)).clone()
+
+    return calling(candidate, forward)
 
 
 @_input("", "forward changed the caller's routing.weights")
-def routing_modified() -> object:
+def routing_modified(candidate: Any) -> object:
     """Weights of empty slots are cleared in the caller's tensor."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         r.weights.masked_fill_(r.ids < 0, 0)
-        return PLAIN.forward(p, x, r)
+        return candidate.forward(p, x, r)
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_input("", "forward changed the caller's routing.ids")
-def ids_localised_in_place() -> object:
+def ids_localised_in_place(candidate: Any) -> object:
     """Global ids become local ones in the caller's tensor."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
+        out = candidate.forward(p, x, r)
         r.ids.sub_(p.shard.expert_range(p.config).start)
         return out
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_input("vllm-project/vllm#50523", "forward changed the caller's down_scales")
@@ -177,21 +184,21 @@ def prepared_modified() -> object:
         p["down_scales"].add_(1)
         return out
 
-    return calling(forward)
+    return calling(PLAIN, forward)
 
 
 @_poison("ROCm/aiter#575", "poisoned memory", verdict=Verdict.NONFINITE)
-def unowned_rows_uninit() -> object:
+def unowned_rows_uninit(candidate: Any) -> object:
     """Rows without an expert on this rank keep what memory held."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         owned = p.shard.expert_range(p.config)
         served = ((r.ids >= owned.start) & (r.ids < owned.stop)).any(dim=1)
         out = torch.empty_like(x)
-        out[served] = PLAIN.forward(p, x, r)[served]
+        out[served] = candidate.forward(p, x, r)[served]
         return out
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_poison("guqiong96/Lvllm#110", "depend on what memory held before prepare")
@@ -209,37 +216,37 @@ def pad_garbage_weights() -> object:
 
 
 @_poison("triton-lang/triton#10772", "poisoned memory", verdict=Verdict.NONFINITE)
-def k_tail_unmasked() -> object:
+def k_tail_unmasked(candidate: Any) -> object:
     """A padded copy of the hidden states is read past its end: NaN times 0 is NaN."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
         padded = x.new_empty(len(x), x.shape[1] + 8)
         padded[:, : x.shape[1]] = x
         rest = padded[:, x.shape[1] :].isnan().any(dim=1, keepdim=True)
-        return PLAIN.forward(p, x, r).masked_fill(rest, torch.nan)
+        return candidate.forward(p, x, r).masked_fill(rest, torch.nan)
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_freed("", "gate_up_blocks", "are still held")
-def keeps_raw_weights() -> object:
+def keeps_raw_weights(candidate: Any) -> object:
     """A list of everything that was ever loaded."""
     kept: list[object] = []
 
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Tensor]:
         kept.append(w)
-        return PLAIN.prepare(w, config, shard, device)
+        return candidate.prepare(w, config, shard, device)
 
-    return changed(PLAIN, prepare=prepare)
+    return spoiled(candidate, prepare=prepare)
 
 
 @_freed("", "down_scales", "are still held")
-def keeps_a_view() -> object:
+def keeps_a_view(candidate: Any) -> object:
     """One row of the scales keeps the whole tensor alive."""
     kept: list[Tensor] = []
 
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Tensor]:
         kept[:] = [w.down_scales[0, :1]]
-        return PLAIN.prepare(w, config, shard, device)
+        return candidate.prepare(w, config, shard, device)
 
-    return changed(PLAIN, prepare=prepare)
+    return spoiled(candidate, prepare=prepare)

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.planted import FLOAT32
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Plain
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import swiglu
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import FLOAT32
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Plain
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import swiglu
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Activation

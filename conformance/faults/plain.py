@@ -1,9 +1,8 @@
-"""Correct candidates, right in many ways, and what a fault planted in one is.
+"""A correct candidate whose steps can be replaced.
 
-`Plain` is a candidate whose steps are fields. Replacing a step by another honest one
-gives a *correct variant*, which every check must pass; replacing it by a wrong one
-gives a `Fault`, which the check that the fault names must find. The faults stand in
-`planted_bytes`, `planted_numbers` and `planted_state`.
+Replacing a step of `Plain` by another honest one gives a *correct variant*, which
+every check must pass (`correct`); replacing it by a wrong one gives a fault, which
+the check that the fault names must find.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import torch
 from mxmoe.conformance.candidate import SIGNATURES
 from mxmoe.conformance.candidate import read_capabilities
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.formats import encode
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import ExpertWeights
@@ -207,6 +206,14 @@ def changed(candidate: object, **members: object) -> SimpleNamespace:
     return SimpleNamespace(**found | members)
 
 
+def spoiled(candidate: object, **members: object) -> SimpleNamespace:
+    """`changed`, for a candidate that has what is replaced; `NotJudged` otherwise."""
+    for name in members:
+        if not callable(getattr(candidate, name, None)):
+            raise not_run(f"exposes no {name}, so that none can be wrong")
+    return changed(candidate, **members)
+
+
 def claiming(candidate: Plain, **claims: object) -> Plain:
     """`candidate` with other capabilities declared."""
     return replace(candidate, capabilities={**candidate.capabilities, **claims})
@@ -221,49 +228,3 @@ def subject_of(candidate: Any, spec: str = "planted") -> Subject:
     return Subject(
         spec=spec, name=candidate.name, candidate=candidate, capabilities=claims
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """One thing wrong in a candidate that is otherwise right.
-
-    incident : ``owner/repository#number`` where it was seen, or "" if it was not.
-    check : the check, at `level`, that must find it, with `verdict`. says : words that
-    its text must hold, where the suite claims to name the cause. plant : makes a fresh
-    candidate.
-    """
-
-    name: str
-    definition: str
-    incident: str
-    level: str
-    check: str
-    plant: Callable[[], object]
-    says: tuple[str, ...] = ()
-    verdict: Verdict = Verdict.MISMATCH
-
-
-def faults_of(level: str, check: str) -> Callable[..., Callable[..., Fault]]:
-    """A decorator for functions that make a candidate with a fault.
-
-    The function's name is the fault's, its docstring the definition.
-    """
-
-    def fault(
-        incident: str = "", *says: str, verdict: Verdict = Verdict.MISMATCH
-    ) -> Callable[..., Fault]:
-        def named(plant: Callable[[], object]) -> Fault:
-            return Fault(
-                name=plant.__name__,
-                definition=(plant.__doc__ or "").strip(),
-                incident=incident,
-                level=level,
-                check=check,
-                plant=plant,
-                says=says,
-                verdict=verdict,
-            )
-
-        return named
-
-    return fault

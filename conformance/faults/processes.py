@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.ranks.layer_step import AllReduce
 from mxmoe.reference.types import Routing
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import CLAIMS
-from mxmoe.conformance.planted import FLOAT32
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Plain
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import dequantize
-from mxmoe.conformance.planted import product
-from mxmoe.conformance.planted import route
+from mxmoe.conformance.faults.plain import CLAIMS
+from mxmoe.conformance.faults.plain import FLOAT32
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Plain
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import dequantize
+from mxmoe.conformance.faults.plain import product
+from mxmoe.conformance.faults.plain import route
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import MoEConfig

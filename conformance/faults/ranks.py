@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import CLAIMS
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import pack
-from mxmoe.conformance.planted_state import calling
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import CLAIMS
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import pack
+from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.conformance.faults.state import calling
 from mxmoe.reference.layouts import TRTLLM_GEN
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import ExpertWeights
@@ -28,19 +29,25 @@ _own = faults_of("L4", "test_each_rank_adds_only_what_it_owns")
 _bytes = faults_of("L4", "test_prepared_bytes_of_all_ranks_are_the_checkpoints")
 _reduce = faults_of("L4", "test_all_reduce_gives_the_sum_of_the_ranks")
 
+_TRT = "NVIDIA/TensorRT-LLM#13867"
+
 Choice = Callable[[Shard], Shard]
 
 
-def as_rank(choose: Choice) -> object:
-    """A candidate that takes itself for another rank, in prepare and in forward."""
+def as_rank(candidate: Any, choose: Choice) -> object:
+    """`candidate` takes itself for another rank, in prepare and in forward."""
 
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> object:
-        return PLAIN.prepare(w, config, choose(shard), device)
+        return candidate.prepare(w, config, choose(shard), device)
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(replace(p, shard=choose(p.shard)), x, r)
+        shard = choose(p.shard)
+        lanes = len(shard.intermediate_range(p.config))
+        return candidate.forward(
+            replace(p, shard=shard, valid_intermediate=lanes), x, r
+        )
 
-    return changed(PLAIN, prepare=prepare, forward=forward)
+    return spoiled(candidate, prepare=prepare, forward=forward)
 
 
 def _bias_share(share: Callable[[Shard], float]) -> object:
@@ -74,38 +81,65 @@ def bias_left_to_the_caller() -> object:
 
 
 @_sum("", "rank tp", " missing")
-def last_rank_adds_nothing() -> object:
+def last_rank_adds_nothing(candidate: Any) -> object:
     """The last tensor-parallel rank gives zeros."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
+        out = candidate.forward(p, x, r)
         return out * (p.shard.tp_rank < p.shard.tp_size - 1)
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_sum("", "holds the part of tp")
-def every_rank_is_rank_0() -> object:
+def every_rank_is_rank_0(candidate: Any) -> object:
     """The rank is not handed down: each holds the lanes of rank 0."""
-    return as_rank(lambda s: replace(s, tp_rank=0))
+    return as_rank(candidate, lambda s: replace(s, tp_rank=0))
 
 
 @_sum("", "r1 holds the part of tp")
-def rank_1_is_rank_0() -> object:
+def rank_1_is_rank_0(candidate: Any) -> object:
     """Rank 1 holds the lanes of rank 0."""
-    return as_rank(lambda s: replace(s, tp_rank=s.tp_rank * (s.tp_rank != 1)))
+    return as_rank(
+        candidate, lambda s: replace(s, tp_rank=s.tp_rank * (s.tp_rank != 1))
+    )
 
 
 @_sum("", "every rank computes the whole layer")
-def shard_ignored() -> object:
+def shard_ignored(candidate: Any) -> object:
     """Every rank holds and computes everything."""
-    return as_rank(lambda s: Shard(alignment=s.alignment))
+    return as_rank(candidate, lambda s: Shard(alignment=s.alignment))
 
 
 @_sum("", "each rank adds the hidden states")
-def residual_added_by_every_rank() -> object:
+def residual_added_by_every_rank(candidate: Any) -> object:
     """The residual is fused into the kernel, before the ranks are added."""
-    return calling(lambda p, x, r: (PLAIN.forward(p, x, r).float() + x).to(x.dtype))
+    return calling(
+        candidate, lambda p, x, r: (candidate.forward(p, x, r).float() + x).to(x.dtype)
+    )
+
+
+@_sum(_TRT, "rank tp")
+def valid_i_unclamped() -> object:
+    """The last rank takes as many lanes as rank 0, although fewer are left."""
+
+    def packed(w: ExpertWeights, c: MoEConfig, s: Shard) -> dict[str, Tensor]:
+        full = len(replace(s, tp_rank=0).intermediate_range(c))
+        stop = s.intermediate_range(c).stop
+        rows = slice(2 * (stop - full), 2 * stop)
+        columns = slice((stop - full) // 32, stop // 32)
+        e = s.expert_range(c)
+        found = {}
+        for name, tensor in w.tensors().items():
+            if name.startswith("gate_up"):
+                found[name] = tensor[e.start : e.stop, rows].clone()
+            elif name == "down_bias":
+                found[name] = tensor[e.start : e.stop].clone()
+            elif name.startswith("down"):
+                found[name] = tensor[e.start : e.stop, :, columns].clone()
+        return found
+
+    return replace(PLAIN, pack=packed, capabilities={**CLAIMS, "layout": None})
 
 
 @_sum("", "out of their own bound")
@@ -130,45 +164,45 @@ def bias_divided_by_all_ranks() -> object:
 
 
 @_experts("", "all experts")
-def experts_not_divided() -> object:
+def experts_not_divided(candidate: Any) -> object:
     """Every expert-parallel rank computes every expert."""
-    return as_rank(lambda s: replace(s, ep_size=1, ep_rank=0))
+    return as_rank(candidate, lambda s: replace(s, ep_size=1, ep_rank=0))
 
 
 @_own("", "it were rank")
-def experts_of_the_next_rank() -> object:
+def experts_of_the_next_rank(candidate: Any) -> object:
     """Each rank serves its neighbour's experts, so that the sum is right."""
-    return as_rank(lambda s: replace(s, ep_rank=(s.ep_rank + 1) % s.ep_size))
+    return as_rank(candidate, lambda s: replace(s, ep_rank=(s.ep_rank + 1) % s.ep_size))
 
 
 @_own("", "it were rank")
-def lanes_from_the_last() -> object:
+def lanes_from_the_last(candidate: Any) -> object:
     """Lanes are dealt out from the last rank, so that the sum is right."""
-    return as_rank(lambda s: replace(s, tp_rank=s.tp_size - 1 - s.tp_rank))
+    return as_rank(candidate, lambda s: replace(s, tp_rank=s.tp_size - 1 - s.tp_rank))
 
 
 @_own("", "no lane of i")
-def rank_without_lanes_adds_nothing() -> object:
+def rank_without_lanes_adds_nothing(candidate: Any) -> object:
     """A rank that owns no lanes returns early, and its share of the bias is lost."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
+        out = candidate.forward(p, x, r)
         return out if p.valid_intermediate else torch.zeros_like(out)
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_own("", "should get exactly 0")
-def remainders_in_foreign_rows() -> object:
+def remainders_in_foreign_rows(candidate: Any) -> object:
     """Rows of tokens that are served elsewhere hold a little of something else."""
 
     def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
-        out = PLAIN.forward(p, x, r)
+        out = candidate.forward(p, x, r)
         e = p.shard.expert_range(p.config)
         here = ((r.ids >= e.start) & (r.ids < e.stop)).any(dim=1)
         return torch.where(here[:, None], out, 2.0**-30 * torch.ones_like(out))
 
-    return calling(forward)
+    return calling(candidate, forward)
 
 
 @_bytes("", "expected torch.uint8")

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import route
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import spoiled
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing
 
@@ -24,145 +24,164 @@ _nobody = faults_of("L2", "test_minus_one_contributes_nothing")
 Routed = tuple[Tensor, Tensor]
 
 
-def _weighing(weigh: Callable[[Tensor, Tensor], Tensor]) -> object:
+def _routed(candidate: Any, logits: Tensor, top_k: int) -> Routed:
+    """What `candidate` chose, as a pair."""
+    found = candidate.route(logits, top_k)
+    return (found.ids, found.weights) if hasattr(found, "ids") else tuple(found)
+
+
+def _weighing(candidate: Any, weigh: Callable[[Tensor, Tensor], Tensor]) -> object:
     """With weigh(logits, ids) for the routing weights."""
 
     def routing(logits: Tensor, top_k: int) -> Routed:
-        ids, _ = route(logits, top_k)
+        ids, _ = _routed(candidate, logits, top_k)
         return ids, weigh(logits.float(), ids.long())
 
-    return replace(PLAIN, route=routing)
+    return spoiled(candidate, route=routing)
 
 
-def _choosing(edit: Callable[[Tensor], Tensor]) -> object:
+def _choosing(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:
     """With edit(logits) before the choice."""
-    return replace(PLAIN, route=lambda logits, k: route(edit(logits.float()), k))
-
-
-def _returning(edit: Callable[[Tensor, Tensor, Tensor], object]) -> object:
-    """With edit(ids, weights, logits) after the choice."""
-    return replace(
-        PLAIN, route=lambda logits, k: edit(*route(logits, k), logits.float())
+    return spoiled(
+        candidate, route=lambda logits, k: candidate.route(edit(logits.float()), k)
     )
 
 
+def _returning(
+    candidate: Any, edit: Callable[[Tensor, Tensor, Tensor], object]
+) -> object:
+    """With edit(ids, weights, logits) after the choice."""
+
+    def routing(logits: Tensor, top_k: int) -> object:
+        return edit(*_routed(candidate, logits, top_k), logits.float())
+
+    return spoiled(candidate, route=routing)
+
+
 @_weights("vllm-project/vllm#43223", "weights of this token sum to")
-def softmax_all_no_renorm() -> object:
+def softmax_all_no_renorm(candidate: Any) -> object:
     """Softmax over all experts, no renormalisation."""
-    return _weighing(lambda logits, ids: logits.softmax(1).gather(1, ids))
+    return _weighing(candidate, lambda logits, ids: logits.softmax(1).gather(1, ids))
 
 
 @_weights("NVIDIA/TensorRT-LLM#13867")
-def softmax_bf16() -> object:
+def softmax_bf16(candidate: Any) -> object:
     """Softmax in bfloat16."""
     return _weighing(
-        lambda logits, ids: logits.bfloat16().gather(1, ids).softmax(1).float()
+        candidate,
+        lambda logits, ids: logits.bfloat16().gather(1, ids).softmax(1).float(),
     )
 
 
 @_weights()
-def weights_in_expert_order() -> object:
+def weights_in_expert_order(candidate: Any) -> object:
     """Weights sorted by expert id, ids by logit."""
     return _weighing(
-        lambda logits, ids: logits.gather(1, ids.sort(1).values).softmax(1)
+        candidate, lambda logits, ids: logits.gather(1, ids.sort(1).values).softmax(1)
     )
 
 
 @_weights("flashinfer-ai/flashinfer#2889")
-def sigmoid_weights() -> object:
+def sigmoid_weights(candidate: Any) -> object:
     """Normalised sigmoids instead of the softmax."""
     return _weighing(
+        candidate,
         lambda logits, ids: torch.nn.functional.normalize(
             logits.gather(1, ids).sigmoid(), p=1, dim=1
-        )
+        ),
     )
 
 
 @_weights("", "wide")
-def softmax_without_maximum() -> object:
+def softmax_without_maximum(candidate: Any) -> object:
     """exp(x) / sum exp(x), which overflows beyond 88."""
 
     def weigh(logits: Tensor, ids: Tensor) -> Tensor:
         powers = logits.gather(1, ids).exp()
         return powers / powers.sum(dim=1, keepdim=True)
 
-    return _weighing(weigh)
+    return _weighing(candidate, weigh)
 
 
 @_ids("", "route changed the caller's logits")
-def logits_modified() -> object:
+def logits_modified(candidate: Any) -> object:
     """Each maximum that was taken is overwritten with -Inf."""
 
     def routing(logits: Tensor, top_k: int) -> Routed:
-        routed = route(logits, top_k)
+        routed = _routed(candidate, logits, top_k)
         logits.scatter_(1, routed[0].long(), -torch.inf)
         return routed
 
-    return replace(PLAIN, route=routing)
+    return spoiled(candidate, route=routing)
 
 
 @_ids("tenstorrent/tt-metal#47671", "near_ties")
-def topk_on_bf16() -> object:
+def topk_on_bf16(candidate: Any) -> object:
     """The choice is made on bfloat16 logits."""
-    return _choosing(lambda logits: logits.bfloat16().float())
+    return _choosing(candidate, lambda logits: logits.bfloat16().float())
 
 
 @_ids("flashinfer-ai/flashinfer#2822", "all_negative")
-def topk_init_zero() -> object:
+def topk_init_zero(candidate: Any) -> object:
     """The running maximum starts at 0 and expert 0."""
 
     def routing(logits: Tensor, top_k: int) -> Routed:
-        ids, weights = route(logits, top_k)
+        ids, weights = _routed(candidate, logits, top_k)
         chosen = logits.float().gather(1, ids.long())
         return torch.where(chosen < 0, 0, ids), weights
 
-    return replace(PLAIN, route=routing)
+    return spoiled(candidate, route=routing)
 
 
 @_ids("flashinfer-ai/flashinfer#2168")
-def padded_experts() -> object:
+def padded_experts(candidate: Any) -> object:
     """Experts are padded to a multiple of 32 with logits of 0."""
     return _choosing(
-        lambda logits: torch.nn.functional.pad(logits, (0, -logits.shape[1] % 32))
+        candidate,
+        lambda logits: torch.nn.functional.pad(logits, (0, -logits.shape[1] % 32)),
     )
 
 
 @_ids("vllm-project/vllm#39391", "expected distinct experts")
-def nan_row_duplicates() -> object:
+def nan_row_duplicates(candidate: Any) -> object:
     """A row with NaN gives expert 0 in every slot."""
     return _returning(
-        lambda ids, w, x: (ids.masked_fill(x.isnan().any(1, keepdim=True), 0), w)
+        candidate,
+        lambda ids, w, x: (ids.masked_fill(x.isnan().any(1, keepdim=True), 0), w),
     )
 
 
 @_ids("sgl-project/sglang#30079", "expected an expert from 0 to")
-def nan_row_sentinel() -> object:
+def nan_row_sentinel(candidate: Any) -> object:
     """A row with NaN gives id e."""
     return _returning(
+        candidate,
         lambda ids, w, x: (
             ids.masked_fill(x.isnan().any(1, keepdim=True), x.shape[1]),
             w,
-        )
+        ),
     )
 
 
 @_ids()
-def infinity_taken_for_invalid() -> object:
+def infinity_taken_for_invalid(candidate: Any) -> object:
     """+Inf counts as the smallest logit."""
-    return _choosing(lambda logits: logits.masked_fill(logits == torch.inf, -torch.inf))
+    return _choosing(
+        candidate, lambda logits: logits.masked_fill(logits == torch.inf, -torch.inf)
+    )
 
 
 @_ids("vllm-project/vllm#33613")
-def logits_dtype_reinterpret() -> object:
+def logits_dtype_reinterpret(candidate: Any) -> object:
     """bfloat16 bits are read as float32, two logits at a time."""
 
     def routing(logits: Tensor, top_k: int) -> Routed:
         if logits.dtype == torch.bfloat16 and logits.shape[1] % 2 == 0:
             half = logits.contiguous().view(torch.float32)
             logits = torch.cat((half, half), dim=1)
-        return route(logits, top_k)
+        return _routed(candidate, logits, top_k)
 
-    return replace(PLAIN, route=routing)
+    return spoiled(candidate, route=routing)
 
 
 @_ids("", "expected (ids, weights)")
@@ -172,65 +191,67 @@ def route_returns_nothing() -> object:
 
 
 @_ids("", "expected integer ids")
-def float_ids() -> object:
+def float_ids(candidate: Any) -> object:
     """Ids come as float32."""
-    return _returning(lambda ids, w, x: (ids.float(), w))
+    return _returning(candidate, lambda ids, w, x: (ids.float(), w))
 
 
 @_ids("", "route raised IndexError", verdict=Verdict.CRASH)
-def route_raises_for_one_expert() -> object:
+def route_raises_for_one_expert(candidate: Any) -> object:
     """The second logit is read, also where there is one."""
 
     def routing(logits: Tensor, top_k: int) -> Routed:
         assert logits[:, 1].ndim == 1
-        return route(logits, top_k)
+        return _routed(candidate, logits, top_k)
 
-    return replace(PLAIN, route=routing)
+    return spoiled(candidate, route=routing)
 
 
 @_strided("flashinfer-ai/flashinfer#4713", "row stride 60 and 64")
-def packed_stride_assumed() -> object:
+def packed_stride_assumed(candidate: Any) -> object:
     """Row t is taken to start at t * e."""
 
     def packed(logits: Tensor) -> Tensor:
         return logits.as_strided(logits.shape, (logits.shape[1], 1))
 
-    return replace(PLAIN, route=lambda logits, k: route(packed(logits), k))
+    return spoiled(
+        candidate, route=lambda logits, k: candidate.route(packed(logits), k)
+    )
 
 
 @_strided("flashinfer-ai/flashinfer#4713", "weights differ", "row stride 60 and 64")
-def packed_stride_assumed_for_weights() -> object:
+def packed_stride_assumed_for_weights(candidate: Any) -> object:
     """The logits of the chosen are read as if row t started at t * e."""
 
     def routing(logits: Tensor, top_k: int) -> Routed:
-        ids, _ = route(logits, top_k)
+        ids, _ = _routed(candidate, logits, top_k)
         packed = logits.as_strided(logits.shape, (logits.shape[1], 1))
         return ids, packed.float().gather(1, ids.long()).softmax(dim=1)
 
-    return replace(PLAIN, route=routing)
+    return spoiled(candidate, route=routing)
 
 
-def _minus_one(edit: Callable[[Tensor], Tensor]) -> object:
+def _minus_one(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(p, x, Routing(edit(r.ids), r.weights))
+        return candidate.forward(p, x, Routing(edit(r.ids), r.weights))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_nobody("huggingface/transformers#40545", "empty slot")
-def ep_mask_is_zero() -> object:
+def ep_mask_is_zero(candidate: Any) -> object:
     """A slot without an expert goes to expert 0."""
-    return _minus_one(lambda ids: ids.clamp(min=0))
+    return _minus_one(candidate, lambda ids: ids.clamp(min=0))
 
 
 @_nobody("", "empty slot")
-def minus_one_wraps_around() -> object:
+def minus_one_wraps_around(candidate: Any) -> object:
     """-1 indexes the last expert."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(p, x, Routing(r.ids % p.config.experts, r.weights))
+        return candidate.forward(p, x, Routing(r.ids % p.config.experts, r.weights))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_nobody("AI-Hypercomputer/maxtext#3699", "empty slot")
@@ -248,11 +269,11 @@ def pad_row_bias_summed() -> object:
 
 
 @_nobody("", "empty slot")
-def weights_renormalised_over_all_slots() -> object:
+def weights_renormalised_over_all_slots(candidate: Any) -> object:
     """Weights are divided by their sum, empty slots included."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         total = r.weights.abs().sum(dim=1, keepdim=True).clamp(min=1)
-        return PLAIN.forward(p, x, Routing(r.ids, r.weights / total))
+        return candidate.forward(p, x, Routing(r.ids, r.weights / total))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import pack
-from mxmoe.conformance.planted_codec import Edit
-from mxmoe.conformance.planted_codec import swap_nibbles
+from mxmoe.conformance.faults.decoder import Edit
+from mxmoe.conformance.faults.decoder import swap_nibbles
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import pack
+from mxmoe.conformance.faults.plain import spoiled
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
@@ -259,11 +260,27 @@ def prepared_memory_shared() -> object:
 
 
 @_untouched("", "prepare changed the caller's gate_up_bias")
-def prepare_modifies_checkpoint() -> object:
+def prepare_modifies_checkpoint(candidate: Any) -> object:
     """`prepare` adds to the caller's bias in place."""
 
     def prepare(w: Any, config: Any, shard: Any, device: Any) -> object:
         w.gate_up_bias[0] += 1
-        return PLAIN.prepare(w, config, shard, device)
+        return candidate.prepare(w, config, shard, device)
 
-    return changed(PLAIN, prepare=prepare)
+    return spoiled(candidate, prepare=prepare)
+
+
+@_again("vllm-project/vllm#50523", "the second prepare")
+def reload_overwrites(candidate: Any) -> object:
+    """Biases are lost when a layer of the same shape is loaded again."""
+    seen: list[object] = []
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> Packed:
+        tensors = dict(candidate.prepare(w, config, shard, device))
+        if (config, shard) in seen:
+            lost = [name for name in tensors if "bias" in name]
+            tensors |= {name: torch.zeros_like(tensors[name]) for name in lost}
+        seen.append((config, shard))
+        return tensors
+
+    return spoiled(candidate, prepare=prepare)

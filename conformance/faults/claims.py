@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted_state import calling
-from mxmoe.conformance.planted_tails import last_k_block_dropped
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.state import calling
+from mxmoe.conformance.faults.tails import last_k_block_dropped
 from mxmoe.reference.types import Routing
 
 _tactic = faults_of("L3", "test_every_tactic_stays_within_the_bound")
@@ -47,7 +47,7 @@ def nondeterministic() -> object:
         noise = 1 + 2.0**-8 * (torch.rand(out.shape) < 0.02)
         return (out * noise).to(out.dtype)
 
-    return calling(forward, claiming(PLAIN, deterministic=True))
+    return calling(claiming(PLAIN, deterministic=True), forward)
 
 
 @_same("", "repeat ")
@@ -63,7 +63,7 @@ def rarely_nondeterministic() -> object:
             out[-1, -1] *= 1 + 2.0**-7
         return out
 
-    return calling(forward, claiming(PLAIN, deterministic=True))
+    return calling(claiming(PLAIN, deterministic=True), forward)
 
 
 @_alone("", "alone than in a batch of")
@@ -74,7 +74,7 @@ def batch_variant() -> object:
         out = PLAIN.forward(p, x, r)
         return out if len(x) > 1 else (out.double() * (1 + 2.0**-8)).to(out.dtype)
 
-    return calling(forward, claiming(PLAIN, batch_invariant=True))
+    return calling(claiming(PLAIN, batch_invariant=True), forward)
 
 
 @_alone("", "alone than in a batch of 129")
@@ -85,7 +85,7 @@ def batch_variant_beyond_64() -> object:
         out = PLAIN.forward(p, x, r)
         return out if len(x) < 65 else (out.double() * (1 + 2.0**-8)).to(out.dtype)
 
-    return calling(forward, claiming(PLAIN, batch_invariant=True))
+    return calling(claiming(PLAIN, batch_invariant=True), forward)
 
 
 @_alone("", "alone than in a batch of")
@@ -98,4 +98,4 @@ def last_row_of_a_batch_differs() -> object:
             out[-1] = (out[-1].double() * (1 + 2.0**-8)).to(out.dtype)
         return out
 
-    return calling(forward, claiming(PLAIN, batch_invariant=True))
+    return calling(claiming(PLAIN, batch_invariant=True), forward)

@@ -8,18 +8,17 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import FLOAT32
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Plain
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import mix
-from mxmoe.conformance.planted import product
-from mxmoe.conformance.planted import swiglu
-from mxmoe.conformance.planted_bytes import row_shuffle
-from mxmoe.conformance.planted_bytes import swap_gate_up
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import FLOAT32
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import product
+from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.conformance.faults.plain import swiglu
+from mxmoe.conformance.faults.prepared_bytes import row_shuffle
+from mxmoe.conformance.faults.prepared_bytes import swap_gate_up
 from mxmoe.reference.types import Routing
 
 _output = faults_of("L3", "test_output_stays_within_the_bound")
@@ -141,48 +140,53 @@ def bfloat16_sum_of_slots() -> object:
     return replace(PLAIN, mix=added)
 
 
-def _mixing(edit: Callable[[Tensor], Tensor], base: Plain = PLAIN) -> object:
-    return replace(base, mix=lambda weights, down: mix(edit(weights), down))
+def _weighing(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:
+    """With edit(routing weights) before `forward`."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return candidate.forward(p, x, Routing(r.ids, edit(r.weights)))
+
+    return spoiled(candidate, forward=forward)
 
 
 @_output("", "routing weights ignored")
-def routing_weights_ignored() -> object:
+def routing_weights_ignored(candidate: Any) -> object:
     """Every slot counts 1."""
-    return _mixing(lambda w: (w != 0).float())
+    return _weighing(candidate, torch.ones_like)
 
 
 @_output()
-def routing_weights_half_a_percent_off() -> object:
+def routing_weights_half_a_percent_off(candidate: Any) -> object:
     """Every routing weight is 0.5 % too large."""
-    return _mixing(lambda w: w * 1.005)
+    return _weighing(candidate, lambda w: w * 1.005)
 
 
 @_output()
 def routing_weights_in_bfloat16() -> object:
     """Routing weights pass through bfloat16; in class fp32, where it shows."""
-    return _mixing(lambda w: w.bfloat16().to(w), FLOAT32)
+    return _weighing(FLOAT32, lambda w: w.bfloat16().to(w))
 
 
 @_output("", "routing weights in reverse slot order")
-def slots_reversed() -> object:
+def slots_reversed(candidate: Any) -> object:
     """Slot k has the weight of slot top_k - 1 - k."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
-        return PLAIN.forward(p, x, Routing(r.ids, r.weights.flip(1)))
+        return candidate.forward(p, x, Routing(r.ids, r.weights.flip(1)))
 
-    return changed(PLAIN, forward=forward)
+    return spoiled(candidate, forward=forward)
 
 
 @_output("", "last slot dropped")
-def last_slot_dropped() -> object:
+def last_slot_dropped(candidate: Any) -> object:
     """The loop over slots ends one early."""
-    return _mixing(lambda w: torch.cat((w[:, :-1], 0 * w[:, -1:]), dim=1))
+    return _weighing(candidate, lambda w: torch.cat((w[:, :-1], 0 * w[:, -1:]), dim=1))
 
 
 @_output("", "only the first slot added")
-def one_slot_only() -> object:
+def one_slot_only(candidate: Any) -> object:
     """The first slot's expert answers alone."""
-    return _mixing(lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
+    return _weighing(candidate, lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
 
 
 @_output()

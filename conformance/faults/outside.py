@@ -1,0 +1,229 @@
+"""Faults from outside: what any candidate is given, and what it gives back.
+
+They touch no internals, so that `mxmoe faults --candidate X` can plant them in any X.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.conformance.faults.tails import output
+from mxmoe.reference.types import Routing
+
+_output = faults_of("L3", "test_output_stays_within_the_bound")
+_again = faults_of("L3", "test_a_second_call_repeats_the_first")
+_bytes = faults_of("L1", "test_prepared_bytes_match_the_layout")
+
+Call = tuple[Tensor, Routing]
+
+
+def _given(candidate: Any, edit: Callable[[Any, Tensor, Routing], Call]) -> object:
+    """With edit(prepared, hidden_states, routing) before `forward`."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return candidate.forward(p, *edit(p, x, r))
+
+    return spoiled(candidate, forward=forward)
+
+
+def _prepared(candidate: Any, edit: Callable[[str, Tensor], Tensor]) -> object:
+    """With edit(name, tensor) after `prepare`."""
+
+    def prepare(w: Any, config: Any, shard: Any, device: Any) -> dict[str, Any]:
+        prepared = candidate.prepare(w, config, shard, device)
+        return {
+            name: edit(name, tensor) if isinstance(tensor, Tensor) else tensor
+            for name, tensor in prepared.items()
+        }
+
+    return spoiled(candidate, prepare=prepare)
+
+
+@_output("vllm-project/compressed-tensors#538")
+def output_four_times(candidate: Any) -> object:
+    """The output is four times too large: cosine similarity does not see it."""
+    return output(candidate, lambda out, *_: out * 4)
+
+
+@_output()
+def output_a_percent_off(candidate: Any) -> object:
+    """The output is 1 % too large."""
+    return output(candidate, lambda out, *_: out * 1.01)
+
+
+@_output()
+def output_in_float8(candidate: Any) -> object:
+    """The output passes through E4M3."""
+    return output(
+        candidate,
+        lambda out, *_: out.clamp(-448, 448).to(torch.float8_e4m3fn).to(out.dtype),
+    )
+
+
+@_output()
+def output_rows_exchanged(candidate: Any) -> object:
+    """The first two tokens get each other's result."""
+
+    def exchanged(out: Tensor, *_: object) -> Tensor:
+        return torch.cat((out[:2].flip(0), out[2:]))
+
+    return output(candidate, exchanged)
+
+
+@_output()
+def output_columns_shifted(candidate: Any) -> object:
+    """Column h holds what belongs into column h - 1."""
+    return output(candidate, lambda out, *_: out.roll(1, 1))
+
+
+@_output("sgl-project/sglang#26884")
+def output_columns_shuffled(candidate: Any) -> object:
+    """Columns come in the row order of an epilogue tile of 128."""
+
+    def shuffled(out: Tensor, *_: object) -> Tensor:
+        n = torch.arange(out.shape[1], device=out.device)
+        return out[:, n - n % 32 + 4 * (n % 8) + n % 32 // 8]
+
+    return output(candidate, shuffled)
+
+
+@_output()
+def one_column_of_many_wrong(candidate: Any) -> object:
+    """Column 17 is an eighth too large."""
+
+    def wrong(out: Tensor, *_: object) -> Tensor:
+        out[:, 17] *= 1.125
+        return out
+
+    return output(candidate, wrong)
+
+
+@_output()
+def last_element_wrong(candidate: Any) -> object:
+    """The last column of the last token is an eighth too large."""
+
+    def wrong(out: Tensor, *_: object) -> Tensor:
+        out[-1:, -1] *= 1.125
+        return out
+
+    return output(candidate, wrong)
+
+
+@_output()
+def experts_exchanged(candidate: Any) -> object:
+    """Tokens of experts 0 and 1 visit the other one."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        both = (r.ids >= 0) & (r.ids < 2) & (p.config.experts > 1)
+        return x, Routing(torch.where(both, 1 - r.ids, r.ids), r.weights)
+
+    return _given(candidate, edit)
+
+
+@_output()
+def next_expert(candidate: Any) -> object:
+    """Expert ids count from 1."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        ids = torch.where(r.ids < 0, r.ids, (r.ids + 1) % p.config.experts)
+        return x, Routing(ids, r.weights)
+
+    return _given(candidate, edit)
+
+
+@_output()
+def last_expert_dropped(candidate: Any) -> object:
+    """The last of several experts adds nothing."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        last = max(p.config.experts - 1, 1)
+        return x, Routing(r.ids.masked_fill(r.ids == last, -1), r.weights)
+
+    return _given(candidate, edit)
+
+
+@_output()
+def routing_of_the_previous_token(candidate: Any) -> object:
+    """Routing is one token behind."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        return x, Routing(r.ids.roll(1, 0), r.weights.roll(1, 0))
+
+    return _given(candidate, edit)
+
+
+@_output()
+def hidden_of_the_previous_token(candidate: Any) -> object:
+    """Hidden states are one token behind."""
+    return _given(candidate, lambda p, x, r: (x.roll(1, 0), r))
+
+
+@_output()
+def hidden_in_float8(candidate: Any) -> object:
+    """Hidden states pass through E4M3, and the class does not say so."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        return x.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype), r
+
+    return _given(candidate, edit)
+
+
+@_output()
+def last_hidden_column_ignored(candidate: Any) -> object:
+    """The last column of K is not read."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        read = torch.arange(x.shape[1], device=x.device) < x.shape[1] - 1
+        return torch.where(read, x, 0), r
+
+    return _given(candidate, edit)
+
+
+@_again("vllm-project/vllm#52383", "third call")
+def stale_routing(candidate: Any) -> object:
+    """A later call on the same weights and size is routed as the first."""
+    # The weights are kept as well, so that their id is not given again.
+    first: dict[tuple[int, int], tuple[Any, Routing]] = {}
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        kept = Routing(r.ids.clone(), r.weights.clone())
+        return x, first.setdefault((id(p), len(x)), (p, kept))[1]
+
+    return _given(candidate, edit)
+
+
+@_again("vllm-project/vllm#52383", "third call")
+def stale_hidden_of_this_size(candidate: Any) -> object:
+    """A later call on the same weights and size reads the first hidden states."""
+    first: dict[tuple[int, int], tuple[Any, Tensor]] = {}
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        return first.setdefault((id(p), len(x)), (p, x.clone()))[1], r
+
+    return _given(candidate, edit)
+
+
+@_bytes()
+def every_tensor_of_the_next_expert(candidate: Any) -> object:
+    """Expert e holds everything of expert e - 1."""
+    return _prepared(candidate, lambda name, x: x.roll(1, 0) if x.ndim else x)
+
+
+@_bytes("flashinfer-ai/flashinfer#3423")
+def biases_of_zeros(candidate: Any) -> object:
+    """Tensors with ``bias`` in their name are never filled."""
+    return _prepared(
+        candidate, lambda name, x: torch.zeros_like(x) if "bias" in name else x
+    )
+
+
+@_bytes("vllm-project/vllm#35979")
+def every_scale_one_high(candidate: Any) -> object:
+    """Bytes with ``scales`` in their name are one higher."""
+    return _prepared(candidate, lambda name, x: x + 1 if "scales" in name else x)
