@@ -32,6 +32,7 @@ per factor).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,10 +51,15 @@ from mxmoe.reference.types import Trace
 
 U_FLOAT32 = 2.0**-24
 
+# The chance that a correct candidate fails anywhere in a night of 3e9 elements is at
+# most 1e-3: one half for the elements, one for `residual_structure`.
+NIGHT_ELEMENTS = 3e9
+FALSE_ALARMS = 1e-3 / 2
+
 # A uniform error is sub-Gaussian with its own variance, and so is a sum of
-# independent ones: P(|sum| > c sigma) <= 2 exp(-c**2 / 2). Over a night of 3e9
-# elements at most 1e-3 false alarms: c = sqrt(2 ln(2 * 3e9 / 1e-3)) = 7.67.
-CONFIDENCE = math.sqrt(2 * math.log(2 * 3e9 / 1e-3))
+# independent ones: P(|sum| > c sigma) <= 2 exp(-c**2 / 2). Hence
+# c = sqrt(2 ln(2 * 3e9 / 5e-4)) = 7.76.
+CONFIDENCE = math.sqrt(2 * math.log(2 * NIGHT_ELEMENTS / FALSE_ALARMS))
 
 # A matrix unit adds 16 products a step and truncates the running sum, which loses
 # at most one unit in the last place, 2u|partial sum|. Measured on an H100 (K from
@@ -90,6 +96,29 @@ class Judged:
     allowed: Mapping[str, torch.Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExpertErrors:
+    """One visited expert: its rows of each stage, and what each may be off by.
+
+    local : its index on the rank. at : bool [t, k], the n slots that visit it.
+    w2 : [h, i]. gate_up [n, 2i], activation [n, i], down [n, h] : the truth.
+    activation_error : as the second GEMM inherits it. second_gemm : what that GEMM
+    adds. down_error : both together.
+    """
+
+    local: int
+    at: torch.Tensor
+    w2: torch.Tensor
+    gate_up: torch.Tensor
+    activation: torch.Tensor
+    down: torch.Tensor
+    gate_up_error: Error
+    activation_error: Error
+    activation_allowed: torch.Tensor
+    second_gemm: Error
+    down_error: Error
+
+
 def judge_rank(
     part: ExpertWeights,
     config: MoEConfig,
@@ -111,8 +140,34 @@ def judge_rank(
         for stage in ("gate_up", "activation", "down")
     }
     down_error = Error(torch.zeros_like(truth["down"]), torch.zeros_like(truth["down"]))
-    for local, e in enumerate(shard.expert_range(config)):
-        at = routing.ids == e
+    for e in visited_experts(
+        part, config, hidden_states, routing, truth, shard=shard, arithmetic=arithmetic
+    ):
+        allowed["gate_up"][e.at] = e.gate_up_error.allowed()
+        allowed["activation"][e.at] = e.activation_allowed
+        down_error.sigma[e.at] = e.down_error.sigma
+        down_error.eta[e.at] = e.down_error.eta
+    slot = half_ulp(truth["down"], arithmetic.slot)
+    allowed["down"] = down_error.allowed() + slot
+    allowed["combine"] = _combine(
+        truth, routing, down_error, slot, arithmetic, routing_error
+    )
+    return Judged(truth, allowed)
+
+
+def visited_experts(
+    part: ExpertWeights,
+    config: MoEConfig,
+    hidden_states: torch.Tensor,
+    routing: Routing,
+    truth: Trace,
+    *,
+    shard: Shard,
+    arithmetic: Arithmetic,
+) -> Iterator[ExpertErrors]:
+    """The errors of each expert that a token visits, one decoded at a time."""
+    for local, expert in enumerate(shard.expert_range(config)):
+        at = routing.ids == expert
         if not at.any():
             continue
         w1 = decode(part.gate_up_blocks[local], part.gate_up_scales[local])
@@ -122,16 +177,20 @@ def judge_rank(
         z_error = _gate_up_error(x, w1, z, arithmetic)
         a_exact = _activation_error(z, a, z_error, config.activation)
         a_error, a_allowed = _rounded_activation(z, a, a_exact, config, arithmetic)
-        y_error = _down_error(a, w2, y, a_error, arithmetic)
-        allowed["gate_up"][at] = z_error.allowed()
-        allowed["activation"][at] = a_allowed
-        down_error.sigma[at], down_error.eta[at] = y_error.sigma, y_error.eta
-    slot = half_ulp(truth["down"], arithmetic.slot)
-    allowed["down"] = down_error.allowed() + slot
-    allowed["combine"] = _combine(
-        truth, routing, down_error, slot, arithmetic, routing_error
-    )
-    return Judged(truth, allowed)
+        second = _second_gemm_error(a, w2, y, arithmetic)
+        yield ExpertErrors(
+            local=local,
+            at=at,
+            w2=w2,
+            gate_up=z,
+            activation=a,
+            down=y,
+            gate_up_error=z_error,
+            activation_error=a_error,
+            activation_allowed=a_allowed,
+            second_gemm=second,
+            down_error=_down_error(w2, a_error, second),
+        )
 
 
 def half_ulp(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -219,22 +278,25 @@ def _rounded_activation(
     return inherited, exact.allowed() + rounding
 
 
-def _down_error(
-    a: torch.Tensor,
-    w2: torch.Tensor,
-    y: torch.Tensor,
-    error: Error,
-    arithmetic: Arithmetic,
+def _second_gemm_error(
+    a: torch.Tensor, w2: torch.Tensor, y: torch.Tensor, arithmetic: Arithmetic
 ) -> Error:
     square = torch.einsum("ti,hi->th", a**2, w2**2)
     dot = dot_error(y, square, a.shape[1], arithmetic)
-    random = torch.einsum("ti,hi->th", error.sigma**2, w2**2)
-    systematic = torch.einsum("ti,hi->th", error.eta, w2.abs())
     flush = _FLUSH * (a.abs().sum(dim=1, keepdim=True) + 1)
-    return Error(
-        (dot.sigma**2 + random).sqrt(),
-        dot.eta + systematic + U_FLOAT32 * y.abs() + flush,
-    )
+    return Error(dot.sigma, dot.eta + U_FLOAT32 * y.abs() + flush)
+
+
+def _down_error(w2: torch.Tensor, activation: Error, second_gemm: Error) -> Error:
+    random = torch.einsum("ti,hi->th", activation.sigma**2, w2**2)
+    systematic = torch.einsum("ti,hi->th", activation.eta, w2.abs())
+    return Error((second_gemm.sigma**2 + random).sqrt(), second_gemm.eta + systematic)
+
+
+def weighted_sum_error(served: torch.Tensor) -> torch.Tensor:
+    """Largest error [t, h] of adding up `served`, |p y| of each slot [t, k, h]."""
+    operations = (served.shape[1] + 2) * U_FLOAT32 * served.sum(dim=1)
+    return operations + _FLUSH * (served > 0).any(dim=1)
 
 
 def _combine(
@@ -249,8 +311,7 @@ def _combine(
     p = routing.weights.double().abs()[..., None]
     served = p * truth["down"].abs()
     eta = (p * (down.eta + slot)).sum(dim=1)
-    eta += (p.shape[1] + 2) * U_FLOAT32 * served.sum(dim=1)
-    eta += _FLUSH * (served > 0).any(dim=1)
+    eta += weighted_sum_error(served)
     if routing_error is not None:
         eta += (routing_error[..., None] * served).sum(dim=1)
     sigma = (p * down.sigma).square().sum(dim=1).sqrt()

@@ -1,0 +1,163 @@
+"""Errors within the bound must also be unsystematic: nothing repeats in them.
+
+An honest candidate of a declared class (see `bounds`) errs by
+
+    r = B d + o + s        d, o independent, |s| <= eta
+
+d are the roundings of the intermediate, one for each lane of a slot, which B = p W2
+carries to all columns of a token; o is each output element's own (its rounding, and
+those of the second GEMM); s is what does not average out (truncation, exp). Every
+rounding is sub-Gaussian with its own variance. Two things follow.
+
+**Gains.** For any direction D [t, h] (an expert's contribution, a bias, ...) the
+weighted fit g = sum V r with V = w D / sum w D**2, w = 1 / (variance + eta**2), is a
+sum of independent roundings, known exactly by carrying V back through W2:
+
+    sigma**2 = sum_tki (p W2^T V)**2 sigma_d**2 + sum_th V**2 sigma_o**2
+    eta      = sum_tki |p W2^T V| eta_d         + sum_th |V| eta_o
+
+and P(|g| > c sigma + eta) <= 2 exp(-c**2 / 2). So g is held against a candidate if
+it is significant beyond what truncation can do here, *and* as large as `EFFECT`.
+
+**Variance.** e = r / sqrt(variance) has mean square 1 at most. Over a group of n
+elements with covariance M (unit diagonal) it holds for sub-Gaussian errors (Hsu,
+Kakade, Zhang 2012) that  P(sum e**2 > n + 2 sqrt(tr(M**2) x) + 2 |M| x) <= exp(-x),
+and by the triangle inequality s adds sqrt(sum eta**2 / variance) to the root. Tokens
+are independent; the columns of one token share its d, so M is computed from B there,
+but only where the sum is beyond what M = 1, the smallest choice, would allow.
+
+A lane whose values repeat from token to token, or hardly vary, has one rounding error
+again and again: all of it is counted in eta_d.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.bounds import FALSE_ALARMS
+from mxmoe.conformance.bounds import NIGHT_ELEMENTS
+from mxmoe.conformance.bounds import Error
+from mxmoe.conformance.bounds import ExpertErrors
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.bounds import visited_experts
+from mxmoe.conformance.bounds import weighted_sum_error
+from mxmoe.reference.types import Arithmetic
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
+from mxmoe.reference.types import Trace
+
+SMALLEST_GROUP = 16
+"""Groups of fewer elements say nothing that the elementwise bound does not say."""
+
+# Rows and columns each partition the elements into groups of 16 or more; the gains,
+# experts and tails of a case are fewer than its elements / 16 from about 17 tokens of
+# 32 columns on. So a night of 3e9 elements has fewer than 3e9 * 3 / 16 tests.
+_TESTS = NIGHT_ELEMENTS * 3 / SMALLEST_GROUP
+CHANCE = FALSE_ALARMS / _TESTS
+"""Of each single test on a correct candidate: 9e-13."""
+
+# Roundings of values that spread over fewer units in the last place repeat as well.
+_FLAT = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """One forward pass of one rank, and what the candidate's class says about it."""
+
+    part: ExpertWeights
+    config: MoEConfig
+    hidden_states: torch.Tensor
+    routing: Routing
+    shard: Shard
+    arithmetic: Arithmetic
+    truth: Trace
+    allowed: torch.Tensor
+
+    def experts(self) -> Iterator[ExpertErrors]:
+        """See `bounds.visited_experts`; roundings that repeat are systematic."""
+        for e in visited_experts(
+            self.part,
+            self.config,
+            self.hidden_states,
+            self.routing,
+            self.truth,
+            shard=self.shard,
+            arithmetic=self.arithmetic,
+        ):
+            again = _repeated_rounding(e.activation, self.arithmetic)
+            carried = torch.einsum("ni,hi->nh", again, e.w2.abs())
+            lanes, down = e.activation_error, e.down_error
+            yield replace(
+                e,
+                activation_error=Error(lanes.sigma, lanes.eta + again),
+                down_error=Error(down.sigma, down.eta + carried),
+            )
+
+    def of_token(self, token: int) -> Situation:
+        """The same with one token alone."""
+        one = slice(token, token + 1)
+        return replace(
+            self,
+            hidden_states=self.hidden_states[one],
+            routing=Routing(self.routing.ids[one], self.routing.weights[one]),
+            truth=Trace({name: s[one] for name, s in self.truth.stages.items()}),
+            allowed=self.allowed[one],
+        )
+
+    def weights_of(self, expert: ExpertErrors) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tokens [n], routing weights [n, 1]) of the slots that visit `expert`."""
+        tokens = expert.at.nonzero()[:, 0]
+        return tokens, self.routing.weights[expert.at].double()[:, None]
+
+
+def _repeated_rounding(a: torch.Tensor, arithmetic: Arithmetic) -> torch.Tensor:
+    """[n, i]: the largest rounding where other tokens have the same one, else 0."""
+    rounding = half_ulp(a, arithmetic.intermediate)
+    if len(a) < 2:
+        return torch.zeros_like(a)
+    ordered, order = a.sort(dim=0)
+    same = torch.zeros_like(a, dtype=torch.bool)
+    same[1:] = ordered[1:] == ordered[:-1]
+    same[:-1] |= same[1:].clone()
+    equal = torch.zeros_like(same).scatter(0, order, same)
+    flat = ordered[-1] - ordered[0] < 2 * _FLAT * rounding.amax(dim=0)
+    return torch.where(equal | flat, rounding, 0)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Size of an honest error: of each element, and of its own part o + s.
+
+    variance, eta : [t, h], everything. own : without the roundings d.
+    """
+
+    variance: torch.Tensor
+    eta: torch.Tensor
+    own: Error
+
+
+def expected_errors(situation: Situation) -> Expected:
+    """What `bounds` derives, with each rounding as what it is: random."""
+    s = situation
+    combine = s.truth["combine"]
+    rounding = half_ulp(combine.abs() + s.allowed, s.arithmetic.output) / math.sqrt(3)
+    own_variance, own_eta = rounding**2, torch.zeros_like(combine)
+    inherited, eta = torch.zeros_like(combine), torch.zeros_like(combine)
+    for e in s.experts():
+        tokens, p = s.weights_of(e)
+        slot = half_ulp(e.down, s.arithmetic.slot) / math.sqrt(3)
+        own_variance[tokens] += p**2 * (e.second_gemm.sigma**2 + slot**2)
+        own_eta[tokens] += p.abs() * e.second_gemm.eta
+        inherited[tokens] += p**2 * (e.down_error.sigma**2 - e.second_gemm.sigma**2)
+        eta[tokens] += p.abs() * e.down_error.eta
+    served = s.routing.weights.double().abs()[..., None] * s.truth["down"].abs()
+    adding = weighted_sum_error(served)
+    own = Error(own_variance.sqrt(), own_eta + adding)
+    return Expected(own_variance + inherited, eta + adding, own)
