@@ -31,19 +31,57 @@ class Gain:
     allowed: float
     sigma: float
 
+    @property
+    def significant(self) -> bool:
+        """Whether an honest candidate has no such gain."""
+        return abs(self.value) > self.allowed
 
-def gains(
-    residual: torch.Tensor, situation: Situation, expected: Expected
-) -> list[Gain]:
-    """The gain along every direction that the case has, significant or not."""
+    @property
+    def deviations(self) -> float:
+        """The value in its standard deviations."""
+        return abs(self.value) / self.sigma if self.sigma else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class GainFits:
+    """How gains are read off a residual: computed once for a case.
+
+    directions : what each would add to the output at a gain of 1, [d, t, h]. fits : V,
+    whose sum with the residual is the gain. sigma, allowed : [d].
+    """
+
+    names: list[str]
+    directions: torch.Tensor
+    fits: torch.Tensor
+    sigma: torch.Tensor
+    allowed: torch.Tensor
+
+    def of(self, residual: torch.Tensor) -> list[Gain]:
+        """The gain along every direction, significant or not."""
+        values = (self.fits * residual).sum(dim=(1, 2))
+        numbers = (x.tolist() for x in (values, self.allowed, self.sigma))
+        return [
+            Gain(along=name, value=value, allowed=allowed, sigma=sigma)
+            for name, value, allowed, sigma in zip(self.names, *numbers, strict=True)
+        ]
+
+    def without(self, gain: Gain, residual: torch.Tensor) -> list[Gain]:
+        """What is significant once `gain` is taken out, most significant first."""
+        own = gain.value * self.directions[self.names.index(gain.along)]
+        left = [g for g in self.of(residual - own) if g.significant]
+        return sorted(left, key=lambda g: -g.deviations)
+
+
+def fit_gains(situation: Situation, expected: Expected) -> GainFits:
+    """Directions that the case has, and what an honest residual has along them."""
     names, directions = _directions(situation)
     weights = 1 / (expected.variance + expected.eta**2)
     weights = torch.where(expected.variance > 0, weights, 0)
     fits = weights * directions
     size = (fits * directions).sum(dim=(1, 2))
     present = size > 0
-    fits = fits[present] / size[present, None, None]
     names = [name for name, there in zip(names, present, strict=True) if there]
+    fits = fits[present] / size[present, None, None]
     variance = (fits**2 * expected.own.sigma**2).sum(dim=(1, 2))
     eta = (fits.abs() * expected.own.eta).sum(dim=(1, 2))
     for e in situation.experts():
@@ -51,18 +89,9 @@ def gains(
         carried = torch.einsum("dnh,hi->dni", fits[:, tokens] * p, e.w2)
         variance += (carried * e.activation_error.sigma).square().sum(dim=(1, 2))
         eta += (carried.abs() * e.activation_error.eta).sum(dim=(1, 2))
-    values = (fits * residual).sum(dim=(1, 2))
-    allowed = (CONFIDENCE * variance.sqrt() + eta).clamp(min=EFFECT)
-    return [
-        Gain(along=name, value=value, allowed=most, sigma=sigma)
-        for name, value, most, sigma in zip(
-            names,
-            values.tolist(),
-            allowed.tolist(),
-            variance.sqrt().tolist(),
-            strict=True,
-        )
-    ]
+    sigma = variance.sqrt()
+    allowed = (CONFIDENCE * sigma + eta).clamp(min=EFFECT)
+    return GainFits(names, directions[present], fits, sigma, allowed)
 
 
 def _directions(situation: Situation) -> tuple[list[str], torch.Tensor]:

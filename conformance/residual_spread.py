@@ -18,8 +18,13 @@ _EXPONENT = math.log(1 / CHANCE)
 # Trailing columns of tiles of these widths.
 _TAILS = (32, 64, 128)
 
-# The eigenvalues of a larger matrix take seconds.
-_LARGEST_NORM = 1024
+# Roots of larger matrices take seconds: groups of more columns are split.
+_WIDEST = 512
+
+# So many tokens are looked at with their columns decorrelated, the widest ones, and
+# so many of the groups that are suspicious as they are.
+_TOKENS = 3
+_SUSPECTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,94 +43,124 @@ class Spread:
 def wide_spreads(
     residual: torch.Tensor, situation: Situation, expected: Expected
 ) -> list[Spread]:
-    """Every group whose errors are too large for independent roundings, worst first."""
-    live = expected.variance > 0
+    """Groups whose errors are too large for independent roundings, clearest first."""
+    live = expected.own.sigma > 0
     size = torch.where(live, expected.variance, 1)
-    square = torch.where(live, residual**2 / size, 0)
-    systematic = torch.where(live, expected.eta**2 / size, 0)
-    covariance = _Covariance(situation, expected)
-    found = []
-    for where, rows, columns in _groups(situation):
-        count = int(live[rows][:, columns].sum())
+    errors = torch.where(live, residual / size.sqrt(), 0)
+    systematic = torch.where(live, expected.eta**2 / expected.own.sigma**2, 0)
+    decorrelated = _Decorrelated(errors, situation, expected)
+    found, tokens, suspects = [], [], []
+    for group in _groups(situation):
+        count = int(group.of(live).sum())
         if count < SMALLEST_GROUP:
             continue
-        total = float(square[rows][:, columns].sum())
-        slack = math.sqrt(float(systematic[rows][:, columns].sum()))
-        allowed = _most(count, float(count), 1.0, slack)
-        if total > allowed and columns.stop - columns.start > 1:
-            allowed = _most(count, *covariance.of_group(rows, columns), slack)
+        total = float(group.of(errors).square().sum())
+        excess = (total - count) / math.sqrt(count)
+        allowed = _most(count, math.sqrt(float(group.of(systematic).sum())))
+        entry = (excess, group, count, allowed)
+        if group.is_column:
+            found += [(excess, group, count, total, allowed)] * (total > allowed)
+        elif total > allowed:
+            suspects.append(entry)
+        elif len(group.rows) == 1:
+            tokens.append(entry)
+    widest = sorted(tokens, key=lambda t: -t[0])[:_TOKENS]
+    for _, group, count, allowed in (
+        *sorted(suspects, key=lambda s: -s[0])[:_SUSPECTS],
+        *widest,
+    ):
+        total = decorrelated.total(group)
         if total > allowed:
-            found.append(
-                Spread(
-                    where=where,
-                    count=count,
-                    rms=math.sqrt(total / count),
-                    allowed=math.sqrt(allowed / count),
-                )
-            )
-    return sorted(found, key=lambda s: s.allowed / s.rms)
+            excess = (total - count) / math.sqrt(count)
+            found.append((excess, group, count, total, allowed))
+    return [
+        Spread(
+            where=group.name,
+            count=count,
+            rms=math.sqrt(total / count),
+            allowed=math.sqrt(allowed / count),
+        )
+        for _, group, count, total, allowed in sorted(found, key=lambda f: -f[0])
+    ]
 
 
-def _most(count: int, square_trace: float, norm: float, slack: float) -> float:
-    """The largest sum of squares of `count` honest normalised errors."""
-    random = count + 2 * math.sqrt(square_trace * _EXPONENT) + 2 * norm * _EXPONENT
+def _most(count: int, slack: float) -> float:
+    """The largest sum of squares of `count` honest errors, normalised."""
+    random = count + 2 * math.sqrt(count * _EXPONENT) + 2 * _EXPONENT
     return (math.sqrt(random) + slack) ** 2
 
 
-def _groups(situation: Situation) -> Iterator[tuple[str, torch.Tensor, slice]]:
-    """(name, tokens, columns) of everything that is looked at by itself."""
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Tokens and columns that are looked at together."""
+
+    name: str
+    rows: torch.Tensor
+    columns: slice
+
+    @property
+    def is_column(self) -> bool:
+        return self.columns.stop - self.columns.start == 1
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        return values[self.rows][:, self.columns]
+
+
+def _groups(situation: Situation) -> Iterator[_Group]:
     t, h = situation.truth["combine"].shape
-    every, all_columns = torch.arange(t), slice(0, h)
+    every = torch.arange(t)
+    for column in range(h):
+        yield _Group(f"column {column}", every, slice(column, column + 1))
     ids = situation.routing.ids
     owned = situation.shard.expert_range(situation.config)
-    for e in sorted(set(ids.unique().tolist()) & set(owned)):
-        tokens = (ids == e).any(dim=1).nonzero()[:, 0]
-        yield f"the {len(tokens)} tokens that visit expert {e}", tokens, all_columns
+    for first in range(0, h, _WIDEST):
+        columns = slice(first, min(h, first + _WIDEST))
+        part = "" if h <= _WIDEST else f", columns {first}..{columns.stop - 1}"
+        for e in sorted(set(ids.unique().tolist()) & set(owned)):
+            rows = (ids == e).any(dim=1).nonzero()[:, 0]
+            name = f"the {len(rows)} tokens that visit expert {e}{part}"
+            yield _Group(name, rows, columns)
+        for token in range(t):
+            yield _Group(f"token {token}{part}", every[token : token + 1], columns)
+        yield _Group(f"every token{part or ' and column'}", every, columns)
     for tail in _TAILS:
         first = (h - 1) // tail * tail
-        if first:
-            yield f"trailing columns {first}..{h - 1}", every, slice(first, h)
-    for token in range(t):
-        yield f"token {token}", every[token : token + 1], all_columns
-    for column in range(h):
-        yield f"column {column}", every, slice(column, column + 1)
-    yield "every token and column", every, all_columns
+        if first and h - first > 1:
+            name = f"trailing columns {first}..{h - 1}"
+            yield _Group(name, every, slice(first, h))
 
 
-class _Covariance:
-    """M of the normalised errors of some columns of a token, by its experts' W2."""
+class _Decorrelated:
+    """Sums of squares e M**-1 e, where the columns of a token have covariance M."""
 
-    def __init__(self, situation: Situation, expected: Expected) -> None:
-        self._situation, self._expected = situation, expected
-        self._known: dict[tuple[int, int], tuple[float, float]] = {}
+    def __init__(
+        self, errors: torch.Tensor, situation: Situation, expected: Expected
+    ) -> None:
+        self._errors, self._situation, self._expected = errors, situation, expected
+        self._known: dict[tuple[int, int], float] = {}
 
-    def of_group(self, rows: torch.Tensor, columns: slice) -> tuple[float, float]:
-        """(tr(M**2), |M|): tokens are independent of each other."""
-        found = [self._of_token(token, columns) for token in rows.tolist()]
-        return sum(trace for trace, _ in found), max(norm for _, norm in found)
+    def total(self, group: _Group) -> float:
+        """Over the tokens of a group, which are independent of each other."""
+        return sum(self._of_token(n, group.columns) for n in group.rows.tolist())
 
-    def _of_token(self, token: int, columns: slice) -> tuple[float, float]:
+    def _of_token(self, token: int, columns: slice) -> float:
         at = (token, columns.start)
         if at not in self._known:
-            self._known[at] = _sizes(self._matrix(token, columns))
+            errors = self._errors[token, columns, None]
+            root = torch.linalg.cholesky(self._covariance(token, columns))
+            white = torch.linalg.solve_triangular(root, errors, upper=False)
+            self._known[at] = float(white.square().sum())
         return self._known[at]
 
-    def _matrix(self, token: int, columns: slice) -> torch.Tensor:
+    def _covariance(self, token: int, columns: slice) -> torch.Tensor:
         alone = self._situation.of_token(token)
-        size = self._expected.variance[token, columns].sqrt()
-        inverse = torch.where(size > 0, 1 / size, 0)
-        matrix = torch.zeros(len(size), len(size), dtype=torch.float64)
+        variance = self._expected.variance[token, columns]
+        inverse = torch.where(variance > 0, variance.rsqrt(), 0)
+        matrix = torch.zeros(len(variance), len(variance), dtype=torch.float64)
         for e in alone.experts():
             _, p = alone.weights_of(e)
-            factor = e.w2[columns] * e.activation_error.sigma * p * inverse[:, None]
+            lanes = p * e.activation_error.sigma
+            factor = e.w2[columns] * lanes * inverse[:, None]
             matrix += factor @ factor.T
-        matrix.fill_diagonal_(0)
-        return matrix + torch.diag((size > 0).double())
-
-
-def _sizes(matrix: torch.Tensor) -> tuple[float, float]:
-    """(tr(M**2), |M|), the latter by its bound tr(M**4)**(1/4) if M is large."""
-    square_trace = float(matrix.square().sum())
-    if len(matrix) <= _LARGEST_NORM:
-        return square_trace, float(torch.linalg.eigvalsh(matrix)[-1])
-    return square_trace, math.sqrt(float((matrix @ matrix).square().sum().sqrt()))
+        own = self._expected.own.sigma[token, columns].square() * inverse**2
+        return matrix + torch.diag(torch.where(variance > 0, own, 1))

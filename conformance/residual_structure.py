@@ -19,12 +19,14 @@ sum of independent roundings, known exactly by carrying V back through W2:
 and P(|g| > c sigma + eta) <= 2 exp(-c**2 / 2). So g is held against a candidate if
 it is significant beyond what truncation can do here, *and* as large as `EFFECT`.
 
-**Variance.** e = r / sqrt(variance) has mean square 1 at most. Over a group of n
-elements with covariance M (unit diagonal) it holds for sub-Gaussian errors (Hsu,
-Kakade, Zhang 2012) that  P(sum e**2 > n + 2 sqrt(tr(M**2) x) + 2 |M| x) <= exp(-x),
-and by the triangle inequality s adds sqrt(sum eta**2 / variance) to the root. Tokens
-are independent; the columns of one token share its d, so M is computed from B there,
-but only where the sum is beyond what M = 1, the smallest choice, would allow.
+**Variance.** e = r / sqrt(variance) has mean square 1 at most. Tokens are independent;
+the columns of one token share its d and have a covariance M, known from B, so that
+M**(-1/2) e is white. n white sub-Gaussian errors have (Hsu, Kakade, Zhang 2012)
+
+    P(sum of squares > n + 2 sqrt(n x) + 2 x) <= exp(-x)
+
+and s adds at most sqrt(sum eta**2 / sigma_o**2) to the root of the sum, because M is
+larger than the share of o. Single columns need no M.
 
 A lane whose values repeat from token to token, or hardly vary, has one rounding error
 again and again: all of it is counted in eta_d.
@@ -91,7 +93,10 @@ class Situation:
             shard=self.shard,
             arithmetic=self.arithmetic,
         ):
-            again = _repeated_rounding(e.activation, self.arithmetic)
+            rounding = half_ulp(e.activation, self.arithmetic.intermediate)
+            again = _repeated(e.activation, rounding) * rounding
+            # Where `bounds` knows the rounding, it is systematic already.
+            again = torch.where(e.activation_error.sigma < rounding / 2, 0, again)
             carried = torch.einsum("ni,hi->nh", again, e.w2.abs())
             lanes, down = e.activation_error, e.down_error
             yield replace(
@@ -117,18 +122,16 @@ class Situation:
         return tokens, self.routing.weights[expert.at].double()[:, None]
 
 
-def _repeated_rounding(a: torch.Tensor, arithmetic: Arithmetic) -> torch.Tensor:
-    """[n, i]: the largest rounding where other tokens have the same one, else 0."""
-    rounding = half_ulp(a, arithmetic.intermediate)
+def _repeated(a: torch.Tensor, rounding: torch.Tensor) -> torch.Tensor:
+    """bool [n, i]: where other tokens have the same rounding in the same lane."""
     if len(a) < 2:
-        return torch.zeros_like(a)
+        return torch.zeros_like(a, dtype=torch.bool)
     ordered, order = a.sort(dim=0)
     same = torch.zeros_like(a, dtype=torch.bool)
     same[1:] = ordered[1:] == ordered[:-1]
     same[:-1] |= same[1:].clone()
     equal = torch.zeros_like(same).scatter(0, order, same)
-    flat = ordered[-1] - ordered[0] < 2 * _FLAT * rounding.amax(dim=0)
-    return torch.where(equal | flat, rounding, 0)
+    return equal | (ordered[-1] - ordered[0] < 2 * _FLAT * rounding.amax(dim=0))
 
 
 @dataclass(frozen=True)

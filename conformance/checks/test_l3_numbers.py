@@ -14,6 +14,7 @@ from mxmoe.conformance.judge_fused import judge_fused
 from mxmoe.conformance.judge_numbers import judge_every_tactic
 from mxmoe.conformance.judge_numbers import judge_output
 from mxmoe.conformance.judge_numbers import own_route
+from mxmoe.conformance.judge_structure import judge_structure
 from mxmoe.conformance.judge_trace import judge_trace
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import layer_routes
@@ -35,6 +36,16 @@ EXAMPLES = (
     Case(config=MANY_TOKENS, tokens=1025),
     Case(config=GPT_OSS_SHAPE, tokens=3),
     Case(config=GPT_OSS_SHAPE, shard=Shard(tp_size=8, tp_rank=7), tokens=3),
+)
+
+# Enough elements to see a gain of 0.1 %, of 0.2 % along one expert; the real K in the
+# first GEMM; the weights of the checkpoint.
+GAIN_EXAMPLES = (
+    Case(
+        config=MoEConfig(hidden=256, intermediate=160, experts=4, top_k=2), tokens=129
+    ),
+    Case(config=MoEConfig(hidden=2880, intermediate=96, experts=2, top_k=2), tokens=17),
+    Case(layer=0, tokens=65),
 )
 
 # The first that the candidate supports is judged: small, then the real width.
@@ -67,6 +78,18 @@ def test_output_stays_within_the_bound(judge: Judge) -> None:
         lambda case: judge_output(judge, case, route),
         hot=tuple(HOT_SPOTS),
         examples=EXAMPLES,
+    )
+
+
+def test_errors_within_the_bound_are_unsystematic(judge: Judge) -> None:
+    """No gain along an expert, a bias, the input or output; no group of wide errors."""
+    judge.need_right_output()
+    judge.for_all(
+        lambda case: judge_structure(judge, case),
+        hot=tuple(HOT_SPOTS),
+        tokens=(17, 33, 65),
+        examples=GAIN_EXAMPLES,
+        share=0.5,
     )
 
 
