@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import reject
 from hypothesis import seed
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mxmoe.conformance.bounds import Judged
@@ -113,13 +114,15 @@ class Judge:
         tokens: tuple[int, ...] = TOKENS,
         examples: Iterable[Case] = (),
         share: float = 1.0,
+        draws: float = 1.0,
         shards: Sequence[Shard] = SHARDS,
         groups: Sequence[Shard] = (),
     ) -> None:
         """Judge drawn cases, then `examples`; a failing drawn case is shrunk.
 
-        share : the part of the profile's seconds that drawing may take. groups : draw
-        one of these groups of ranks with every case, instead of a single rank.
+        share, draws : the part of the profile's seconds, and of its examples, that
+        drawing may take. groups : draw one of these groups of ranks with every case,
+        instead of a single rank.
 
         With ``--case`` only that case is judged. Examples that the candidate
         declares unsupported are left out; if nothing is left, so is the check.
@@ -135,7 +138,7 @@ class Judge:
             shards=groups or shards,
         )
         if not strategy.is_empty:
-            self._search(check, strategy, share)
+            self._search(check, strategy, share, draws)
         refusal: NotJudged | None = None
         for case in examples:
             try:
@@ -164,10 +167,13 @@ class Judge:
         check: Callable[[Case], None],
         strategy: st.SearchStrategy[Case],
         share: float,
+        draws: float,
     ) -> None:
         stop = time.monotonic() + share * self.settings.seconds_per_check
         failing: list[Case] = []
+        most = max(1, round(draws * hypothesis_settings().max_examples))
 
+        @hypothesis_settings(max_examples=most)
         @given(strategy)
         def search(case: Case) -> None:
             nonlocal stop

@@ -41,6 +41,7 @@ CHECK_FILES = (
     "test_l2_routing",
     "test_l3_numbers",
     "test_l3_state",
+    "test_l3_laws",
     "test_l4_sharding",
 )
 

@@ -9,9 +9,11 @@ from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.logits import LOGIT_KINDS
 from mxmoe.conformance.logits import make_logits
 from mxmoe.conformance.routing_bounds import weight_bound
+from mxmoe.conformance.routing_laws import ROUTING_LAWS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.routing import route
@@ -100,6 +102,17 @@ def test_route_reads_strided_logits(judge: Judge) -> None:
             ["weights differ between the same logits with row stride 60 and 64"],
             what="route · strided logits",
         )
+
+
+@pytest.mark.parametrize("law", ROUTING_LAWS)
+def test_routing_law_holds(judge: Judge, law: str) -> None:
+    """Two answers of `route` agree as the law says."""
+    judge.subject.need("route")
+    for experts, top_k in SIZES:
+        for seed in range(4):
+            judge_routing_law(
+                judge, ROUTING_LAWS[law], experts=experts, top_k=top_k, seed=seed
+            )
 
 
 def test_minus_one_contributes_nothing(judge: Judge) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_laws import judge_ranks_add_up
 from mxmoe.conformance.judge_partition import judge_partition
 from mxmoe.conformance.judge_ranks import judge_all_reduce
 from mxmoe.conformance.judge_ranks import judge_each_rank
@@ -58,6 +59,20 @@ def test_expert_parallel_ranks_sum_to_the_whole(judge: Judge) -> None:
         examples=EXAMPLES[1:],
         share=0.5,
         groups=EXPERT_PARALLEL,
+    )
+
+
+def test_ranks_add_up_to_the_candidates_own_whole(judge: Judge) -> None:
+    """A law without an oracle: one rank alone gives what the ranks of a group give."""
+    need_shards(judge, "forward")
+    judge.for_all(
+        lambda case: judge_ranks_add_up(judge, case),
+        hot=("no_expert", "strided"),
+        tokens=TOKENS,
+        examples=EXAMPLES,
+        share=0.25,
+        draws=0.25,
+        groups=GROUPS,
     )
 
 
