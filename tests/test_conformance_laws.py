@@ -27,9 +27,9 @@ from mxmoe.reference.moe import moe
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
-SHAPE = MoEConfig(hidden=96, intermediate=160, experts=8, top_k=2)
+SHAPE = MoEConfig(hidden=64, intermediate=96, experts=4, top_k=2)
 SHARDS = (Shard(), Shard(tp_size=2, tp_rank=1, ep_size=2, ep_rank=1))
-CASE = Case(config=SHAPE, tokens=17, seed=1)
+CASE = Case(config=SHAPE, tokens=9, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def broken(law: str, candidate: object, settings: Settings) -> str | None:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("shard", SHARDS, ids=Shard.label)
 def test_the_truth_obeys_each_law(law: str, shard: Shard) -> None:
-    data = make_case_data(Case(config=SHAPE, tokens=17, hot=("no_expert",)))
+    data = make_case_data(Case(config=SHAPE, tokens=9, hot=("no_expert",)))
     pair = LAWS[law].pair(data, shard, np.random.default_rng(0))
     before, after = (
         moe(d.weights, d.config, d.hidden_states, d.routing, shard=shard)["combine"]
@@ -68,7 +68,7 @@ def test_the_truth_obeys_each_law(law: str, shard: Shard) -> None:
 
 @pytest.mark.parametrize("law", LAWS)
 def test_a_law_changes_its_input(law: str) -> None:
-    data = make_case_data(Case(config=SHAPE, tokens=17))
+    data = make_case_data(Case(config=SHAPE, tokens=9))
     pair = LAWS[law].pair(data, Shard(), np.random.default_rng(0))
     inputs = [
         {**d.weights.tensors(), "x": d.hidden_states, "ids": d.routing.ids}
