@@ -162,6 +162,11 @@ def difference_lines(difference: NumberDifference, data: CaseData) -> list[str]:
     ]
     if difference.nonfinite:
         lines.append(f"not finite: {difference.nonfinite} of {total} elements")
+    if data.experts_reached < data.config.experts:
+        lines.append(
+            f"experts reached: {data.experts_reached} of {data.config.experts}; "
+            "this case says nothing about the others"
+        )
     return lines
 
 

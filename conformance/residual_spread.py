@@ -39,6 +39,11 @@ class Spread:
     rms: float
     allowed: float
 
+    @property
+    def excess(self) -> float:
+        """How unlikely it is: by how many root counts the sum of squares is beyond."""
+        return (self.rms**2 - 1) * math.sqrt(self.count)
+
 
 def wide_spreads(
     residual: torch.Tensor, situation: Situation, expected: Expected
@@ -49,7 +54,8 @@ def wide_spreads(
     errors = torch.where(live, residual / size.sqrt(), 0)
     systematic = torch.where(live, expected.eta**2 / expected.own.sigma**2, 0)
     decorrelated = _Decorrelated(errors, situation, expected)
-    found, tokens, suspects = [], [], []
+    found = _wide_columns(errors, situation, expected)
+    tokens, suspects = [], []
     for group in _groups(situation):
         count = int(group.of(live).sum())
         if count < SMALLEST_GROUP:
@@ -58,9 +64,7 @@ def wide_spreads(
         excess = (total - count) / math.sqrt(count)
         allowed = _most(count, math.sqrt(float(group.of(systematic).sum())))
         entry = (excess, group, count, allowed)
-        if group.is_column:
-            found += [(excess, group, count, total, allowed)] * (total > allowed)
-        elif total > allowed:
+        if total > allowed:
             suspects.append(entry)
         elif len(group.rows) == 1:
             tokens.append(entry)
@@ -71,17 +75,32 @@ def wide_spreads(
     ):
         total = decorrelated.total(group)
         if total > allowed:
-            excess = (total - count) / math.sqrt(count)
-            found.append((excess, group, count, total, allowed))
-    return [
-        Spread(
-            where=group.name,
-            count=count,
-            rms=math.sqrt(total / count),
-            allowed=math.sqrt(allowed / count),
-        )
-        for _, group, count, total, allowed in sorted(found, key=lambda f: -f[0])
-    ]
+            found.append(_spread(group.name, count, total, allowed))
+    return sorted(found, key=lambda s: -s.excess)
+
+
+def _wide_columns(
+    errors: torch.Tensor, situation: Situation, expected: Expected
+) -> list[Spread]:
+    """Single columns: their tokens are independent as they are."""
+    live = expected.own.sigma > 0
+    size = torch.where(live, expected.variance, 1)
+    counts = live.sum(dim=0).tolist()
+    totals = errors.square().sum(dim=0).tolist()
+    slacks = torch.where(live, expected.eta**2 / size, 0).sum(dim=0).sqrt().tolist()
+    found = []
+    for column, (count, total, slack) in enumerate(
+        zip(counts, totals, slacks, strict=True)
+    ):
+        allowed = _most(count, slack)
+        if count >= SMALLEST_GROUP and total > allowed:
+            found.append(_spread(f"column {column}", count, total, allowed))
+    return found
+
+
+def _spread(where: str, count: int, total: float, allowed: float) -> Spread:
+    rms, most = math.sqrt(total / count), math.sqrt(allowed / count)
+    return Spread(where=where, count=count, rms=rms, allowed=most)
 
 
 def _most(count: int, slack: float) -> float:
@@ -98,10 +117,6 @@ class _Group:
     rows: torch.Tensor
     columns: slice
 
-    @property
-    def is_column(self) -> bool:
-        return self.columns.stop - self.columns.start == 1
-
     def of(self, values: torch.Tensor) -> torch.Tensor:
         return values[self.rows][:, self.columns]
 
@@ -109,8 +124,6 @@ class _Group:
 def _groups(situation: Situation) -> Iterator[_Group]:
     t, h = situation.truth["combine"].shape
     every = torch.arange(t)
-    for column in range(h):
-        yield _Group(f"column {column}", every, slice(column, column + 1))
     ids = situation.routing.ids
     owned = situation.shard.expert_range(situation.config)
     for first in range(0, h, _WIDEST):

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from mxmoe.conformance.case import HOT_SPOTS
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.checks.test_l3_numbers import EXAMPLES
+from mxmoe.conformance.checks.test_l3_numbers import GAIN_EXAMPLES
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
@@ -161,6 +163,11 @@ def test_every_expert_is_reached_as_soon_as_the_slots_suffice(case: Case) -> Non
     ordered = routing.ids.sort(dim=1).values
     assert (ordered[:, 1:] != ordered[:, :-1]).all()
     assert torch.allclose(routing.weights.sum(dim=1), torch.ones(case.tokens))
+
+
+@pytest.mark.parametrize("case", [*EXAMPLES, *GAIN_EXAMPLES[:1]], ids=str)
+def test_every_fixed_example_reaches_every_expert(case: Case) -> None:
+    assert make_case_data(case).experts_reached == case.config.experts
 
 
 def fraction(mask: torch.Tensor) -> float:
