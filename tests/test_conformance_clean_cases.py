@@ -26,8 +26,8 @@ from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_correct import NUMERIC
+from mxmoe.conformance.faults.correct import NUMERIC
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.residual_gains import GainFits
 from mxmoe.conformance.residual_gains import fit_gains
 from mxmoe.conformance.residual_spread import wide_spreads

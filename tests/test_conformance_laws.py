@@ -11,15 +11,15 @@ import torch
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.faults.laws import BROKEN
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_laws import judge_law
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.laws import LAWS
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_laws import BROKEN
 from mxmoe.conformance.routing_laws import ROUTING_LAWS
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Plain
-from mxmoe.conformance.planted import Tensor
-from mxmoe.conformance.planted import changed
-from mxmoe.conformance.planted import claiming
-from mxmoe.conformance.planted import faults_of
-from mxmoe.conformance.planted import mix
-from mxmoe.conformance.planted import product
-from mxmoe.conformance.planted import route
+from mxmoe.conformance.faults.fault import faults_of
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import Plain
+from mxmoe.conformance.faults.plain import Tensor
+from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import mix
+from mxmoe.conformance.faults.plain import product
+from mxmoe.conformance.faults.plain import route
 from mxmoe.reference.types import Routing
 
 _law = faults_of("L3", "test_law_holds")
