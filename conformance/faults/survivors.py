@@ -1,0 +1,54 @@
+"""Edits that no check finds, and why: they change nothing that is promised.
+
+docs/mutants.md shows this list; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from collections.abc import Sequence
+from types import MappingProxyType
+
+from rich.console import Console
+
+from mxmoe.conformance.escape import printable
+from mxmoe.conformance.faults.kill import Kill
+from mxmoe.conformance.verdict import ExitCode
+
+EXPLAINED: Mapping[str, str] = MappingProxyType({})
+"""Edit -> why it is equivalent, or as good as that."""
+
+
+def explained(mutant: str) -> str | None:
+    """The reasons of every edit of a surviving mutant, or None if one has none."""
+    reasons = [EXPLAINED.get(edit) for edit in mutant.split(" ; ")]
+    return None if None in reasons else "; ".join(filter(None, reasons))
+
+
+def conclude_mutants(kills: Sequence[Kill], seconds: float) -> tuple[ExitCode, str]:
+    """The exit code, and the line that begins ``verdict:``."""
+    idle = sum(bool(one.reason) for one in kills)
+    lost = [one.fault for one in kills if one.survived]
+    unknown = sum(explained(mutant) is None for mutant in lost)
+    judged = len(kills) - idle
+    text = (
+        f"{judged - len(lost)} of {judged} mutants caught, {len(lost)} survived, "
+        f"{unknown} of them unexplained, {idle} do not load ({seconds:.0f} s)"
+    )
+    if not judged:
+        return ExitCode.INVALID, f"verdict: INVALID {text}"
+    code = ExitCode.FAIL if unknown else ExitCode.PASS
+    return code, f"verdict: {code.name} {text}"
+
+
+def print_mutants(console: Console, kills: Sequence[Kill]) -> None:
+    """How many each check was the first to catch; every survivor, with its reason."""
+    for check, count in Counter(one.first for one in kills).most_common():
+        if check is not None:
+            console.print(f"{count:5} {check}")
+    for one in kills:
+        if one.survived:
+            reason = explained(one.fault) or "UNEXPLAINED"
+            text = f"survived: {one.fault}\n    {reason}"
+            console.print(printable(text), soft_wrap=True)
