@@ -95,6 +95,6 @@ def test_every_survivor_is_explained(spec: str) -> None:
         load_candidate(spec)
         source = source_of(spec)
     mutants = draw_mutants(source, COUNT, 0)
-    found = kill_mutants(mutants, profile="dev", step=lambda text: None)
+    found = kill_mutants(mutants, profile="dev", step=lambda text: None, full=True)
     lost = [one.fault for one in found if one.survived]
     assert [mutant for mutant in lost if explained(mutant) is None] == []

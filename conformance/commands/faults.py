@@ -39,7 +39,12 @@ def faults(
         str, typer.Option(help="dev, ci, gpu or nightly: how many cases are drawn")
     ] = "ci",
     full: Annotated[
-        bool, typer.Option("--full", help="every check, also after the first catch")
+        bool,
+        typer.Option(
+            "--full",
+            help="every check, also after the first catch; of mutants: also of "
+            "survivors that are explained",
+        ),
     ] = False,
     mutants: Annotated[
         int,

@@ -11,6 +11,7 @@ from mxmoe.conformance.faults.kill import CAUGHT
 from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.kill import conclude
 from mxmoe.conformance.faults.mutants import Mutant
+from mxmoe.conformance.faults.survivors import explained
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.trial import checks
 from mxmoe.conformance.trial import repeatable_settings
@@ -33,18 +34,27 @@ QUICK_EXAMPLES = 3
 
 
 def kill_mutants(
-    mutants: Iterable[Mutant], *, profile: str, step: Callable[[str], object]
+    mutants: Iterable[Mutant],
+    *,
+    profile: str,
+    step: Callable[[str], object],
+    full: bool = False,
 ) -> list[Kill]:
     """One result each; ``step(text)`` is called before each of them.
 
-    A survivor of the quick checks is judged by all of them, under `profile`.
+    A survivor of the quick checks that is not explained is judged by all checks, under
+    `profile`. full : those that are explained as well.
     """
     found: dict[Mutant, Kill] = {}
     with repeatable_settings(layers=(0,), examples=QUICK_EXAMPLES) as quick:
         for mutant in mutants:
             step(str(mutant))
             found[mutant] = kill_mutant(mutant, quick, QUICK_CHECKS)
-    again = [mutant for mutant, one in found.items() if one.survived]
+    again = [
+        mutant
+        for mutant, one in found.items()
+        if one.survived and (full or explained(one.fault) is None)
+    ]
     with repeatable_settings(profile=profile, seed=0) as thorough:
         for mutant in again:
             step(str(mutant))

@@ -31,7 +31,7 @@ from mxmoe.reference.errors import BadInput
 
 SCOPE = (
     *("_E2M1", "dequantize", "pack", "product", "add_down_bias", "swiglu", "mix"),
-    *("route", "_F32", "Plain.high", "Plain.between", "Plain.prepare"),
+    *("route", "Plain.high", "Plain.between", "Plain.prepare"),
     *("Plain.trace", "Plain.expert", "Plain.forward_fused"),
 )
 

@@ -178,7 +178,9 @@ def _mutants(base: Subject | None, options: FaultOptions) -> Iterator[Kill]:
 
 def _judged_mutants(drawn: Sequence[Mutant], options: FaultOptions) -> Iterator[Kill]:
     with progress(len(drawn)) as step, contextlib.redirect_stdout(sys.stderr):
-        found = kill_mutants(drawn, profile=options.profile, step=step)
+        found = kill_mutants(
+            drawn, profile=options.profile, step=step, full=options.full
+        )
     yield from found
 
 

@@ -1,7 +1,4 @@
-"""Edits that no check finds, and why: they change nothing that is promised.
-
-docs/mutants.md shows this list; a test compares the two.
-"""
+"""What became of machine-made mutants, and whether a survivor is explained."""
 
 from __future__ import annotations
 
@@ -13,10 +10,13 @@ from types import MappingProxyType
 from rich.console import Console
 
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.faults.explained import REASONS
 from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.verdict import ExitCode
 
-EXPLAINED: Mapping[str, str] = MappingProxyType({})
+EXPLAINED: Mapping[str, str] = MappingProxyType(
+    {edit: reason for reason, edits in REASONS.items() for edit in edits}
+)
 """Edit -> why it is equivalent, or as good as that."""
 
 
