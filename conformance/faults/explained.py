@@ -42,6 +42,7 @@ REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "the same on a CPU; `mxmoe faults --candidate` on a GPU sees it": (
             "Plain.prepare: return {name: tensor.to(device) for name, tensor in packed.items()} -> return {name: tensor for name, tensor in packed.items()}",
             "TorchDense.trace: here = torch.arange(len(p['gate_up_blocks']), device=routing.ids.device) + first -> here = torch.arange(len(p['gate_up_blocks'])) + first",
+            "TorchDense.route: columns = torch.arange(left.shape[1], device=left.device) -> columns = torch.arange(left.shape[1])",
         ),
         "float32 is torch's default, and `high` in this candidate": (
             "Plain.trace: stages = {'gate_up': torch.zeros(t, k, 2 * lanes, dtype=self.high), 'activation': torch.zeros(t, k, lanes, dtype=self.high), 'down': torch.zeros(t, k, p.config.hidden, dtype=self.high)} -> stages = {'gate_up': torch.zeros(t, k, 2 * lanes), 'activation': torch.zeros(t, k, lanes, dtype=self.high), 'down': torch.zeros(t, k, p.config.hidden, dtype=self.high)}",
@@ -54,6 +55,7 @@ REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Plain.expert: gate_up = self.add_gate_up_bias(gate_up, p['gate_up_bias'][local].to(x)) -> gate_up = self.add_gate_up_bias(gate_up, p['gate_up_bias'][local])",
             "Plain.expert: bias = p['down_bias'][local].to(x) -> bias = p['down_bias'][local]",
             "Plain.forward_fused: logits = logits + router_bias.float() -> logits = logits + router_bias",
+            "TorchDense.forward_fused: logits = logits + router_bias.float() -> logits = logits + router_bias",
         ),
         "an output in float32 is accepted, and finer": (
             "Plain.trace: total = self.mix(weights, stages['down']).to(hidden_states.dtype) -> total = self.mix(weights, stages['down'])",
@@ -66,12 +68,27 @@ REASONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "Plain.expert: down = down.to(self.slot).to(self.high) -> down = down.to(self.slot)",
             "Plain.expert: down = down.to(self.slot).to(self.high) -> down = down.to(self.high)",
         ),
+        "the two edits undo each other; alone each is caught": (
+            "pack: e, rows = (slice(owned.start, owned.stop), slice(2 * lanes.start, 2 * lanes.stop)) -> e, rows = (slice(2 * lanes.start, 2 * lanes.stop), slice(owned.start, owned.stop)) ; pack: e, rows = (slice(owned.start, owned.stop), slice(2 * lanes.start, 2 * lanes.stop)) -> rows, e = (slice(owned.start, owned.stop), slice(2 * lanes.start, 2 * lanes.stop))",
+        ),
         "a slice from 0 starts where one without a start does": (
             "TorchDense.trace: gate = gate_up[..., 0::2].clamp_max(activation.limit) -> gate = gate_up[..., ::2].clamp_max(activation.limit)",
         ),
         "infinities become the largest finite numbers, which no logit of a model is: the order of the rest is the same": (
             "TorchDense.route: left = logits.float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) -> left = logits.float().nan_to_num(nan=torch.inf, posinf=torch.inf)",
             "TorchDense.route: left = logits.float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) -> left = logits.float().nan_to_num(nan=torch.inf, neginf=-torch.inf)",
+        ),
+        "the lengths are equal": (
+            "_decode_experts: for out, b, s in zip(weights, blocks, scales, strict=True): -> for out, b, s in zip(weights, blocks, scales, strict=False):",
+        ),
+        "routing weights arrive in float32": (
+            "TorchDense.trace: mix = torch.where(hit, routing.weights.float()[..., None], 0).sum(dim=1) -> mix = torch.where(hit, routing.weights[..., None], 0).sum(dim=1)",
+        ),
+        "a comparison of bfloat16 numbers is exact": (
+            "TorchDense.route: left = logits.float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf) -> left = logits.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)",
+        ),
+        "alone each edit mixes dtypes and raises; together the router logits are bfloat16, as the activations are, which is accepted": (
+            "TorchDense.forward_fused: logits = hidden_states.float() @ router_weight.float().T -> logits = hidden_states @ router_weight.float().T ; TorchDense.forward_fused: logits = hidden_states.float() @ router_weight.float().T -> logits = hidden_states.float() @ router_weight.T",
         ),
     }
 )

@@ -17,11 +17,13 @@ from mxmoe.conformance.verdict import ExitCode
 EXPLAINED: Mapping[str, str] = MappingProxyType(
     {edit: reason for reason, edits in REASONS.items() for edit in edits}
 )
-"""Edit -> why it is equivalent, or as good as that."""
+"""Edit, or pair of edits -> why it is equivalent, or as good as that."""
 
 
 def explained(mutant: str) -> str | None:
-    """The reasons of every edit of a surviving mutant, or None if one has none."""
+    """Why a mutant survives: its pair of edits, or each of them; None if unknown."""
+    if mutant in EXPLAINED:
+        return EXPLAINED[mutant]
     reasons = [EXPLAINED.get(edit) for edit in mutant.split(" ; ")]
     return None if None in reasons else "; ".join(filter(None, reasons))
 
