@@ -13,7 +13,6 @@ import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,6 @@ SCOPE = (
     *("route", "Plain.high", "Plain.between", "Plain.prepare"),
     *("Plain.trace", "Plain.expert", "Plain.forward_fused"),
 )
-
-# A mutant may loop or swap its sizes: a call that takes longer is caught.
-CALL_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Mutant:
         sys.modules[module.__name__] = module
         exec(compile(tree, str(self.source.path), "exec"), vars(module))
         found: Any = getattr(module, self.source.attribute)
-        return replace(subject_of(found, f"mutant:{self}"), call_seconds=CALL_SECONDS)
+        return subject_of(found, f"mutant:{self}")
 
 
 def draw_mutants(source: Source, count: int, seed: int) -> Iterator[Mutant]:
