@@ -39,8 +39,22 @@ def faults(
         str, typer.Option(help="dev, ci, gpu or nightly: how many cases are drawn")
     ] = "ci",
     full: Annotated[
-        bool, typer.Option("--full", help="every check, also after the first catch")
+        bool,
+        typer.Option(
+            "--full",
+            help="every check, also after the first catch; of mutants: also of "
+            "survivors that are explained",
+        ),
     ] = False,
+    mutants: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100000,
+            help="instead of planted faults: so many random edits of the source",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the mutants")] = 0,
     run_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
     ] = None,
@@ -51,7 +65,8 @@ def faults(
     """Plant faults in a correct candidate and see that the suite finds them.
 
     For each fault: first the check that must find it, then the others. Exit code 1 if
-    one survives. Faults come from the entry point group mxmoe.faults.
+    one survives. Faults come from the entry point group mxmoe.faults. With --mutants,
+    exit code 1 if one survives that docs/mutants.md does not explain.
     """
     from mxmoe.conformance.faults.run import FaultOptions
     from mxmoe.conformance.faults.run import run_faults
@@ -64,6 +79,8 @@ def faults(
             seeds=seeds,
             profile=profile,
             full=full,
+            mutants=mutants,
+            seed=seed,
         ),
         run_folder=run_dir,
         as_document=as_json,

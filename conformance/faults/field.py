@@ -87,7 +87,7 @@ _BIAS_AND_ACTIVATION = {
 
 _ROUTING = {
     "softmax_all_no_renorm": ("softmax_all_no_renorm", "fused_softmax_over_all"),
-    "softmax_bf16": ("softmax_bf16",),
+    "softmax_bf16": ("softmax_bf16", "softmax_in_the_dtype_of_the_logits"),
     "topk_on_bf16": ("topk_on_bf16",),
     # Never renormalised; always renormalised is the one routing that is not reserved.
     "renorm_flag_ignored": ("softmax_all_no_renorm",),

@@ -73,6 +73,21 @@ def softmax_bf16(candidate: Any) -> object:
     )
 
 
+@_weights("tenstorrent/tt-metal#47671")
+def softmax_in_the_dtype_of_the_logits(candidate: Any) -> object:
+    """Of bfloat16 logits the softmax is computed in bfloat16, step by step."""
+
+    def routing(logits: Tensor, top_k: int) -> Routed:
+        ids, weights = _routed(candidate, logits, top_k)
+        if logits.dtype != torch.bfloat16:
+            return ids, weights
+        chosen = logits.gather(1, ids.long())
+        powers = (chosen - chosen.amax(dim=1, keepdim=True)).exp()
+        return ids, (powers / powers.sum(dim=1, keepdim=True)).float()
+
+    return spoiled(candidate, route=routing)
+
+
 @_weights()
 def weights_in_expert_order(candidate: Any) -> object:
     """Weights sorted by expert id, ids by logit."""

@@ -23,9 +23,16 @@ from mxmoe.conformance.faults.fault import Fault
 from mxmoe.conformance.faults.fault import faults_in
 from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.kill import kill
+from mxmoe.conformance.faults.kill_mutants import kill_mutants
 from mxmoe.conformance.faults.matrix import as_json
 from mxmoe.conformance.faults.matrix import conclude_kills
 from mxmoe.conformance.faults.matrix import print_matrix
+from mxmoe.conformance.faults.mutants import PLAIN_SOURCE
+from mxmoe.conformance.faults.mutants import Mutant
+from mxmoe.conformance.faults.mutants import draw_mutants
+from mxmoe.conformance.faults.mutants import source_of
+from mxmoe.conformance.faults.survivors import conclude_mutants
+from mxmoe.conformance.faults.survivors import print_mutants
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
 from mxmoe.conformance.registry import load_attribute
 from mxmoe.conformance.registry import load_candidate
@@ -54,6 +61,8 @@ class FaultOptions:
     seeds: int = 1
     profile: str = "ci"
     full: bool = False
+    mutants: int = 0
+    seed: int = 0
 
 
 def choose_faults(options: FaultOptions) -> list[Fault]:
@@ -91,7 +100,8 @@ def run_faults(
         )
     # What candidates print while they are loaded is not part of our document.
     with contextlib.redirect_stdout(sys.stderr):
-        chosen, base = choose_faults(options), _base(options.candidate)
+        base = _base(options.candidate)
+        plan = _mutants(base, options) if options.mutants else _faults(base, options)
     folder = run_folder or Path("runs") / new_run_id()
     writer = open_run(folder)
     writer.describe(
@@ -100,19 +110,23 @@ def run_faults(
         **describe_machine(),
         candidates=[] if base is None else [candidate_facts(base)],
         options={
-            "faults": [fault.name for fault in chosen],
+            "faults": list(options.faults),
+            "keyword": options.keyword,
             "seeds": options.seeds,
             "profile": options.profile,
             "full": options.full,
+            "mutants": options.mutants,
+            "seed": options.seed,
         },
     )
     start, found = time.monotonic(), []
     with (folder / "faults.jsonl").open("a", encoding="utf-8") as file:
-        for one in _judged(chosen, base, options):
+        for one in plan:
             found.append(one)
             file.write(json.dumps(as_json([one])[0]) + "\n")
             file.flush()
-    code, line = conclude_kills(found, time.monotonic() - start)
+    conclude = conclude_mutants if options.mutants else conclude_kills
+    code, line = conclude(found, time.monotonic() - start)
     writer.describe(finished=now(), exit_code=int(code), verdict=line)
     if as_document:
         document = {"verdict": line, "exit_code": int(code), "run": str(folder)}
@@ -121,7 +135,7 @@ def run_faults(
     console = PatientConsole(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    print_matrix(console, found)
+    (print_mutants if options.mutants else print_matrix)(console, found)
     console.print(printable(f"run {folder}"), soft_wrap=True)
     console.print(printable(line), soft_wrap=True)
     return code
@@ -138,6 +152,11 @@ def _base(spec: str | None) -> Subject | None:
     return base
 
 
+def _faults(base: Subject | None, options: FaultOptions) -> Iterator[Kill]:
+    """A generator over every chosen fault and seed; `BadInput` before it is made."""
+    return _judged(choose_faults(options), base, options)
+
+
 def _judged(
     chosen: Sequence[Fault], base: Subject | None, options: FaultOptions
 ) -> Iterator[Kill]:
@@ -151,6 +170,20 @@ def _judged(
                     yield one
 
 
+def _mutants(base: Subject | None, options: FaultOptions) -> Iterator[Kill]:
+    source = PLAIN_SOURCE if base is None else source_of(base.spec)
+    drawn = list(draw_mutants(source, options.mutants, options.seed))
+    return _judged_mutants(drawn, options)
+
+
+def _judged_mutants(drawn: Sequence[Mutant], options: FaultOptions) -> Iterator[Kill]:
+    with progress(len(drawn)) as step, contextlib.redirect_stdout(sys.stderr):
+        found = kill_mutants(
+            drawn, profile=options.profile, step=step, full=options.full
+        )
+    yield from found
+
+
 class _Step:
     """Advances a bar on a terminal; says every fiftieth name into a pipe."""
 
@@ -161,7 +194,7 @@ class _Step:
     def __call__(self, name: str) -> None:
         self.bar.update(self.task, completed=self.done, description=printable(name))
         if not self.bar.console.is_terminal and self.done % 50 == 0:
-            sys.stderr.write(f"{self.done} of {self.total}: {printable(name)}\n")
+            sys.stderr.write(f"{self.done} of {self.total}: {printable(name):.60}\n")
         self.done += 1
 
 
