@@ -61,6 +61,7 @@ class Settings:
     seconds_per_check: float
     case: Case | None = None
     device: str | None = None
+    isolate: bool | None = None
     required_class: str | None = None
     against: Subject | None = None
     run: RunWriter | None = None
@@ -96,6 +97,7 @@ class Judge:
     """Runs checks of `subject` and records what they find.
 
     place : the id of the layer, shard or tensor that the check is repeated over.
+    parameters : name and word of each value that the check is parametrised with.
     """
 
     subject: Subject
@@ -103,6 +105,7 @@ class Judge:
     check_name: str
     record: Record = field(default_factory=Record)
     place: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
 
     def for_all(
         self,
@@ -173,7 +176,8 @@ class Judge:
             nonlocal stop
             # Out of time: nothing new is judged. What failed must go on failing, as
             # Hypothesis runs the smallest failing case again at the end.
-            if time.monotonic() > stop and case not in failing:
+            over = time.monotonic() > stop or (failing and self.searched_enough())
+            if over and case not in failing:
                 return
             try:
                 self.one(check, case)
@@ -201,16 +205,28 @@ class Judge:
         finally:
             self.record.searching = False
 
+    def searched_enough(self) -> bool:
+        """Whether the search for a smaller case costs too much, whatever its time."""
+        return False
+
     def one(self, check: Callable[[Case], None], case: Case) -> None:
         """Judge one case, its shard padded as the candidate pads, and count it."""
         case = replace(case, shard=self.subject.capabilities.align(case.shard))
         self.record.case = str(case)
         try:
-            check(case)
+            self.conduct(check, case)
         except Failure as error:
             raise self.complete(error, case) from error.__cause__
         self.record.examples += 1
         self.record.case = None
+
+    def whole_check(self) -> None:
+        """Make a check again that called the candidate where it is not."""
+        raise AssertionError("this judge's candidate is in this process")
+
+    def conduct(self, check: Callable[[Case], None], case: Case) -> None:
+        """Make the check of one case, here in this process."""
+        check(case)
 
     def complete(self, error: Failure, case: Case | None = None) -> Failure:
         """`error` with the headline and the command that a subject's own one lacks."""
@@ -311,6 +327,8 @@ class Judge:
             words += ["--checkpoint", str(self.settings.checkpoint_folder)]
         if self.settings.device is not None:
             words += ["--device", self.settings.device]
+        if self.settings.isolate:
+            words.append("--isolate")
         if self.settings.against is not None:
             words += ["--against", self.settings.against.spec]
         if case is not None:
@@ -333,6 +351,8 @@ class Judge:
         facts: dict[str, object] = {
             "candidate": self.subject.spec,
             "check": self.check_name,
+            "parameters": dict(self.parameters),
+            "place": self.place,
             "case": None if case is None else str(case),
             "verdict": str(verdict),
             "text": "\n".join(text),

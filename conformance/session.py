@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.designed import on_device
-from mxmoe.conformance.embedded import EMBEDDED_SHAPE
 from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.handshake import shake_hands
+from mxmoe.conformance.isolation.host import Losses
+from mxmoe.conformance.isolation.opening import child_plan
+from mxmoe.conformance.isolation.opening import open_isolated
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.places import choose_layers
 from mxmoe.conformance.profiles import seconds_per_check
@@ -29,21 +32,21 @@ from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.registry import op_names
 from mxmoe.conformance.rundir import RunWriter
-from mxmoe.conformance.strategies import shapes
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import ARITHMETIC
-from mxmoe.reference.types import WHOLE
 
 CANDIDATE_VARIABLE = "MXMOE_CANDIDATE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user typed, as plain values."""
+    """What the user typed, as plain values.
+
+    isolate : judge candidates in processes of their own. None: if one is on a GPU.
+    """
 
     candidates: Sequence[str] = ()
     against: str | None = None
@@ -55,6 +58,7 @@ class Options:
     run: RunWriter | None = None
     profile: str = "dev"
     b200: bool = False
+    isolate: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,10 +93,22 @@ def open_session(options: Options) -> Session:
         for layer in layers:
             checkpoint.layer(layer)
         specs, requested = _candidate_specs(options)
-        subjects = tuple(_load(spec, options.device) for spec in specs)
+        against = [] if options.against is None else [options.against]
+        plan = child_plan(
+            checkpoint_folder=folder,
+            checkpoint_given=options.checkpoint is not None,
+            layers=layers,
+            device=options.device,
+            isolate=options.isolate,
+            case=options.case,
+            required_class=options.required_class,
+            against=options.against,
+        )
+        loaded = _isolated([*specs, *against], options, plan, temporary)
+        if loaded is None:
+            loaded = [_load(spec, options.device) for spec in (*specs, *against)]
+        subjects = tuple(loaded[: len(specs)])
         _refuse_equal_names(subjects)
-        against = options.against
-        other = None if against is None else _load(against, options.device)
         available = [s for s in subjects if s.unavailable() is None]
         settings = Settings(
             checkpoint_folder=folder,
@@ -101,8 +117,9 @@ def open_session(options: Options) -> Session:
             seconds_per_check=seconds_per_check(options.profile, len(available)),
             case=case,
             device=options.device,
+            isolate=options.isolate,
             required_class=options.required_class,
-            against=other,
+            against=loaded[-1] if against else None,
             run=options.run,
         )
         return Session(
@@ -118,6 +135,33 @@ def _default_checkpoint(temporary: ExitStack) -> Path:
     folder = Path(made) / "default"
     write_checkpoint(folder)
     return folder
+
+
+def _isolated(
+    specs: Sequence[str],
+    options: Options,
+    plan: Mapping[str, Any],
+    temporary: ExitStack,
+) -> list[Subject] | None:
+    """All of them in processes of their own, or None where that was not asked for.
+
+    Without a wish it is so if one of them is on a GPU, which one of their own
+    processes has found out: an import that crashes is to be survived as well.
+    """
+    wish = options.isolate
+    gpu = options.device != "cpu" and torch.cuda.is_available()
+    if wish is False or (wish is None and not gpu):
+        return None
+    losses, found = Losses(), list[Subject]()
+    with ExitStack() as hosts:
+        for spec in specs:
+            subject = open_isolated(spec, plan, losses)
+            hosts.callback(subject.host.close)
+            found.append(subject)
+        if wish is None and not any(s.device.type == "cuda" for s in found):
+            return None
+        temporary.enter_context(hosts.pop_all())
+    return found
 
 
 def _load(spec: str, device: str | None) -> Subject:
@@ -176,29 +220,3 @@ def _refuse_equal_names(subjects: Sequence[Subject]) -> None:
                 f"which {seen[subject.name]} has as well"
             )
         seen[subject.name] = subject.spec
-
-
-def shake_hands(subject: Subject) -> None:
-    """One small call of each main member; `BadInput` if the candidate raises in it.
-
-    A candidate that cannot be called at all is an error of use, not a verdict.
-    """
-    if subject.unavailable() is not None:
-        return
-    refuses = subject.capabilities.refuses_shape
-    config = next((c for c in (EMBEDDED_SHAPE, *shapes()) if refuses(c) is None), None)
-    if config is None:
-        return
-    case = Case(config=config, tokens=4)
-    data = make_case_data(case, hidden_dtype=subject.arithmetic.output)
-    data = on_device(case, data, subject.device)
-    try:
-        prepared = subject.prepare(data.weights, config, WHOLE)
-        if subject.has("forward"):
-            subject.call("forward", prepared, data.hidden_states, data.routing)
-    except Failure as error:
-        sentence = " ".join(line.strip() for line in error.text.splitlines())
-        raise BadInput(
-            f"{subject.spec}: expected a first call on {case} to succeed, "
-            f"found: {sentence}"
-        ) from error

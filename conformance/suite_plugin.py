@@ -15,6 +15,9 @@ from hypothesis import settings as hypothesis_settings
 from mxmoe.conformance import collection
 from mxmoe.conformance import hooks
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.isolation.judge import CalledElsewhere
+from mxmoe.conformance.isolation.judge import IsolatedJudge
+from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.outcomes import JUDGE
 from mxmoe.conformance.outcomes import NOT_JUDGED
@@ -22,6 +25,7 @@ from mxmoe.conformance.outcomes import verdict_line
 from mxmoe.conformance.places import Place
 from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import register_profiles
+from mxmoe.conformance.repetitions import words_of
 from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.run_facts import session_facts
 from mxmoe.conformance.rundir import RunWriter
@@ -81,6 +85,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--mxmoe-device", help="cpu or cuda (default: the candidate's first choice)"
     )
     group.addoption("--require-class", metavar="NAME", help="pin the arithmetic class")
+    group.addoption(
+        "--mxmoe-isolate",
+        choices=("yes", "no"),
+        help="judge candidates in processes of their own (default: on a GPU)",
+    )
     group.addoption("--run-dir", metavar="DIR", help="write the run directory here")
 
 
@@ -123,10 +132,15 @@ def _open(config: pytest.Config, profile: str) -> Session:
                 required_class=config.getoption("--require-class"),
                 run=None if run_dir is None else RunWriter(Path(run_dir)),
                 profile=profile,
+                isolate=_yes_or_no(config.getoption("--mxmoe-isolate")),
             )
         )
     except BadInput as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _yes_or_no(word: str | None) -> bool | None:
+    return None if word is None else word == "yes"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -203,11 +217,20 @@ def judge(
     subject, place = _subject_and_place
     settings = request.config.stash[SESSION].settings
     item = request.node
-    item.stash[JUDGE] = Judge(subject, settings, item.originalname, place=place.id)
+    judge = item.stash[JUDGE] = judge_of(
+        subject,
+        settings,
+        item.originalname,
+        place=place.id,
+        parameters=words_of(item.function, item.callspec.params),
+    )
     reason = subject.unavailable()
     if reason is not None:
         pytest.skip(printable(f"not available: {reason}"))
-    return item.stash[JUDGE]
+    spent = judge.host.losses.spent() if isinstance(judge, IsolatedJudge) else None
+    if spent is not None:
+        pytest.skip(printable(spent))
+    return judge
 
 
 @pytest.fixture
@@ -219,7 +242,11 @@ def place(_subject_and_place: tuple[Subject, Place]) -> Any:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     try:
-        return (yield)
+        try:
+            return (yield)
+        except CalledElsewhere:
+            pyfuncitem.stash[JUDGE].whole_check()
+            return True
     except NotJudged as refusal:
         pyfuncitem.stash[NOT_JUDGED] = refusal
         pytest.skip(printable(f"{refusal.verdict}: {refusal.reason}"))

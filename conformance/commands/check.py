@@ -60,6 +60,14 @@ def check(
             "--b200", help="the bundled adapters of B200 ops; see docs/run-on-b200.md"
         ),
     ] = False,
+    isolate: Annotated[
+        bool | None,
+        typer.Option(
+            "--isolate/--no-isolate",
+            help="a process for each candidate, so that a crash or a hang is a "
+            "verdict. Default: on a GPU.",
+        ),
+    ] = None,
     require_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="pin the arithmetic class")
     ] = None,
@@ -90,6 +98,7 @@ def check(
             required_class=require_class,
             profile=profile or ("gpu" if b200 else "ci"),
             b200=b200,
+            isolate=isolate,
         ),
         marker=marker,
         keyword=keyword,
