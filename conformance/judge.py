@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -25,6 +26,11 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import any_bytes
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.kept_inputs import BYTES
+from mxmoe.conformance.kept_inputs import CASE
+from mxmoe.conformance.kept_inputs import LAYER
+from mxmoe.conformance.kept_inputs import KeptInputs
+from mxmoe.conformance.kept_inputs import Source
 from mxmoe.conformance.profiles import SHRINK_SECONDS
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.rundir import RunWriter
@@ -53,6 +59,7 @@ class Settings:
     """What the user asked for, the same for every check of a run.
 
     seed : of the cases that are drawn; None leaves that to Hypothesis.
+    kept : the inputs of a bundle that is replayed.
     """
 
     checkpoint_folder: Path
@@ -66,6 +73,7 @@ class Settings:
     against: Subject | None = None
     run: RunWriter | None = None
     seed: int | None = None
+    kept: KeptInputs | None = None
     wrong_outputs: set[str] = field(default_factory=set)
     last_prepared: dict[tuple[str, str], dict[str, torch.Tensor]] = field(
         default_factory=dict
@@ -74,6 +82,8 @@ class Settings:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint under test, opened."""
+        if self.kept is not None:
+            return self.kept.checkpoint
         return open_checkpoint(self.checkpoint_folder)
 
 
@@ -82,12 +92,14 @@ class Record:
     """What one check found out, filled in as it goes.
 
     searching : the smallest failing case is still looked for: say what, not why.
+    source : where the first inputs of the current case came from.
     """
 
     worst: float | None = None
     examples: int = 0
     searching: bool = False
     case: str | None = None
+    source: Source | None = None
     evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -212,7 +224,7 @@ class Judge:
     def one(self, check: Callable[[Case], None], case: Case) -> None:
         """Judge one case, its shard padded as the candidate pads, and count it."""
         case = replace(case, shard=self.subject.capabilities.align(case.shard))
-        self.record.case = str(case)
+        self.record.case, self.record.source = str(case), None
         try:
             self.conduct(check, case)
         except Failure as error:
@@ -263,6 +275,11 @@ class Judge:
 
     def layer_weights(self, layer: int) -> tuple[MoEConfig, ExpertWeights]:
         """Configuration and weights of one layer of the checkpoint."""
+        self._from(LAYER, str(layer))
+        kept = self.settings.kept
+        found = None if kept is None else kept.layer(layer)
+        if found is not None:
+            return found
         checkpoint = self.settings.checkpoint
         return checkpoint.config, checkpoint.layer(layer)
 
@@ -271,10 +288,14 @@ class Judge:
         if case.layer is not None:
             return self.layer_weights(case.layer)
         assert case.config is not None
-        return case.config, any_bytes(case.config, case.seed)
+        self._from(BYTES, str(case))
+        kept = self.settings.kept
+        found = None if kept is None else kept.bytes_of(case)
+        return case.config, found or any_bytes(case.config, case.seed)
 
     def data(self, case: Case) -> CaseData:
         """The tensors of `case` on the CPU; raises `NotJudged` if unsupported."""
+        self._from(CASE, str(case))
         layer = None if case.layer is None else self.layer_weights(case.layer)
         config = case.config if layer is None else layer[0]
         assert config is not None
@@ -282,10 +303,17 @@ class Judge:
         data = make_case_data(
             case, hidden_dtype=self.subject.arithmetic.output, layer_weights=layer
         )
+        if self.settings.kept is not None:
+            data = self.settings.kept.data(case, data)
         # Rounded before both sides see them, so that it is nobody's error.
         dtype = self.subject.capabilities.routing_dtype()
         weights = data.routing.weights.to(dtype).float()
         return replace(data, routing=Routing(data.routing.ids, weights))
+
+    def _from(self, kind: str, word: str) -> None:
+        """Remember where the first inputs of a case came from."""
+        if self.record.source is None:
+            self.record.source = Source(kind, word)
 
     def inputs(self, case: Case, data: CaseData) -> CaseData:
         """`data` on the candidate's device."""
@@ -356,6 +384,9 @@ class Judge:
             "case": None if case is None else str(case),
             "verdict": str(verdict),
             "text": "\n".join(text),
+            "inputs": None
+            if self.record.source is None
+            else asdict(self.record.source),
         }
         # Written by the plugin for the last failure only: shrinking raises many.
         self.record.evidence = (facts, tensors or {})

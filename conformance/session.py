@@ -104,9 +104,7 @@ def open_session(options: Options) -> Session:
             required_class=options.required_class,
             against=options.against,
         )
-        loaded = _isolated([*specs, *against], options, plan, temporary)
-        if loaded is None:
-            loaded = [_load(spec, options.device) for spec in (*specs, *against)]
+        loaded = load_subjects([*specs, *against], options, plan, temporary)
         subjects = tuple(loaded[: len(specs)])
         _refuse_equal_names(subjects)
         available = [s for s in subjects if s.unavailable() is None]
@@ -135,6 +133,17 @@ def _default_checkpoint(temporary: ExitStack) -> Path:
     folder = Path(made) / "default"
     write_checkpoint(folder)
     return folder
+
+
+def load_subjects(
+    specs: Sequence[str],
+    options: Options,
+    plan: Mapping[str, Any],
+    temporary: ExitStack,
+) -> list[Subject]:
+    """The candidates, in this process or in their own, which end with `temporary`."""
+    isolated = _isolated(specs, options, plan, temporary)
+    return isolated or [_load(spec, options.device) for spec in specs]
 
 
 def _isolated(

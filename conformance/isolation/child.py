@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from hypothesis import settings as hypothesis_settings
 
+from mxmoe.conformance.bundles import read_bundle
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.handshake import shake_hands
 from mxmoe.conformance.isolation.beacon import Beacon
@@ -135,6 +136,7 @@ def _open(plan: Mapping[str, Any], beacon: Beacon) -> tuple[WatchedSubject, Sett
     settings = Settings(
         checkpoint_folder=Path(plan["checkpoint_folder"]),
         checkpoint_given=plan["checkpoint_given"],
+        kept=None if plan["kept"] is None else read_bundle(Path(plan["kept"])).kept,
         layers=tuple(plan["layers"]),
         seconds_per_check=seconds_per_check(plan["profile"], 1),
         case=None if plan["case"] is None else parse_case(plan["case"]),

@@ -15,6 +15,8 @@ from mxmoe.conformance.isolation.messages import PASSED
 from mxmoe.conformance.isolation.messages import Question
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge import Settings
+from mxmoe.conformance.kept_inputs import CASE
+from mxmoe.conformance.kept_inputs import Source
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import find_check
 from mxmoe.conformance.subject import Subject
@@ -63,6 +65,8 @@ class IsolatedJudge(Judge):
 
     def conduct(self, check: Callable[[Case], None], case: Case) -> None:
         """Have one case judged; what crashes or hangs fails as anything else does."""
+        # If the child dies over it: a child that answers says so itself.
+        self.record.source = Source(CASE, str(case))
         self._ask(str(case))
 
     def whole_check(self) -> None:
