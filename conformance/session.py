@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field
+from datetime import UTC
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ import torch
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.expected import Expected
+from mxmoe.conformance.expected import read_expected
 from mxmoe.conformance.handshake import shake_hands
 from mxmoe.conformance.isolation.host import Losses
 from mxmoe.conformance.isolation.opening import child_plan
@@ -59,6 +63,8 @@ class Options:
     profile: str = "dev"
     b200: bool = False
     isolate: bool | None = None
+    expected: Path | None = None
+    lenient_expected: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +74,7 @@ class Session:
     subjects: tuple[Subject, ...]
     settings: Settings
     requested: bool
+    expected: Expected | None = None
     _temporary: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def close(self) -> None:
@@ -84,6 +91,7 @@ def open_session(options: Options) -> Session:
             f"found {options.required_class!r}"
         )
     case = None if options.case is None else parse_case(options.case)
+    expected = _expected(options)
     with ExitStack() as temporary:
         folder = options.checkpoint or _default_checkpoint(temporary)
         checkpoint = open_checkpoint(folder)
@@ -124,8 +132,19 @@ def open_session(options: Options) -> Session:
             subjects=subjects,
             settings=settings,
             requested=requested,
+            expected=expected,
             _temporary=temporary.pop_all(),
         )
+
+
+def _expected(options: Options) -> Expected | None:
+    if options.expected is None:
+        if options.lenient_expected:
+            raise BadInput("--lenient-expected: expected --expected as well")
+        return None
+    found = read_expected(options.expected, lenient=options.lenient_expected)
+    found.check_dates(datetime.now(UTC).date())
+    return found
 
 
 def _default_checkpoint(temporary: ExitStack) -> Path:

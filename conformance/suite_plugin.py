@@ -15,10 +15,14 @@ from hypothesis import settings as hypothesis_settings
 from mxmoe.conformance import collection
 from mxmoe.conformance import hooks
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.expected import SKIP
 from mxmoe.conformance.isolation.judge import CalledElsewhere
 from mxmoe.conformance.isolation.judge import IsolatedJudge
 from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.known_failures import as_expected
+from mxmoe.conformance.known_failures import id_of
+from mxmoe.conformance.known_failures import known_failure
 from mxmoe.conformance.outcomes import JUDGE
 from mxmoe.conformance.outcomes import NOT_JUDGED
 from mxmoe.conformance.outcomes import verdict_line
@@ -90,6 +94,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("yes", "no"),
         help="judge candidates in processes of their own (default: on a GPU)",
     )
+    group.addoption("--expected", metavar="FILE", help="known failures, TOML")
+    group.addoption(
+        "--lenient-expected",
+        action="store_true",
+        help="entries of it that match nothing, have expired or pass are warnings",
+    )
     group.addoption("--run-dir", metavar="DIR", help="write the run directory here")
 
 
@@ -116,9 +126,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _open(config: pytest.Config, profile: str) -> Session:
-    checkpoint, run_dir = (
-        config.getoption("--checkpoint"),
-        config.getoption("--run-dir"),
+    checkpoint, run_dir, expected = (
+        config.getoption(option)
+        for option in ("--checkpoint", "--run-dir", "--expected")
     )
     try:
         return open_session(
@@ -132,6 +142,8 @@ def _open(config: pytest.Config, profile: str) -> Session:
                 required_class=config.getoption("--require-class"),
                 run=None if run_dir is None else RunWriter(Path(run_dir)),
                 profile=profile,
+                expected=None if expected is None else Path(expected),
+                lenient_expected=config.getoption("--lenient-expected"),
                 isolate=_yes_or_no(config.getoption("--mxmoe-isolate")),
             )
         )
@@ -186,10 +198,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("_subject_and_place", parameters, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -k and -m leave any out
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    settings = config.stash[SESSION].settings
+    settings, expected = config.stash[SESSION].settings, config.stash[SESSION].expected
+    if expected is not None:
+        ids = [found for item in items if (found := id_of(item)) is not None]
+        try:
+            expected.check_matched(ids)
+        except BadInput as error:
+            raise pytest.UsageError(str(error)) from error
     left_out = [
         item
         for item in items
@@ -227,6 +246,9 @@ def judge(
     reason = subject.unavailable()
     if reason is not None:
         pytest.skip(printable(f"not available: {reason}"))
+    entry = known_failure(request.config.stash[SESSION].expected, item)
+    if entry is not None and entry.kind == SKIP:
+        pytest.skip(printable(entry.reason()))
     spent = judge.host.losses.spent() if isinstance(judge, IsolatedJudge) else None
     if spent is not None:
         pytest.skip(printable(spent))
@@ -265,10 +287,11 @@ def pytest_runtest_makereport(
     if line is not None:
         if line.verdict.failed and line.text:
             report.longrepr = printable(line.text)
-        item.config.stash[VERDICTS].append(line)
         settings = item.config.stash[SESSION].settings
         if line.verdict.failed and line.check.split("::")[1].startswith(PLAIN_OUTPUT):
             settings.wrong_outputs.add(line.candidate)
+        line = as_expected(item.config.stash[SESSION].expected, item, report, line)
+        item.config.stash[VERDICTS].append(line)
         run = settings.run
         if run is not None:
             run.verdict(line)
@@ -295,6 +318,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     idle = idle_candidates(config.stash[SESSION], config.stash[VERDICTS])
     if idle and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+    expected = config.stash[SESSION].expected
+    if expected is not None and expected.passed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     run = config.stash[SESSION].settings.run
     if run is not None:
         run.describe(finished=now(), pytest_exit_code=int(session.exitstatus))
@@ -307,3 +333,9 @@ def pytest_terminal_summary(
         return
     for sentence in idle_candidates(config.stash[SESSION], config.stash[VERDICTS]):
         terminalreporter.write_line(f"error: {sentence}", red=True)
+    expected = config.stash[SESSION].expected
+    if expected is not None:
+        for sentence in expected.passed:
+            terminalreporter.write_line(printable(f"error: {sentence}"), red=True)
+        for sentence in expected.complaints:
+            terminalreporter.write_line(printable(f"warning: {sentence}"))

@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from mxmoe.conformance import judge as judge_module
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.isolation import host as host_module
 from mxmoe.conformance.isolation.host import Losses
@@ -38,7 +39,7 @@ CALL_SECONDS = {"hang": 3.0, "loops": 3.0}
 
 # Each does as it is told at four tokens and more, where it dies or hangs.
 FILE = """
-import ctypes, os, sys
+import ctypes, os, signal
 from mxmoe.kernels.torch_dense import candidate as real
 
 class Dying:
@@ -53,6 +54,8 @@ class Dying:
         return real.forward(prepared, hidden_states, routing)
 
 def native_hang():
+    # Native code that hangs does not return for a signal either.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     ctypes.PyDLL(None).sleep(1000)
 
 def loop():
@@ -156,10 +159,13 @@ def test_a_death_is_a_verdict_and_the_next_case_is_judged(
 
 
 def test_a_crash_is_shrunk_like_any_failure(
-    opened: dict[str, IsolatedSubject], settings: Settings
+    opened: dict[str, IsolatedSubject],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(judge_module, "SHRINK_SECONDS", 60.0)
     before = hypothesis.settings.get_current_profile_name()
-    hypothesis.settings.load_profile("dev")
+    hypothesis.settings.load_profile("ci")
     try:
         with pytest.raises(Failure) as raised:
             judged(opened["segfault"], settings, OUTPUT)

@@ -68,6 +68,19 @@ def check(
             "verdict. Default: on a GPU.",
         ),
     ] = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="known failures, TOML; see docs/reading-a-failure.md"
+        ),
+    ] = None,
+    lenient_expected: Annotated[
+        bool,
+        typer.Option(
+            "--lenient-expected",
+            help="entries of it that match nothing, have expired or pass are warnings",
+        ),
+    ] = False,
     require_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="pin the arithmetic class")
     ] = None,
@@ -99,6 +112,8 @@ def check(
             profile=profile or ("gpu" if b200 else "ci"),
             b200=b200,
             isolate=isolate,
+            expected=expected,
+            lenient_expected=lenient_expected,
         ),
         marker=marker,
         keyword=keyword,

@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.5
 _END_SECONDS = 5.0
 # A lost child costs a start (importing the candidate, a CUDA context): seconds. In
 # one run the checks of a candidate that always dies stop after some minutes.
-LOST_PER_RUN = 40
+LOST_PER_RUN = 60
 
 
 @dataclass

@@ -25,7 +25,7 @@ from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 
 # A crash or a hang is shrunk as well, but each attempt that fails again costs a child.
-LOST_PER_CHECK = 10
+LOST_PER_CHECK = 25
 
 
 class CalledElsewhere(Exception):
