@@ -31,6 +31,7 @@ from mxmoe.conformance.kept_inputs import Source
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import find_check
 from mxmoe.conformance.rundir import SCHEMA
+from mxmoe.conformance.rundir import json_number
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.errors import BadInput
@@ -75,7 +76,7 @@ def write_bundle(judge: Judge) -> str | None:
         return run.bundle(facts, tensors)
     source = Source(**given)
     config, nbytes = _size(judge, source)
-    facts |= {"inputs": {**given, "config": asdict(config)}}
+    facts |= {"inputs": {**given, "config": _described(config)}}
     if nbytes > LARGEST_INPUTS:
         facts["inputs_left_out"] = True
         return run.bundle(facts, tensors)
@@ -96,7 +97,7 @@ def _surroundings(judge: Judge) -> dict[str, object]:
         "against": None if settings.against is None else settings.against.spec,
         "layers": list(settings.layers),
         "checkpoint": str(settings.checkpoint_folder) if given else None,
-        "checkpoint_config": asdict(settings.checkpoint.config),
+        "checkpoint_config": _described(settings.checkpoint.config),
         "checkpoint_layers": settings.checkpoint.layers,
     }
 
@@ -225,5 +226,19 @@ def _kept(folder: Path, facts: Mapping[str, Any]) -> KeptInputs | None:
     )
 
 
+def _described(config: MoEConfig) -> dict[str, Any]:
+    found = asdict(config)
+    numbers = found["activation"]
+    found["activation"] = {
+        name: json_number(value) if isinstance(value, float) else value
+        for name, value in numbers.items()
+    }
+    return found
+
+
 def _config(found: Mapping[str, Any]) -> MoEConfig:
-    return MoEConfig(**{**found, "activation": Activation(**found["activation"])})
+    given = found["activation"]
+    numbers = {name: float(given[name]) for name in ("alpha", "beta", "limit")}
+    return MoEConfig(
+        **{**found, "activation": Activation(name=given["name"], **numbers)}
+    )

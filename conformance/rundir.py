@@ -163,7 +163,7 @@ class RunWriter:
         Equal inputs (by their key) are built and stored once: many tensors of one
         layer can be wrong.
         """
-        text = json.dumps({"schema": SCHEMA, **facts}, indent=2) + "\n"
+        text = json.dumps({"schema": SCHEMA, **facts}, indent=2, allow_nan=False) + "\n"
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         folder = self.folder / "bundles" / name
         folder.mkdir(parents=True, exist_ok=True)
