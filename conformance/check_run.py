@@ -71,6 +71,8 @@ def run_check(
         arguments = _pytest_arguments(options, marker, keyword)
         code = pytest.main(arguments, plugins=[session, reporter])
         if code == pytest.ExitCode.USAGE_ERROR:
+            if session.expected is not None and session.expected.refusal is not None:
+                raise session.expected.refusal
             raise BadInput(
                 "-m, -k: expected an expression of markers or names, "
                 f"found {marker or keyword!r} (see {folder / 'pytest.log'})"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -26,6 +27,11 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import any_bytes
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.kept_inputs import BYTES
+from mxmoe.conformance.kept_inputs import CASE
+from mxmoe.conformance.kept_inputs import LAYER
+from mxmoe.conformance.kept_inputs import KeptInputs
+from mxmoe.conformance.kept_inputs import Source
 from mxmoe.conformance.profiles import SHRINK_SECONDS
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.rundir import RunWriter
@@ -54,6 +60,7 @@ class Settings:
     """What the user asked for, the same for every check of a run.
 
     seed : of the cases that are drawn; None leaves that to Hypothesis.
+    kept : the inputs of a bundle that is replayed.
     """
 
     checkpoint_folder: Path
@@ -62,10 +69,12 @@ class Settings:
     seconds_per_check: float
     case: Case | None = None
     device: str | None = None
+    isolate: bool | None = None
     required_class: str | None = None
     against: Subject | None = None
     run: RunWriter | None = None
     seed: int | None = None
+    kept: KeptInputs | None = None
     wrong_outputs: set[str] = field(default_factory=set)
     last_prepared: dict[tuple[str, str], dict[str, torch.Tensor]] = field(
         default_factory=dict
@@ -74,6 +83,8 @@ class Settings:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint under test, opened."""
+        if self.kept is not None:
+            return self.kept.checkpoint
         return open_checkpoint(self.checkpoint_folder)
 
 
@@ -82,12 +93,14 @@ class Record:
     """What one check found out, filled in as it goes.
 
     searching : the smallest failing case is still looked for: say what, not why.
+    source : where the first inputs of the current case came from.
     """
 
     worst: float | None = None
     examples: int = 0
     searching: bool = False
     case: str | None = None
+    source: Source | None = None
     evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -97,6 +110,7 @@ class Judge:
     """Runs checks of `subject` and records what they find.
 
     place : the id of the layer, shard or tensor that the check is repeated over.
+    parameters : name and word of each value that the check is parametrised with.
     """
 
     subject: Subject
@@ -104,6 +118,7 @@ class Judge:
     check_name: str
     record: Record = field(default_factory=Record)
     place: str = ""
+    parameters: tuple[tuple[str, str], ...] = ()
 
     def for_all(
         self,
@@ -179,7 +194,8 @@ class Judge:
             nonlocal stop
             # Out of time: nothing new is judged. What failed must go on failing, as
             # Hypothesis runs the smallest failing case again at the end.
-            if time.monotonic() > stop and case not in failing:
+            over = time.monotonic() > stop or (failing and self.searched_enough())
+            if over and case not in failing:
                 return
             try:
                 self.one(check, case)
@@ -207,16 +223,28 @@ class Judge:
         finally:
             self.record.searching = False
 
+    def searched_enough(self) -> bool:
+        """Whether the search for a smaller case costs too much, whatever its time."""
+        return False
+
     def one(self, check: Callable[[Case], None], case: Case) -> None:
         """Judge one case, its shard padded as the candidate pads, and count it."""
         case = replace(case, shard=self.subject.capabilities.align(case.shard))
-        self.record.case = str(case)
+        self.record.case, self.record.source = str(case), None
         try:
-            check(case)
+            self.conduct(check, case)
         except Failure as error:
             raise self.complete(error, case) from error.__cause__
         self.record.examples += 1
         self.record.case = None
+
+    def whole_check(self) -> None:
+        """Make a check again that called the candidate where it is not."""
+        raise AssertionError("this judge's candidate is in this process")
+
+    def conduct(self, check: Callable[[Case], None], case: Case) -> None:
+        """Make the check of one case, here in this process."""
+        check(case)
 
     def complete(self, error: Failure, case: Case | None = None) -> Failure:
         """`error` with the headline and the command that a subject's own one lacks."""
@@ -253,6 +281,11 @@ class Judge:
 
     def layer_weights(self, layer: int) -> tuple[MoEConfig, ExpertWeights]:
         """Configuration and weights of one layer of the checkpoint."""
+        self._from(LAYER, str(layer))
+        kept = self.settings.kept
+        found = None if kept is None else kept.layer(layer)
+        if found is not None:
+            return found
         checkpoint = self.settings.checkpoint
         return checkpoint.config, checkpoint.layer(layer)
 
@@ -261,10 +294,14 @@ class Judge:
         if case.layer is not None:
             return self.layer_weights(case.layer)
         assert case.config is not None
-        return case.config, any_bytes(case.config, case.seed)
+        self._from(BYTES, str(case))
+        kept = self.settings.kept
+        found = None if kept is None else kept.bytes_of(case)
+        return case.config, found or any_bytes(case.config, case.seed)
 
     def data(self, case: Case) -> CaseData:
         """The tensors of `case` on the CPU; raises `NotJudged` if unsupported."""
+        self._from(CASE, str(case))
         layer = None if case.layer is None else self.layer_weights(case.layer)
         config = case.config if layer is None else layer[0]
         assert config is not None
@@ -272,10 +309,17 @@ class Judge:
         data = make_case_data(
             case, hidden_dtype=self.subject.arithmetic.output, layer_weights=layer
         )
+        if self.settings.kept is not None:
+            data = self.settings.kept.data(case, data)
         # Rounded before both sides see them, so that it is nobody's error.
         dtype = self.subject.capabilities.routing_dtype()
         weights = data.routing.weights.to(dtype).float()
         return replace(data, routing=Routing(data.routing.ids, weights))
+
+    def _from(self, kind: str, word: str) -> None:
+        """Remember where the first inputs of a case came from."""
+        if self.record.source is None:
+            self.record.source = Source(kind, word)
 
     def inputs(self, case: Case, data: CaseData) -> CaseData:
         """`data` on the candidate's device."""
@@ -317,6 +361,8 @@ class Judge:
             words += ["--checkpoint", str(self.settings.checkpoint_folder)]
         if self.settings.device is not None:
             words += ["--device", self.settings.device]
+        if self.settings.isolate:
+            words.append("--isolate")
         if self.settings.against is not None:
             words += ["--against", self.settings.against.spec]
         if case is not None:
@@ -339,9 +385,14 @@ class Judge:
         facts: dict[str, object] = {
             "candidate": self.subject.spec,
             "check": self.check_name,
+            "parameters": dict(self.parameters),
+            "place": self.place,
             "case": None if case is None else str(case),
             "verdict": str(verdict),
             "text": "\n".join(text),
+            "inputs": None
+            if self.record.source is None
+            else asdict(self.record.source),
         }
         # Written by the plugin for the last failure only: shrinking raises many.
         self.record.evidence = (facts, tensors or {})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mxmoe.conformance.bundles import write_bundle
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Failure
@@ -82,9 +83,8 @@ def _failures(error: BaseException | None) -> Iterator[Failure]:
 
 
 def _with_bundle(judge: Judge, text: str) -> tuple[str, str | None]:
-    run = judge.settings.run
-    if run is None or judge.record.evidence is None:
+    bundle = write_bundle(judge)
+    if bundle is None:
         return text, None
-    facts, tensors = judge.record.evidence
-    bundle = run.bundle(facts, tensors)
-    return f"{text}\nbundle {run.folder / bundle}", bundle
+    assert judge.settings.run is not None
+    return f"{text}\nbundle {judge.settings.run.folder / bundle}", bundle

@@ -6,7 +6,7 @@
               faults.jsonl     `mxmoe faults`: one line a fault and seed
               answers.jsonl    the gate: one line a question
               bench.csv        the benchmarks
-              bundles/<id>/    one failure each: case.json, tensors.safetensors
+              bundles/<id>/    one failure each, see `bundles`
 
 Schema version 1. A reader refuses other versions. Nothing is ever unpickled.
 """
@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -112,12 +113,14 @@ class RunWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._run: dict[str, Any] = {"schema": SCHEMA, "id": folder.name}
+        self._inputs: dict[tuple[str, ...], Path] = {}
 
     @classmethod
     def reopen(cls, folder: Path) -> RunWriter:
         """The writer of a run that was begun before; `BadInput` if it is none."""
         writer = cls.__new__(cls)
         writer.folder, writer._run = folder, _read_facts(folder)
+        writer._inputs = {}
         return writer
 
     @property
@@ -148,17 +151,45 @@ class RunWriter:
             lines.writerows(rows)
 
     def bundle(
-        self, facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+        self,
+        facts: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        inputs_key: tuple[str, ...] = (),
+        inputs: Callable[[], Mapping[str, torch.Tensor]] | None = None,
     ) -> str:
-        """Write a bundle, data only; returns its path relative to the run."""
-        text = json.dumps({"schema": SCHEMA, **facts}, indent=2) + "\n"
+        """Write a bundle, data only; returns its path relative to the run.
+
+        Equal inputs (by their key) are built and stored once: many tensors of one
+        layer can be wrong.
+        """
+        text = json.dumps({"schema": SCHEMA, **facts}, indent=2, allow_nan=False) + "\n"
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         folder = self.folder / "bundles" / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "case.json").write_text(text, encoding="utf-8")
-        dense = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-        save_file(dense, folder / "tensors.safetensors")
+        _save(tensors, folder / "tensors.safetensors")
+        if inputs is not None:
+            path = folder / "inputs.safetensors"
+            before = self._inputs.setdefault(inputs_key, path)
+            if before == path or not _linked(before, path):
+                _save(inputs(), path)
         return f"bundles/{name}"
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    dense = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    save_file(dense, path)
+
+
+def _linked(existing: Path, path: Path) -> bool:
+    """Whether `path` is now another name of the file `existing`."""
+    try:
+        path.unlink(missing_ok=True)
+        os.link(existing, path)
+    except OSError:
+        return False
+    return True
 
 
 def open_run(folder: Path) -> RunWriter:

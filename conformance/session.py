@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field
+from datetime import UTC
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.designed import on_device
-from mxmoe.conformance.embedded import EMBEDDED_SHAPE
 from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.expected import Expected
+from mxmoe.conformance.expected import read_expected
+from mxmoe.conformance.handshake import shake_hands
+from mxmoe.conformance.isolation.host import Losses
+from mxmoe.conformance.isolation.opening import child_plan
+from mxmoe.conformance.isolation.opening import open_isolated
 from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.places import choose_layers
 from mxmoe.conformance.profiles import seconds_per_check
@@ -29,21 +36,21 @@ from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.registry import op_names
 from mxmoe.conformance.rundir import RunWriter
-from mxmoe.conformance.strategies import shapes
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import ARITHMETIC
-from mxmoe.reference.types import WHOLE
 
 CANDIDATE_VARIABLE = "MXMOE_CANDIDATE"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user typed, as plain values."""
+    """What the user typed, as plain values.
+
+    isolate : judge candidates in processes of their own. None: if one is on a GPU.
+    """
 
     candidates: Sequence[str] = ()
     against: str | None = None
@@ -55,6 +62,9 @@ class Options:
     run: RunWriter | None = None
     profile: str = "dev"
     b200: bool = False
+    isolate: bool | None = None
+    expected: Path | None = None
+    lenient_expected: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +74,7 @@ class Session:
     subjects: tuple[Subject, ...]
     settings: Settings
     requested: bool
+    expected: Expected | None = None
     _temporary: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def close(self) -> None:
@@ -80,6 +91,7 @@ def open_session(options: Options) -> Session:
             f"found {options.required_class!r}"
         )
     case = None if options.case is None else parse_case(options.case)
+    expected = _expected(options)
     with ExitStack() as temporary:
         folder = options.checkpoint or _default_checkpoint(temporary)
         checkpoint = open_checkpoint(folder)
@@ -89,10 +101,20 @@ def open_session(options: Options) -> Session:
         for layer in layers:
             checkpoint.layer(layer)
         specs, requested = _candidate_specs(options)
-        subjects = tuple(_load(spec, options.device) for spec in specs)
+        against = [] if options.against is None else [options.against]
+        plan = child_plan(
+            checkpoint_folder=folder,
+            checkpoint_given=options.checkpoint is not None,
+            layers=layers,
+            device=options.device,
+            isolate=options.isolate,
+            case=options.case,
+            required_class=options.required_class,
+            against=options.against,
+        )
+        loaded = load_subjects([*specs, *against], options, plan, temporary)
+        subjects = tuple(loaded[: len(specs)])
         _refuse_equal_names(subjects)
-        against = options.against
-        other = None if against is None else _load(against, options.device)
         available = [s for s in subjects if s.unavailable() is None]
         settings = Settings(
             checkpoint_folder=folder,
@@ -101,16 +123,28 @@ def open_session(options: Options) -> Session:
             seconds_per_check=seconds_per_check(options.profile, len(available)),
             case=case,
             device=options.device,
+            isolate=options.isolate,
             required_class=options.required_class,
-            against=other,
+            against=loaded[-1] if against else None,
             run=options.run,
         )
         return Session(
             subjects=subjects,
             settings=settings,
             requested=requested,
+            expected=expected,
             _temporary=temporary.pop_all(),
         )
+
+
+def _expected(options: Options) -> Expected | None:
+    if options.expected is None:
+        if options.lenient_expected:
+            raise BadInput("--lenient-expected: expected --expected as well")
+        return None
+    found = read_expected(options.expected, lenient=options.lenient_expected)
+    found.check_dates(datetime.now(UTC).date())
+    return found
 
 
 def _default_checkpoint(temporary: ExitStack) -> Path:
@@ -118,6 +152,44 @@ def _default_checkpoint(temporary: ExitStack) -> Path:
     folder = Path(made) / "default"
     write_checkpoint(folder)
     return folder
+
+
+def load_subjects(
+    specs: Sequence[str],
+    options: Options,
+    plan: Mapping[str, Any],
+    temporary: ExitStack,
+) -> list[Subject]:
+    """The candidates, in this process or in their own, which end with `temporary`."""
+    isolated = _isolated(specs, options, plan, temporary)
+    return isolated or [_load(spec, options.device) for spec in specs]
+
+
+def _isolated(
+    specs: Sequence[str],
+    options: Options,
+    plan: Mapping[str, Any],
+    temporary: ExitStack,
+) -> list[Subject] | None:
+    """All of them in processes of their own, or None where that was not asked for.
+
+    Without a wish it is so if one of them is on a GPU, which one of their own
+    processes has found out: an import that crashes is to be survived as well.
+    """
+    wish = options.isolate
+    gpu = options.device != "cpu" and torch.cuda.is_available()
+    if wish is False or (wish is None and not gpu):
+        return None
+    losses, found = Losses(), list[Subject]()
+    with ExitStack() as hosts:
+        for spec in specs:
+            subject = open_isolated(spec, plan, losses)
+            hosts.callback(subject.host.close)
+            found.append(subject)
+        if wish is None and not any(s.device.type == "cuda" for s in found):
+            return None
+        temporary.enter_context(hosts.pop_all())
+    return found
 
 
 def _load(spec: str, device: str | None) -> Subject:
@@ -176,29 +248,3 @@ def _refuse_equal_names(subjects: Sequence[Subject]) -> None:
                 f"which {seen[subject.name]} has as well"
             )
         seen[subject.name] = subject.spec
-
-
-def shake_hands(subject: Subject) -> None:
-    """One small call of each main member; `BadInput` if the candidate raises in it.
-
-    A candidate that cannot be called at all is an error of use, not a verdict.
-    """
-    if subject.unavailable() is not None:
-        return
-    refuses = subject.capabilities.refuses_shape
-    config = next((c for c in (EMBEDDED_SHAPE, *shapes()) if refuses(c) is None), None)
-    if config is None:
-        return
-    case = Case(config=config, tokens=4)
-    data = make_case_data(case, hidden_dtype=subject.arithmetic.output)
-    data = on_device(case, data, subject.device)
-    try:
-        prepared = subject.prepare(data.weights, config, WHOLE)
-        if subject.has("forward"):
-            subject.call("forward", prepared, data.hidden_states, data.routing)
-    except Failure as error:
-        sentence = " ".join(line.strip() for line in error.text.splitlines())
-        raise BadInput(
-            f"{subject.spec}: expected a first call on {case} to succeed, "
-            f"found: {sentence}"
-        ) from error

@@ -15,13 +15,21 @@ from hypothesis import settings as hypothesis_settings
 from mxmoe.conformance import collection
 from mxmoe.conformance import hooks
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.expected import SKIP
+from mxmoe.conformance.isolation.judge import CalledElsewhere
+from mxmoe.conformance.isolation.judge import IsolatedJudge
+from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.known_failures import as_expected
+from mxmoe.conformance.known_failures import id_of
+from mxmoe.conformance.known_failures import known_failure
 from mxmoe.conformance.outcomes import JUDGE
 from mxmoe.conformance.outcomes import NOT_JUDGED
 from mxmoe.conformance.outcomes import verdict_line
 from mxmoe.conformance.places import Place
 from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import register_profiles
+from mxmoe.conformance.repetitions import words_of
 from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.run_facts import session_facts
 from mxmoe.conformance.rundir import RunWriter
@@ -81,6 +89,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--mxmoe-device", help="cpu or cuda (default: the candidate's first choice)"
     )
     group.addoption("--require-class", metavar="NAME", help="pin the arithmetic class")
+    group.addoption(
+        "--mxmoe-isolate",
+        choices=("yes", "no"),
+        help="judge candidates in processes of their own (default: on a GPU)",
+    )
+    group.addoption("--expected", metavar="FILE", help="known failures, TOML")
+    group.addoption(
+        "--lenient-expected",
+        action="store_true",
+        help="entries of it that match nothing, have expired or pass are warnings",
+    )
     group.addoption("--run-dir", metavar="DIR", help="write the run directory here")
 
 
@@ -107,9 +126,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _open(config: pytest.Config, profile: str) -> Session:
-    checkpoint, run_dir = (
-        config.getoption("--checkpoint"),
-        config.getoption("--run-dir"),
+    checkpoint, run_dir, expected = (
+        config.getoption(option)
+        for option in ("--checkpoint", "--run-dir", "--expected")
     )
     try:
         return open_session(
@@ -123,10 +142,17 @@ def _open(config: pytest.Config, profile: str) -> Session:
                 required_class=config.getoption("--require-class"),
                 run=None if run_dir is None else RunWriter(Path(run_dir)),
                 profile=profile,
+                expected=None if expected is None else Path(expected),
+                lenient_expected=config.getoption("--lenient-expected"),
+                isolate=_yes_or_no(config.getoption("--mxmoe-isolate")),
             )
         )
     except BadInput as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def _yes_or_no(word: str | None) -> bool | None:
+    return None if word is None else word == "yes"
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -172,10 +198,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("_subject_and_place", parameters, indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -k and -m leave any out
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    settings = config.stash[SESSION].settings
+    settings, expected = config.stash[SESSION].settings, config.stash[SESSION].expected
+    if expected is not None:
+        ids = [found for item in items if (found := id_of(item)) is not None]
+        try:
+            expected.check_matched(ids)
+        except BadInput as error:
+            raise pytest.UsageError(str(error)) from error
     left_out = [
         item
         for item in items
@@ -203,11 +236,23 @@ def judge(
     subject, place = _subject_and_place
     settings = request.config.stash[SESSION].settings
     item = request.node
-    item.stash[JUDGE] = Judge(subject, settings, item.originalname, place=place.id)
+    judge = item.stash[JUDGE] = judge_of(
+        subject,
+        settings,
+        item.originalname,
+        place=place.id,
+        parameters=words_of(item.function, item.callspec.params),
+    )
     reason = subject.unavailable()
     if reason is not None:
         pytest.skip(printable(f"not available: {reason}"))
-    return item.stash[JUDGE]
+    entry = known_failure(request.config.stash[SESSION].expected, item)
+    if entry is not None and entry.kind == SKIP:
+        pytest.skip(printable(entry.reason()))
+    spent = judge.host.losses.spent() if isinstance(judge, IsolatedJudge) else None
+    if spent is not None:
+        pytest.skip(printable(spent))
+    return judge
 
 
 @pytest.fixture
@@ -219,7 +264,11 @@ def place(_subject_and_place: tuple[Subject, Place]) -> Any:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     try:
-        return (yield)
+        try:
+            return (yield)
+        except CalledElsewhere:
+            pyfuncitem.stash[JUDGE].whole_check()
+            return True
     except NotJudged as refusal:
         pyfuncitem.stash[NOT_JUDGED] = refusal
         pytest.skip(printable(f"{refusal.verdict}: {refusal.reason}"))
@@ -238,10 +287,11 @@ def pytest_runtest_makereport(
     if line is not None:
         if line.verdict.failed and line.text:
             report.longrepr = printable(line.text)
-        item.config.stash[VERDICTS].append(line)
         settings = item.config.stash[SESSION].settings
         if line.verdict.failed and line.check.split("::")[1].startswith(PLAIN_OUTPUT):
             settings.wrong_outputs.add(line.candidate)
+        line = as_expected(item.config.stash[SESSION].expected, item, report, line)
+        item.config.stash[VERDICTS].append(line)
         run = settings.run
         if run is not None:
             run.verdict(line)
@@ -268,6 +318,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     idle = idle_candidates(config.stash[SESSION], config.stash[VERDICTS])
     if idle and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+    expected = config.stash[SESSION].expected
+    if expected is not None and expected.passed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     run = config.stash[SESSION].settings.run
     if run is not None:
         run.describe(finished=now(), pytest_exit_code=int(session.exitstatus))
@@ -280,3 +333,9 @@ def pytest_terminal_summary(
         return
     for sentence in idle_candidates(config.stash[SESSION], config.stash[VERDICTS]):
         terminalreporter.write_line(f"error: {sentence}", red=True)
+    expected = config.stash[SESSION].expected
+    if expected is not None:
+        for sentence in expected.passed:
+            terminalreporter.write_line(printable(f"error: {sentence}"), red=True)
+        for sentence in expected.complaints:
+            terminalreporter.write_line(printable(f"warning: {sentence}"))

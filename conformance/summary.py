@@ -36,14 +36,17 @@ class Cell:
 
     ok: int = 0
     failed: int = 0
+    expected: int = 0
     idle: int = 0
     worst: float | None = None
 
     def __str__(self) -> str:
         if self.failed:
             return f"FAIL {self.failed} of {self.ok + self.failed}"
-        if self.ok:
-            return f"ok {self.ok}"
+        counts = {"ok": self.ok, "xfail": self.expected}
+        words = [f"{word} {count}" for word, count in counts.items() if count]
+        if words:
+            return ", ".join(words)
         return "not run" if self.idle else "-"
 
 
@@ -84,7 +87,8 @@ def _row(name: str, lines: Sequence[VerdictLine]) -> dict[str, Cell]:
         row[level] = Cell(
             ok=sum(v.verdict.judged and not v.verdict.failed for v in mine),
             failed=sum(v.verdict.failed for v in mine),
-            idle=sum(not v.verdict.judged for v in mine),
+            expected=sum(v.verdict is Verdict.EXPECTED_FAILURE for v in mine),
+            idle=sum(v.verdict in (Verdict.UNSUPPORTED, Verdict.NOT_RUN) for v in mine),
             worst=max(worst, default=None),
         )
     return row
@@ -115,6 +119,9 @@ def _decide(
             f"FAIL {names}: {len(failed)} of {judged} checks failed, "
             f"first {failed[0].check.partition('::')[2]}",
         )
+    if session.expected is not None and session.expected.passed:
+        count = len(session.expected.passed)
+        return ExitCode.FAIL, f"FAIL {count} passed that {session.expected.path} knows"
     if pytest_code == pytest.ExitCode.TESTS_FAILED:
         return (
             ExitCode.INVALID,
@@ -156,6 +163,7 @@ def print_summary(
             console.print(printable(f"not available: {name}: {sentence}"))
     for title, verdict in (
         ("quality note", Verdict.QUALITY_NOTE),
+        ("expected failure", Verdict.EXPECTED_FAILURE),
         ("unsupported", Verdict.UNSUPPORTED),
         ("not run", Verdict.NOT_RUN),
     ):
@@ -169,6 +177,13 @@ def print_summary(
             times = f" ({count} checks)" if count > 1 else ""
             text = f"{title}: {name} {level}: {reason}{times}"
             console.print(printable(text))
+    if session.expected is not None:
+        for title, sentences in (
+            ("error", session.expected.passed),
+            ("warning", session.expected.complaints),
+        ):
+            for sentence in sentences:
+                console.print(printable(f"{title}: {sentence}"))
     here = [s for s in session.subjects if away[s.name] is None]
     if here:
         console.print(_table(here, conclusion))

@@ -16,6 +16,7 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
     UNSUPPORTED = "unsupported"  # cites a declared capability
     NOT_RUN = "not run"  # says why
+    EXPECTED_FAILURE = "expected failure"  # cites an issue; no pass either
     QUALITY_NOTE = "quality note"  # passes; a public convention differs
 
     @property
@@ -25,12 +26,15 @@ class Verdict(StrEnum):
 
     @property
     def judged(self) -> bool:
-        """Whether the candidate was looked at; the rest never counts as passed."""
-        return self not in (Verdict.UNSUPPORTED, Verdict.NOT_RUN)
+        """Whether this counts as a judgement; the rest never counts as passed."""
+        return self not in _NOT_JUDGED
 
 
 _FAILURES = frozenset(
     {Verdict.MISMATCH, Verdict.NONFINITE, Verdict.CRASH, Verdict.TIMEOUT}
+)
+_NOT_JUDGED = frozenset(
+    {Verdict.UNSUPPORTED, Verdict.NOT_RUN, Verdict.EXPECTED_FAILURE}
 )
 
 

@@ -242,6 +242,18 @@ def test_an_idle_candidate_spoils_a_run_that_asked_for_it(
 def test_the_json_summary_counts_per_level(settings: Settings) -> None:
     lines = [OK, replace(FULL, worst=math.inf), replace(NOT_RUN, level="L1")]
     found = conclude(session("mine", settings=settings), lines, 1, Path("r")).as_json()
-    assert found["mine"]["L3"] == {"ok": 1, "failed": 1, "idle": 0, "worst": "inf"}
-    assert found["mine"]["L1"] == {"ok": 0, "failed": 0, "idle": 1, "worst": 1.5}
+    assert found["mine"]["L3"] == {
+        "ok": 1,
+        "failed": 1,
+        "expected": 0,
+        "idle": 0,
+        "worst": "inf",
+    }
+    assert found["mine"]["L1"] == {
+        "ok": 0,
+        "failed": 0,
+        "expected": 0,
+        "idle": 1,
+        "worst": 1.5,
+    }
     json.dumps(found, allow_nan=False)

@@ -10,6 +10,12 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+READING = (
+    Path(__file__)
+    .parents[1]
+    .joinpath("docs", "reading-a-failure.md")
+    .read_text("utf-8")
+)
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 CONSOLE = dict(
     re.findall(r"```console\n\$ ([^\n]+)\n(.*?)```", README, flags=re.DOTALL)
@@ -69,6 +75,19 @@ def test_the_example_with_the_seed_fault_fails_as_shown(folder: Path) -> None:
     done = mxmoe(FAULT, folder)
     assert done.returncode == 1, done.stdout + done.stderr
     assert comparable(done.stdout) == comparable(CONSOLE[FAULT])
+    _replays_as_shown(folder)
+
+
+def _replays_as_shown(folder: Path) -> None:
+    """The commands of docs/reading-a-failure.md, on the bundle of that run."""
+    [bundle] = folder.glob("runs/*/bundles/*")
+    shown = re.findall(r"```console\n\$ ([^\n]+)\n(.*?)```", READING, flags=re.DOTALL)
+    assert len(shown) == 2
+    for code, (command, output) in zip((1, 0), shown, strict=True):
+        command = re.sub(r"runs/\S+", str(bundle.relative_to(folder)), command)
+        done = mxmoe(command, folder)
+        assert done.returncode == code, done.stdout + done.stderr
+        assert done.stdout == output
 
 
 def test_a_failure_repeats_with_its_own_command(folder: Path) -> None:

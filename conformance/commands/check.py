@@ -60,6 +60,27 @@ def check(
             "--b200", help="the bundled adapters of B200 ops; see docs/run-on-b200.md"
         ),
     ] = False,
+    isolate: Annotated[
+        bool | None,
+        typer.Option(
+            "--isolate/--no-isolate",
+            help="a process for each candidate, so that a crash or a hang is a "
+            "verdict. Default: on a GPU.",
+        ),
+    ] = None,
+    expected: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="known failures, TOML; see docs/reading-a-failure.md"
+        ),
+    ] = None,
+    lenient_expected: Annotated[
+        bool,
+        typer.Option(
+            "--lenient-expected",
+            help="entries of it that match nothing, have expired or pass are warnings",
+        ),
+    ] = False,
     require_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="pin the arithmetic class")
     ] = None,
@@ -90,6 +111,9 @@ def check(
             required_class=require_class,
             profile=profile or ("gpu" if b200 else "ci"),
             b200=b200,
+            isolate=isolate,
+            expected=expected,
+            lenient_expected=lenient_expected,
         ),
         marker=marker,
         keyword=keyword,
