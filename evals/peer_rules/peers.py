@@ -43,7 +43,7 @@ _PEERS = (
     Peer(
         name="flashinfer_unified",
         title="FlashInfer unified",
-        says="97 % of elements: error < max(0.05, 1.5 std of all) or < 0.5 |expected|",
+        says="97 % of elements: error < max(0.05, 1.5 std of all) or < 0.5 abs(expected)",
         source=_FLASHINFER.format(
             "000c2aaf0b490e2635a122d8b538642e372a74e9", "test_unified_moe_mxfp4.py"
         ),
@@ -55,7 +55,7 @@ _PEERS = (
     Peer(
         name="flashinfer_fp4_moe",
         title="FlashInfer FP4Moe",
-        says="92 % of elements: error <= 0.1 + 0.85 |expected|; finite",
+        says="92 % of elements: error <= 0.1 + 0.85 abs(expected); finite",
         source=_FLASHINFER.format(
             "042d4a2679fbf1693af47c4bf9ba7ec33f9e0103",
             "trtllm_gen_fused_moe_utils.py",
@@ -70,7 +70,7 @@ _PEERS = (
     Peer(
         name="flashinfer_fuzz",
         title="FlashInfer fuzz W4A16",
-        says="every element: error <= 0.05 max |expected| + 0.001 + 0.3 |expected|",
+        says="every element: error <= 0.05 max abs(expected) + 0.001 + 0.3 abs(expected)",
         source=_FLASHINFER.format(
             "000c2aaf0b490e2635a122d8b538642e372a74e9", "test_unified_moe_fuzz.py"
         ),
@@ -81,7 +81,7 @@ _PEERS = (
     Peer(
         name="flashinfer_bench_moe",
         title="FlashInfer-Bench moe",
-        says="95 % of elements: error <= 0.01 or <= 0.01 |expected|; finite",
+        says="95 % of elements: error <= 0.01 or <= 0.01 abs(expected); finite",
         source=_BENCH.format(
             "00a1ec889fdae3b2cf7b08d551a180bb2e480db2", "bench/utils.py"
         ),
@@ -92,7 +92,7 @@ _PEERS = (
     Peer(
         name="vllm_ocp_mx",
         title="vLLM ocp_mx",
-        says="80 % of elements: error <= 0.3 |output|; finite",
+        says="80 % of elements: error <= 0.3 abs(output); finite",
         source=_VLLM.format(
             "01e4fce07423dafcc832600ba05159fb28dc1126", "test_ocp_mx_moe.py"
         ),
@@ -105,7 +105,7 @@ _PEERS = (
     Peer(
         name="vllm_gpt_oss_triton",
         title="vLLM gpt_oss triton",
-        says="error / max(RMS, |expected|): largest <= 0.025, RMS <= 0.005",
+        says="error / max(RMS, abs(expected)): largest <= 0.025, RMS <= 0.005",
         source=_VLLM.format(
             "0328802bed2bb6ca346ea10acb61221a0c607768", "test_gpt_oss_triton_kernels.py"
         ),
@@ -117,7 +117,7 @@ _PEERS = (
     Peer(
         name="triton_kernels_matmul",
         title="triton_kernels matmul",
-        says="error / max(RMS, |expected|): largest <= 0.03, RMS <= 0.004",
+        says="error / max(RMS, abs(expected)): largest <= 0.03, RMS <= 0.004",
         source=_TRITON.format(
             "002402cf5a3e7359f3c17adeeba849ec809d1cfe", "tests/test_matmul.py"
         ),
@@ -128,7 +128,7 @@ _PEERS = (
     Peer(
         name="tensorrt_llm_w4a16",
         title="TensorRT-LLM W4A16",
-        says="85 % of elements: error <= 0.1 + 0.1 |expected|; NaN passes",
+        says="85 % of elements: error <= 0.1 + 0.1 abs(expected); NaN passes",
         source=_TRTLLM.format(
             "002366a4074cacd4f7be481727bea2e1eb9136a5", "modules/moe/quantize_utils.py"
         ),
@@ -139,7 +139,7 @@ _PEERS = (
     Peer(
         name="tensorrt_llm_w4a8",
         title="TensorRT-LLM W4A8",
-        says="80 % of elements: error <= 0.2 + 0.1 |expected|; NaN passes",
+        says="80 % of elements: error <= 0.2 + 0.1 abs(expected); NaN passes",
         source=_TRTLLM.format(
             "002366a4074cacd4f7be481727bea2e1eb9136a5", "modules/moe/quantize_utils.py"
         ),
@@ -150,7 +150,7 @@ _PEERS = (
     Peer(
         name="sglang_aiter",
         title="SGLang aiter",
-        says="|error| < 0.01 |expected| over the whole output, Euclidean; finite",
+        says="abs(error) < 0.01 abs(expected) over the whole output, Euclidean; finite",
         source=_SGLANG.format(
             "866d733cfdfc79084b529a086d81b6be7eea85ed", "test_aiter_mxfp4_triton_moe.py"
         ),
