@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mxmoe.conformance.planted import FLOAT32
-from mxmoe.conformance.planted import PLAIN
-from mxmoe.conformance.planted import Fault
-from mxmoe.conformance.planted import subject_of
-from mxmoe.conformance.planted_correct import NUMERIC
-from mxmoe.conformance.planted_faults import FAULTS
-from mxmoe.conformance.planted_trtllm import LOADER
+from mxmoe.conformance.faults.catalogue import FAULTS
+from mxmoe.conformance.faults.correct import NUMERIC
+from mxmoe.conformance.faults.fault import Fault
+from mxmoe.conformance.faults.plain import FLOAT32
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.subject import Subject
+from mxmoe.kernels.trtllm_gen.plain_loader import LOADER
 
 __all__ = ["FAULTS", "VARIANTS", "Fault", "correct_twin", "faulty"]
 
