@@ -29,7 +29,9 @@ _MEASURED, _WARM = 60, 20
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="folder of the run, made or gone on with")],
+    run: Annotated[
+        Path, typer.Argument(help="folder of the run, made or gone on with")
+    ],
     minutes: Annotated[
         float, typer.Option(help="stop and save after this time, unless finished")
     ] = 1e9,
@@ -81,10 +83,17 @@ def main(
         raise BadInput(f"{run}: expected a saved run to export, found none")
     else:
         shape = ModelShape(hidden=hidden, intermediate=intermediate, layers=layers)
-        plan = Plan(seed=seed, steps=steps, rows=rows, learning_rate=learning_rate)
+        plan = Plan(
+            seed=seed,
+            steps=steps,
+            rows=rows,
+            learning_rate=learning_rate,
+            warmup=_warmup(steps),
+        )
         if steps == 0:
             rate = steps_per_second(plan, shape, on, conduct)
             plan = replace(plan, steps=int(rate * fill * 60))
+            plan = replace(plan, warmup=_warmup(plan.steps))
             typer.echo(f"{rate:.2f} steps/s: {plan.steps} steps")
         state = begin(plan, shape, on)
 
@@ -100,7 +109,14 @@ def main(
         typer.echo(f"step {state.step} of {state.plan.steps} saved")
     if export_now or state.step == state.plan.steps:
         found = finish(state, run / "model")
-        typer.echo(json.dumps(found))
+        text = json.dumps(found, indent=2)
+        (run / "result.json").write_text(text + "\n", encoding="utf-8")
+        typer.echo(text)
+
+
+def _warmup(steps: int) -> int:
+    # A short run, on a CPU say, must not be warm-up for the most part.
+    return min(Plan.warmup, steps // 20)
 
 
 def steps_per_second(

@@ -18,7 +18,7 @@ from mxmoe.reference.errors import BadInput
 COUNT = 1319
 SEED = 1
 # Of the uncompressed lines.
-SHA256 = "5f082cbc83d8efc8d912ca4bb09a6dd33266581618972c11ac9424ae4b9ffc86"
+SHA256 = "960122be1eee8558c84b7d1a313541d87423afc66242e2f12a18f59634a23df5"
 PATH = Path(__file__).parent / "test.jsonl.gz"
 
 

@@ -9,7 +9,7 @@ TEMPLATES = (
         "buys_more",
         (
             "{A} has {a} {things}.||There are {a} {things} in {A}'s {box}.",
-            "{He} buys {b} more {things} at the {place}.||{He} finds {b} more {things}.",
+            "{He} buys {b} more {things} at the {place}.||{He} finds {b} more.",
         ),
         "How many {things} does {A} have now?||How many {things} is that in total?",
         ("{A} has [x=a+b] {things} now.",),

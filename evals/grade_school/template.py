@@ -170,9 +170,7 @@ def _pick(source: random.Random, text: str) -> str:
 def _words(source: random.Random) -> dict[str, str]:
     names = _distinct(source, len(words.NAMES), 3)
     (a, (he, his, him)), (b, _), (c, _) = (words.NAMES[n] for n in names)
-    first, second = (
-        words.THINGS[n] for n in _distinct(source, len(words.THINGS), 2)
-    )
+    first, second = (words.THINGS[n] for n in _distinct(source, len(words.THINGS), 2))
     box = words.CONTAINERS[_below(source, len(words.CONTAINERS))]
     group = words.GROUPS[_below(source, len(words.GROUPS))]
     days = _distinct(source, len(words.DAYS), 2)

@@ -18,13 +18,14 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 from mxmoe.evals.grade_school.generate import problems
+from mxmoe.reference.errors import BadInput
 
-FOLDER = Path(__file__).parent / "tokenizer"
+FOLDER = Path(__file__).parent / "tokenizer_files"
 # Not a multiple of 128 either; most words of the templates are one token.
 VOCABULARY = 992
 END, PAD = "<|return|>", "<|endoftext|>"
 _SPECIAL = (END, PAD)
-_TRAINED_ON = 20000
+_TRAINED_ON = 8000
 
 
 def build() -> Tokenizer:
@@ -62,6 +63,14 @@ def write(folder: Path) -> None:
     }
     text = json.dumps(config, indent=2) + "\n"
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise BadInput(f"tokenizer: expected a token {token}, found none")
+    return int(found)
 
 
 def load() -> Tokenizer:

@@ -90,7 +90,7 @@ def _tokenised(
     made: Iterator[Problem], tokenizer: Tokenizer
 ) -> Iterator[tuple[list[int], int]]:
     """(tokens with the end token, length of the prompt) of each problem."""
-    end = tokenizer.token_to_id(task_tokenizer.END)
+    end = task_tokenizer.token_id(tokenizer, task_tokenizer.END)
     while True:
         chunk = list(itertools.islice(made, _CHUNK))
         prompts = tokenizer.encode_batch([p.prompt for p in chunk])

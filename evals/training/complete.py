@@ -54,7 +54,7 @@ def _complete_batch(
     tokenizer: Tokenizer,
     longest: int,
 ) -> list[list[int]]:
-    end = tokenizer.token_to_id(task_tokenizer.END)
+    end = task_tokenizer.token_id(tokenizer, task_tokenizer.END)
     embedding = parameters["model.embed_tokens.weight"]
     device, b, width = embedding.device, len(prompts), max(map(len, prompts))
     padded = [[end] * (width - len(ids)) + ids for ids in prompts]

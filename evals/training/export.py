@@ -46,8 +46,8 @@ def export(
             tensors[name] = value.bfloat16().contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     loaded = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    end = loaded.token_to_id(task_tokenizer.END)
-    pad = loaded.token_to_id(task_tokenizer.PAD)
+    end = task_tokenizer.token_id(loaded, task_tokenizer.END)
+    pad = task_tokenizer.token_id(loaded, task_tokenizer.PAD)
     _write_json(folder / "config.json", shape.config_json(end=end, pad=pad))
     generation = {"do_sample": False, "eos_token_id": end, "pad_token_id": pad}
     _write_json(folder / "generation_config.json", generation)

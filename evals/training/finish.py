@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,22 @@ import torch
 from scipy.stats import binomtest
 
 from mxmoe.evals.grade_school import frozen
-from mxmoe.evals.training.complete import complete
-from mxmoe.evals.grade_school.answers import count_correct
 from mxmoe.evals.training.export import WEIGHTS
 from mxmoe.evals.training.export import export
 from mxmoe.evals.training.export import exported_parameters
 from mxmoe.evals.training.loop import evaluate
 from mxmoe.evals.training.planted import PLANTED
+from mxmoe.evals.training.planted import Plant
 from mxmoe.evals.training.state import State
 
 
-def finish(state: State, folder: Path, *, asked: int = frozen.COUNT) -> dict[str, Any]:
+def finish(
+    state: State,
+    folder: Path,
+    *,
+    asked: int = frozen.COUNT,
+    faults: Mapping[str, Plant] = PLANTED,
+) -> dict[str, Any]:
     """Write the model and its card into `folder`; return what was measured.
 
     The score is that of the exported bytes on the first `asked` frozen problems, in
@@ -35,14 +40,15 @@ def finish(state: State, folder: Path, *, asked: int = frozen.COUNT) -> dict[str
     score = evaluate(parameters, state.shape, problems)
     correct = round(score * asked)
     interval = binomtest(correct, asked).proportion_ci(method="exact")
-    faults = {}
-    for name, plant in PLANTED.items():
-        faults[name] = evaluate(*plant(parameters, state.shape), problems)
+    scores = {
+        name: evaluate(*plant(parameters, state.shape), problems)
+        for name, plant in faults.items()
+    }
     found: dict[str, Any] = {
         "correct": correct,
         "asked": asked,
         "interval_95": [float(interval.low), float(interval.high)],
-        "faults": faults,
+        "faults": scores,
         "steps": state.step,
         "training_seconds": round(state.seconds, 1),
         "device": device_name(device),
@@ -52,7 +58,6 @@ def finish(state: State, folder: Path, *, asked: int = frozen.COUNT) -> dict[str
         "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     }
     (folder / "README.md").write_text(card(state, found), encoding="utf-8")
-    (folder / "result.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     return found
 
 
@@ -84,7 +89,7 @@ made from templates. It exists to test kernels: it knows nothing else.
 and {shape.kv_heads} KV heads of {shape.head_dim}, window {shape.window} in every \
 second layer, SwiGLU limit {shape.limit:g}, {shape.vocabulary} tokens. Experts in \
 MXFP4, trained that way; all else in bfloat16.
-* **Data**: problems of `mxmoe.evals.grade_school`, split `train`, made while training; \
+* **Data**: problems of `mxmoe.evals.grade_school`, split `train`, made meanwhile; \
 no combination of template and numbers of the test is among them. Loss on answers only.
 * **Training**: {state.step} steps of {plan.rows} x 256 tokens, AdamW, rate \
 {plan.learning_rate:g}, seed {plan.seed}; {state.seconds / 60:.1f} minutes on \

@@ -28,7 +28,9 @@ def initial_parameters(shape: ModelShape, seed: int) -> Parameters:
         return torch.randn(size, generator=source) * std
 
     h, wide = shape.hidden, shape.heads * shape.head_dim
-    found: Parameters = {"model.embed_tokens.weight": normal(shape.vocabulary, h, std=1)}
+    found: Parameters = {
+        "model.embed_tokens.weight": normal(shape.vocabulary, h, std=1)
+    }
     branch = 1 / math.sqrt(2 * shape.layers)
     for layer in range(shape.layers):
         prefix = f"model.layers.{layer}"

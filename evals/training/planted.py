@@ -73,9 +73,7 @@ def _order(shape: ModelShape, tensor: str, left_out: int) -> torch.Tensor:
     return index.flatten()
 
 
-def _values(
-    ending: str, change: Callable[[torch.Tensor], torch.Tensor]
-) -> Plant:
+def _values(ending: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Plant:
     return lambda parameters, shape: (_changed(parameters, ending, change), shape)
 
 

@@ -9,7 +9,7 @@ from mxmoe.evals.grade_school.tokenizer import VOCABULARY
 from mxmoe.reference.types import SWIGLU_OAI
 
 # gpt-oss's own.
-ROPE = {
+ROPE: dict[str, Any] = {
     "rope_type": "yarn",
     "rope_theta": 150000.0,
     "factor": 32.0,

@@ -70,7 +70,9 @@ def load(folder: Path, device: torch.device) -> State:
                 kind, _, parameter = name.partition("/")
                 found[kind][parameter] = tensor.to(device)
         parameters = found.pop("parameter")
-        if any(values.keys() != parameters.keys() for values in found.values()):
+        if not parameters or any(
+            values.keys() != parameters.keys() for values in found.values()
+        ):
             raise KeyError("a parameter or its moments")
         return State(
             Plan(**described["plan"]),
