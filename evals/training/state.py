@@ -52,6 +52,7 @@ def save(state: State, folder: Path) -> None:
         "seconds": state.seconds,
         "plan": asdict(state.plan),
         "shape": asdict(state.shape),
+        "order": list(state.parameters),
     }
     text = json.dumps(described, indent=2) + "\n"
     (fresh / "state.json").write_text(text, encoding="utf-8")
@@ -69,18 +70,17 @@ def load(folder: Path, device: torch.device) -> State:
             for name, tensor in load_file(path).items():
                 kind, _, parameter = name.partition("/")
                 found[kind][parameter] = tensor.to(device)
-        parameters = found.pop("parameter")
-        if not parameters or any(
-            values.keys() != parameters.keys() for values in found.values()
-        ):
-            raise KeyError("a parameter or its moments")
+        # Files are sorted by name. The norm of all gradients is summed in the order of
+        # the parameters, so that order is part of the state.
+        order = described["order"]
+        ordered = {k: {n: values[n] for n in order} for k, values in found.items()}
         return State(
             Plan(**described["plan"]),
             ModelShape(**described["shape"]),
             described["step"],
             described["seconds"],
-            parameters,
-            found,
+            ordered.pop("parameter"),
+            ordered,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{folder}: expected a saved run, found {error}") from error
