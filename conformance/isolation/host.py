@@ -82,10 +82,13 @@ class Host:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([child.__name__])
         ours, theirs = context.Pipe()
-        self._process = context.Process(target=child.main, args=(theirs,))
-        self._process.start()
-        theirs.close()
         self._connection = ours
+        process = context.Process(target=child.main, args=(theirs,))
+        try:
+            process.start()
+        finally:
+            theirs.close()
+        self._process = process
         self._read_to = self._log.stat().st_size if self._log.exists() else 0
         self._beacon.show("load", calling=True, seconds=child.LOAD_SECONDS)
         try:
