@@ -101,7 +101,10 @@ def test_a_fault_can_be_judged_from_the_command_line() -> None:
 def test_a_failing_case_shrinks_to_the_smallest(settings: Settings) -> None:
     """64 tokens fit, so the smallest case that fails has more in the hot set: 65."""
     everything = hypothesis.settings(
-        hypothesis.settings.get_profile("trial"), phases=tuple(hypothesis.Phase)
+        hypothesis.settings.get_profile("trial"),
+        phases=tuple(hypothesis.Phase),
+        # Enough that some are beyond 64 tokens, whichever are drawn.
+        max_examples=100,
     )
     hypothesis.settings.register_profile("shrinking", everything)
     hypothesis.settings.load_profile("shrinking")

@@ -60,6 +60,7 @@ def subset() -> Result:
     return compare(seeds=1, faults=SUBSET, peers=SMALL, correct=VARIANTS, jobs=1)
 
 
+@pytest.mark.nightly
 def test_the_page_shows_what_a_run_finds(subset: Result) -> None:
     shown = table_in_page("fault")
     found = rows_of(fault_rows(subset))
@@ -70,6 +71,7 @@ def test_the_page_shows_what_a_run_finds(subset: Result) -> None:
                 assert shown[fault][title] == word, f"{fault}, {title}"
 
 
+@pytest.mark.nightly
 def test_this_suite_catches_the_subset_and_no_correct_variant(subset: Result) -> None:
     assert subset.caught(SUITE, "suite") == len(SUBSET)
     assert subset.alarms(SUITE, "suite") == []

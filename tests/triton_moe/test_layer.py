@@ -21,6 +21,7 @@ from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.kernels.triton_moe.candidate import TritonMoe
 from mxmoe.kernels.triton_moe.check_call import check_routing
 from mxmoe.kernels.triton_moe.layer import layer_of
+from mxmoe.kernels.triton_moe.tactics import TACTICS
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
@@ -55,8 +56,13 @@ def test_output_and_stages_stay_within_the_bound(word: str, settings: Settings) 
     judge_trace(judge(settings), parse_case(word))
 
 
-def test_every_tactic_stays_within_the_bound(settings: Settings) -> None:
-    judge_every_tactic(judge(settings), parse_case("e2k1h64i96/tp1r0/t19/s0"))
+def test_tactics_stay_within_the_bound(settings: Settings) -> None:
+    """All on a GPU; in the interpreter the first, with splits, and the widest."""
+    case = parse_case("e2k1h64i96/tp1r0/t19/s0")
+    if settings.device == "cuda":
+        judge_every_tactic(judge(settings), case)
+    for tactic in (TACTICS[0], TACTICS[-1]):
+        judge_output(judge(settings), case, tactic=tactic.label())
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3, 18])
