@@ -1,4 +1,7 @@
-"""`mxmoe check` on its defaults: the README's first command, and its budgets."""
+"""`mxmoe check` on its defaults: the README's first command, and its budgets.
+
+Nightly, and by itself: the budgets are seconds of a machine that does nothing else.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from mxmoe.conformance.rundir import Run
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.rundir import read_run
 from mxmoe.conformance.verdict import Verdict
+
+pytestmark = pytest.mark.nightly
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
 
