@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -10,15 +9,8 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 
 import torch
-from hypothesis import given
-from hypothesis import reject
-from hypothesis import seed
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import judge_rank
@@ -30,11 +22,11 @@ from mxmoe.conformance.designed import on_device
 from mxmoe.conformance.kept_inputs import BYTES
 from mxmoe.conformance.kept_inputs import CASE
 from mxmoe.conformance.kept_inputs import LAYER
-from mxmoe.conformance.kept_inputs import KeptInputs
 from mxmoe.conformance.kept_inputs import Source
-from mxmoe.conformance.profiles import SHRINK_SECONDS
 from mxmoe.conformance.rank_groups import ranks_of
-from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.record import Record
+from mxmoe.conformance.search import search_smallest
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.strategies import SHARDS
 from mxmoe.conformance.strategies import TOKENS
 from mxmoe.conformance.strategies import cases
@@ -45,64 +37,12 @@ from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.verdict import unsupported
-from mxmoe.reference.checkpoint import Checkpoint
-from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the user asked for, the same for every check of a run.
-
-    seed : of the cases that are drawn; None leaves that to Hypothesis.
-    kept : the inputs of a bundle that is replayed.
-    """
-
-    checkpoint_folder: Path
-    checkpoint_given: bool
-    layers: tuple[int, ...]
-    seconds_per_check: float
-    case: Case | None = None
-    device: str | None = None
-    isolate: bool | None = None
-    required_class: str | None = None
-    against: Subject | None = None
-    run: RunWriter | None = None
-    seed: int | None = None
-    kept: KeptInputs | None = None
-    wrong_outputs: set[str] = field(default_factory=set)
-    last_prepared: dict[tuple[str, str], dict[str, torch.Tensor]] = field(
-        default_factory=dict
-    )
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint under test, opened."""
-        if self.kept is not None:
-            return self.kept.checkpoint
-        return open_checkpoint(self.checkpoint_folder)
-
-
-@dataclass
-class Record:
-    """What one check found out, filled in as it goes.
-
-    searching : the smallest failing case is still looked for: say what, not why.
-    source : where the first inputs of the current case came from.
-    """
-
-    worst: float | None = None
-    examples: int = 0
-    searching: bool = False
-    case: str | None = None
-    source: Source | None = None
-    evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -153,7 +93,7 @@ class Judge:
             shards=groups or shards,
         )
         if not strategy.is_empty:
-            self._search(check, strategy, share, draws)
+            search_smallest(self, check, strategy, share=share, draws=draws)
         refusal: NotJudged | None = None
         for case in examples:
             try:
@@ -176,52 +116,6 @@ class Judge:
                 refusal = error
         assert refusal is not None
         raise refusal
-
-    def _search(
-        self,
-        check: Callable[[Case], None],
-        strategy: st.SearchStrategy[Case],
-        share: float,
-        draws: float,
-    ) -> None:
-        stop = time.monotonic() + share * self.settings.seconds_per_check
-        failing: list[Case] = []
-        most = max(1, round(draws * hypothesis_settings().max_examples))
-
-        @hypothesis_settings(max_examples=most)
-        @given(strategy)
-        def search(case: Case) -> None:
-            nonlocal stop
-            # Out of time: nothing new is judged. What failed must go on failing, as
-            # Hypothesis runs the smallest failing case again at the end.
-            over = time.monotonic() > stop or (failing and self.searched_enough())
-            if over and case not in failing:
-                return
-            try:
-                self.one(check, case)
-            except Failure:
-                if not failing:
-                    stop = time.monotonic() + SHRINK_SECONDS
-                failing.append(case)
-                raise
-            except NotJudged:
-                if self.record.examples == 0 and not failing:
-                    raise
-                reject()
-
-        if self.settings.seed is not None:
-            search = seed(self.settings.seed)(search)
-        self.record.searching = True
-        try:
-            search()
-        except Failure as failure:
-            self.record.searching = False
-            # Hypothesis ran the smallest last. Once more, and now to say why.
-            self.one(check, failing[-1])
-            note = "not repeatable: the same case passed when it was run again"
-            raise Failure(failure.verdict, f"{failure.text}\n{note}") from failure
-        finally:
-            self.record.searching = False
 
     def searched_enough(self) -> bool:
         """Whether the search for a smaller case costs too much, whatever its time."""

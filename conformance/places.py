@@ -15,8 +15,8 @@ from typing import Any
 from typing import TypeVar
 
 from mxmoe.conformance.case import Case
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_numbers import ROUTES
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.strategies import GPT_OSS_SHAPE
 from mxmoe.conformance.subject import Subject
 from mxmoe.reference.checkpoint import Checkpoint

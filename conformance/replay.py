@@ -19,7 +19,6 @@ from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.isolation.judge import make_check
 from mxmoe.conformance.isolation.opening import child_plan
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import register_profiles
 from mxmoe.conformance.profiles import seconds_per_check
@@ -27,6 +26,7 @@ from mxmoe.conformance.repetitions import arguments_of
 from mxmoe.conformance.session import Options
 from mxmoe.conformance.session import check_device
 from mxmoe.conformance.session import load_subjects
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged

@@ -29,13 +29,13 @@ from mxmoe.conformance.handshake import shake_hands
 from mxmoe.conformance.isolation.host import Losses
 from mxmoe.conformance.isolation.opening import child_plan
 from mxmoe.conformance.isolation.opening import open_isolated
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.places import choose_layers
 from mxmoe.conformance.profiles import seconds_per_check
 from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.registry import op_names
 from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint

@@ -24,9 +24,9 @@ from mxmoe.conformance.isolation.judge import make_check
 from mxmoe.conformance.isolation.opening import child_plan
 from mxmoe.conformance.isolation.opening import open_isolated
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import arguments_of
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict

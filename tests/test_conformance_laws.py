@@ -16,11 +16,11 @@ from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_laws import judge_law
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.laws import LAWS
 from mxmoe.conformance.routing_laws import ROUTING_LAWS
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.moe import moe

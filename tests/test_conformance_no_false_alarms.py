@@ -13,8 +13,8 @@ from mxmoe.conformance.faults.correct import FORMS
 from mxmoe.conformance.faults.correct import NUMERIC
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.registry import load_candidate
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.trial import Outcome
 from mxmoe.conformance.trial import checks

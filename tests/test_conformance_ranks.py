@@ -26,7 +26,6 @@ from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.ranks import laid_out
 from mxmoe.conformance.faults.ranks import reducing
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_layer_step import judge_processes
 from mxmoe.conformance.judge_layer_step import judge_step
 from mxmoe.conformance.rank_groups import GROUPS
@@ -40,6 +39,7 @@ from mxmoe.conformance.ranks.launch import launch
 from mxmoe.conformance.ranks.plan import LAYER_STEP
 from mxmoe.conformance.ranks.plan import Plan
 from mxmoe.conformance.registry import load_candidate
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.trial import checks
 from mxmoe.conformance.trial import level_of

@@ -17,12 +17,12 @@ from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.isolation.judge import make_check
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import arguments_of
 from mxmoe.conformance.replay import run_replay
 from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.errors import BadInput

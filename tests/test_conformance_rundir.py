@@ -19,10 +19,10 @@ from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.summary import conclude
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.trial import trial

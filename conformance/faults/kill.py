@@ -10,7 +10,7 @@ from dataclasses import field
 
 from mxmoe.conformance.faults.fault import Fault
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Settings
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.trial import checks
 from mxmoe.conformance.trial import trial

@@ -12,7 +12,7 @@ from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.kill import conclude
 from mxmoe.conformance.faults.mutants import Mutant
 from mxmoe.conformance.faults.survivors import explained
-from mxmoe.conformance.judge import Settings
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.trial import checks
 from mxmoe.conformance.trial import repeatable_settings
 

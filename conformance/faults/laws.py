@@ -40,7 +40,8 @@ def routing_weights_a_fifth_of_a_percent_off() -> object:
     return _routing(lambda r: r.weights * 1.002)
 
 
-@_structure("", "gain along expert 1's contribution", "it is the whole of it")
+# Where a rank has expert 1 alone, its gain is that of the whole output.
+@_structure("", "expert 1's contribution", "it is the whole of it")
 def one_expert_a_fifth_of_a_percent_off() -> object:
     """The routing weight of expert 1 is 0.2 % too small."""
     return _routing(lambda r: torch.where(r.ids == 1, 0.998 * r.weights, r.weights))

@@ -1,7 +1,7 @@
 """Make the golden vectors of triton_kernels by running that package on a CPU.
 
-    pip install --no-deps --target /tmp/tk tokenspeed-triton-kernels==1.0.0.post20260510
-    PYTHONPATH=/tmp/tk python conformance/golden/make_triton_kernels.py
+    pip install --no-deps --target tk tokenspeed-triton-kernels==1.0.0.post20260510
+    PYTHONPATH=tk python conformance/golden/make_triton_kernels.py
 
 It uses nothing of mxmoe. Ranks are cut out by hand here: the package knows none.
 """

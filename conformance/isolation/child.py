@@ -30,15 +30,15 @@ from mxmoe.conformance.isolation.messages import Question
 from mxmoe.conformance.isolation.messages import receive_json
 from mxmoe.conformance.isolation.messages import send_json
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Record
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
 from mxmoe.conformance.profiles import register_profiles
 from mxmoe.conformance.profiles import seconds_per_check
+from mxmoe.conformance.record import Record
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.repetitions import arguments_of
 from mxmoe.conformance.repetitions import find_check
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.time_limit import CALL_SECONDS
 from mxmoe.conformance.verdict import Failure

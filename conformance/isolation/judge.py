@@ -14,11 +14,11 @@ from mxmoe.conformance.isolation.messages import NOT_JUDGED
 from mxmoe.conformance.isolation.messages import PASSED
 from mxmoe.conformance.isolation.messages import Question
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.kept_inputs import CASE
 from mxmoe.conformance.kept_inputs import Source
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import find_check
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged

@@ -162,7 +162,7 @@ def on_own_data(
 def by_the_suite(faults: Sequence[str], correct: Sequence[str]) -> list[Finding]:
     """Whether the check that a fault names fails, and whether a variant passes."""
     findings = []
-    with repeatable_settings() as settings:
+    with repeatable_settings(profile="ci") as settings:
         for name in (*faults, *correct):
             fault = FAULTS[name] if name in faults else None
             subject = faulty(name) if fault else VARIANTS[name]()

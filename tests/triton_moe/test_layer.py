@@ -11,17 +11,18 @@ import torch
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge import Settings
 from mxmoe.conformance.judge_fused import judge_fused
 from mxmoe.conformance.judge_numbers import judge_every_tactic
 from mxmoe.conformance.judge_numbers import judge_output
 from mxmoe.conformance.judge_trace import judge_trace
 from mxmoe.conformance.registry import load_candidate
+from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.kernels.triton_moe.candidate import TritonMoe
 from mxmoe.kernels.triton_moe.check_call import check_routing
 from mxmoe.kernels.triton_moe.layer import layer_of
 from mxmoe.kernels.triton_moe.tactics import TACTICS
+from mxmoe.kernels.triton_moe.tactics import Tactic
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
@@ -63,6 +64,25 @@ def test_tactics_stay_within_the_bound(settings: Settings) -> None:
         judge_every_tactic(judge(settings), case)
     for tactic in (TACTICS[0], TACTICS[-1]):
         judge_output(judge(settings), case, tactic=tactic.label())
+
+
+# Slots of one expert around the halves and quarters at which a tile is computed
+# narrower, and around its end, for every width.
+EDGES = [
+    (tactic, count)
+    for tactic in {t.block_t: t for t in TACTICS}.values()
+    for part in sorted({16, tactic.block_t // 4, tactic.block_t // 2, tactic.block_t})
+    if 16 <= part <= tactic.block_t
+    for count in (part, part + 1)
+]
+
+
+@pytest.mark.parametrize(("tactic", "count"), EDGES)
+def test_no_slot_is_lost_at_the_edges_of_a_tile(
+    tactic: Tactic, count: int, settings: Settings
+) -> None:
+    case = parse_case(f"e1k1h32i32/tp1r0/t{count}/s0")
+    judge_output(judge(settings), case, tactic=tactic.label())
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3, 18])

@@ -1,0 +1,90 @@
+"""Drawing cases, and shrinking one that fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from hypothesis import given
+from hypothesis import reject
+from hypothesis import seed
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.profiles import SHRINK_SECONDS
+from mxmoe.conformance.record import Record
+from mxmoe.conformance.settings import Settings
+from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import NotJudged
+
+
+class Searching(Protocol):
+    """What the search needs of a judge."""
+
+    @property
+    def settings(self) -> Settings:
+        """Of the run."""
+
+    @property
+    def record(self) -> Record:
+        """Of the check."""
+
+    def one(self, check: Callable[[Case], None], case: Case) -> None:
+        """Judge one case."""
+
+    def searched_enough(self) -> bool:
+        """Whether the search for a smaller case costs too much, whatever its time."""
+
+
+def search_smallest(
+    judge: Searching,
+    check: Callable[[Case], None],
+    strategy: st.SearchStrategy[Case],
+    *,
+    share: float,
+    draws: float,
+) -> None:
+    """Judge drawn cases; `Failure` says what is wrong with the smallest bad one.
+
+    share, draws : see `Judge.for_all`.
+    """
+    stop = time.monotonic() + share * judge.settings.seconds_per_check
+    failing: list[Case] = []
+    most = max(1, round(draws * hypothesis_settings().max_examples))
+
+    @hypothesis_settings(max_examples=most)
+    @given(strategy)
+    def search(case: Case) -> None:
+        nonlocal stop
+        # Out of time: nothing new is judged. What failed must go on failing, as
+        # Hypothesis runs the smallest failing case again at the end.
+        over = time.monotonic() > stop or (failing and judge.searched_enough())
+        if over and case not in failing:
+            return
+        try:
+            judge.one(check, case)
+        except Failure:
+            if not failing:
+                stop = time.monotonic() + SHRINK_SECONDS
+            failing.append(case)
+            raise
+        except NotJudged:
+            if judge.record.examples == 0 and not failing:
+                raise
+            reject()
+
+    if judge.settings.seed is not None:
+        search = seed(judge.settings.seed)(search)
+    judge.record.searching = True
+    try:
+        search()
+    except Failure as failure:
+        judge.record.searching = False
+        # Hypothesis ran the smallest last. Once more, and now to say why.
+        judge.one(check, failing[-1])
+        note = "not repeatable: the same case passed when it was run again"
+        raise Failure(failure.verdict, f"{failure.text}\n{note}") from failure
+    finally:
+        judge.record.searching = False
