@@ -16,6 +16,7 @@ import torch
 import typer
 
 from mxmoe.evals.training import state as states
+from mxmoe.evals.training.export import exported_parameters
 from mxmoe.evals.training.finish import finish
 from mxmoe.evals.training.loop import Conduct
 from mxmoe.evals.training.loop import begin
@@ -41,6 +42,10 @@ def main(
     fill: Annotated[
         float, typer.Option(help="minutes that the whole run may train, for --steps 0")
     ] = 15.0,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option(help="model to start from, its experts' biases drawn anew"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     rows: Annotated[int, typer.Option(min=1, help="of 256 tokens")] = Plan.rows,
     learning_rate: Annotated[float, typer.Option()] = Plan.learning_rate,
@@ -95,7 +100,10 @@ def main(
             plan = replace(plan, steps=int(rate * fill * 60))
             plan = replace(plan, warmup=_warmup(plan.steps))
             typer.echo(f"{rate:.2f} steps/s: {plan.steps} steps")
-        state = begin(plan, shape, on)
+        trained = None
+        if warm_start is not None:
+            trained = exported_parameters(warm_start, torch.device("cpu"))
+        state = begin(plan, shape, on, trained=trained)
 
     def report(line: dict[str, float]) -> None:
         text = json.dumps({name: round(value, 5) for name, value in line.items()})

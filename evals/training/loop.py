@@ -22,6 +22,7 @@ from mxmoe.evals.training.forward import as_mxfp4
 from mxmoe.evals.training.forward import forward
 from mxmoe.evals.training.parameters import Parameters
 from mxmoe.evals.training.parameters import initial_parameters
+from mxmoe.evals.training.parameters import with_fresh_biases
 from mxmoe.evals.training.plan import Plan
 from mxmoe.evals.training.shape import ModelShape
 from mxmoe.evals.training.state import State
@@ -45,9 +46,21 @@ class Conduct:
     compiled: bool = False
 
 
-def begin(plan: Plan, shape: ModelShape, device: torch.device) -> State:
-    """The state before the first step."""
-    made = initial_parameters(shape, plan.seed)
+def begin(
+    plan: Plan,
+    shape: ModelShape,
+    device: torch.device,
+    *,
+    trained: Parameters | None = None,
+) -> State:
+    """The state before the first step.
+
+    trained : parameters to start from, with biases of the experts drawn anew.
+    """
+    if trained is None:
+        made = initial_parameters(shape, plan.seed)
+    else:
+        made = with_fresh_biases(trained, shape, plan.seed)
     parameters = {name: value.to(device) for name, value in made.items()}
     moments = {
         moment: {name: torch.zeros_like(value) for name, value in parameters.items()}
