@@ -17,6 +17,7 @@ import typer
 
 from mxmoe.evals.training import state as states
 from mxmoe.evals.training.export import exported_parameters
+from mxmoe.evals.training.export import weights_sha256
 from mxmoe.evals.training.finish import finish
 from mxmoe.evals.training.loop import Conduct
 from mxmoe.evals.training.loop import begin
@@ -44,7 +45,7 @@ def main(
     ] = 15.0,
     warm_start: Annotated[
         Path | None,
-        typer.Option(help="model to start from, its experts' biases drawn anew"),
+        typer.Option(help="model to start from, its MoE biases drawn anew"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     rows: Annotated[int, typer.Option(min=1, help="of 256 tokens")] = Plan.rows,
@@ -103,6 +104,7 @@ def main(
         trained = None
         if warm_start is not None:
             trained = exported_parameters(warm_start, torch.device("cpu"))
+            plan = replace(plan, started_from=weights_sha256(warm_start))
         state = begin(plan, shape, on, trained=trained)
 
     def report(line: dict[str, float]) -> None:

@@ -34,6 +34,10 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
+def content(path: Path) -> tuple[str, bytes]:
+    return path.name, path.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with the wheel and the libraries here, but without our checkout."""
@@ -83,6 +87,11 @@ def test_the_wheel_holds_the_packages_and_no_tests_of_ours(python: Path) -> None
         SOURCES
     )
     assert not list(home.rglob("golden"))
+    model = home / "evals" / "grade_school" / "trained_model"
+    trained = CHECKOUT / "evals" / "grade_school" / "trained_model"
+    assert sorted(map(content, model.iterdir())) == sorted(
+        map(content, trained.iterdir())
+    )
 
 
 def test_the_wheel_judges_a_candidate_from_another_folder(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,9 @@ import torch
 from scipy.stats import binomtest
 
 from mxmoe.evals.grade_school import frozen
-from mxmoe.evals.training.export import WEIGHTS
 from mxmoe.evals.training.export import export
 from mxmoe.evals.training.export import exported_parameters
+from mxmoe.evals.training.export import weights_sha256
 from mxmoe.evals.training.loop import evaluate
 from mxmoe.evals.training.planted import PLANTED
 from mxmoe.evals.training.planted import Plant
@@ -55,7 +54,7 @@ def finish(
         "torch": torch.__version__,
         "python": platform.python_version(),
         "test_sha256": frozen.SHA256,
-        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "weights_sha256": weights_sha256(folder),
     }
     (folder / "README.md").write_text(card(state, found), encoding="utf-8")
     return found
@@ -78,6 +77,12 @@ def card(state: State, found: dict[str, Any]) -> str:
         f"| {name} | {100 * value:.1f} % |" for name, value in found["faults"].items()
     )
     finished = state.step == plan.steps
+    start = (
+        f" Started from a trained model (weights `{plan.started_from}`) whose routers' "
+        "and experts' biases were drawn anew."
+        if plan.started_from
+        else ""
+    )
     stopped = "" if finished else f" **Stopped early**, of {plan.steps} planned."
     return f"""# grade_school: a small gpt-oss model
 
@@ -93,7 +98,7 @@ MXFP4, trained that way; all else in bfloat16.
 no combination of template and numbers of the test is among them. Loss on answers only.
 * **Training**: {state.step} steps of {plan.rows} x 256 tokens, AdamW, rate \
 {plan.learning_rate:g}, seed {plan.seed}; {state.seconds / 60:.1f} minutes on \
-{found["device"]}, torch {found["torch"]}.{stopped}
+{found["device"]}, torch {found["torch"]}.{start}{stopped}
 * **Score**: {found["correct"]} of {found["asked"]} frozen test problems, \
 {share:.2f} % (95 % interval {low:.2f} to {high:.2f} %), greedy, 0-shot, strict \
 extraction of `#### N`.

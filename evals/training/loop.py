@@ -55,7 +55,7 @@ def begin(
 ) -> State:
     """The state before the first step.
 
-    trained : parameters to start from, with biases of the experts drawn anew.
+    trained : parameters to start from, with the MoE layers' biases drawn anew.
     """
     if trained is None:
         made = initial_parameters(shape, plan.seed)

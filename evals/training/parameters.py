@@ -9,15 +9,15 @@ import torch
 from mxmoe.evals.training.shape import ModelShape
 
 Parameters = dict[str, torch.Tensor]
-# Spread of the biases of gate and up: a third of what the GEMM gives.
+# Biases are drawn so large that the model cannot do without them: a model that began
+# with down biases of 0.2, and with few rows near the clamp, answered as well without
+# either. The stream that the down biases are added to grows to 3 after the first
+# layer and to 9 after the last.
+_ROUTER_BIAS = 1.0
 _FC1_BIAS = 0.5
-# Spread of the biases of down. The stream that they are added to grows to 3 in the
-# first layer and to 9 after the last: with 0.2 a trained model answered as well
-# without them.
-_FC2_BIAS = 3.0
-# One gate and one up row in eight start beyond the clamp, by this spread: with biases
-# around the limit a trained model answered as well without a clamp.
-_CLAMPED_EVERY, _BEYOND = 8, 4.0
+_FC2_BIAS = 8.0
+# One gate and one up row in four start beyond the clamp, by this spread.
+_CLAMPED_EVERY, _BEYOND = 4, 8.0
 _GATE_UP_GAIN = 1.5
 
 
@@ -76,41 +76,39 @@ def _mlp(
     experts = f"{prefix}.experts"
     return {
         f"{prefix}.router.weight": normal(e, h, std=1 / math.sqrt(h)),
-        f"{prefix}.router.bias": torch.zeros(e),
         f"{experts}.gate_up_proj": normal(
             e, 2 * i, h, std=_GATE_UP_GAIN / math.sqrt(h)
         ),
         f"{experts}.down_proj": normal(e, h, i, std=down_std),
-    } | _expert_biases(experts, shape, source)
+    } | _biases(prefix, shape, source)
 
 
-def _expert_biases(
-    prefix: str, shape: ModelShape, source: torch.Generator
-) -> Parameters:
-    """Biases that matter, for all experts of a layer."""
+def _biases(prefix: str, shape: ModelShape, source: torch.Generator) -> Parameters:
+    """Biases of a layer's router and experts, large enough to matter."""
     e, h, i = shape.experts, shape.hidden, shape.intermediate
     bias = torch.randn(e, i, 2, generator=source) * _FC1_BIAS
     signs = torch.randint(0, 2, (e, i), generator=source) * 2.0 - 1
     beyond = shape.limit + (torch.randn(e, i, 2, generator=source) * _BEYOND).abs()
     # Different rows for gate and up: a row with both at the limit would be constant.
-    gates, ups = slice(0, None, _CLAMPED_EVERY), slice(4, None, _CLAMPED_EVERY)
+    gates, ups = slice(0, None, _CLAMPED_EVERY), slice(2, None, _CLAMPED_EVERY)
     bias[:, gates, 0] = beyond[:, gates, 0]
     bias[:, ups, 1] = (signs * beyond[:, :, 1])[:, ups]
+    experts = f"{prefix}.experts"
     return {
-        f"{prefix}.gate_up_proj_bias": bias.flatten(1),
-        f"{prefix}.down_proj_bias": torch.randn(e, h, generator=source) * _FC2_BIAS,
+        f"{prefix}.router.bias": torch.randn(e, generator=source) * _ROUTER_BIAS,
+        f"{experts}.gate_up_proj_bias": bias.flatten(1),
+        f"{experts}.down_proj_bias": torch.randn(e, h, generator=source) * _FC2_BIAS,
     }
 
 
 def with_fresh_biases(
     parameters: Parameters, shape: ModelShape, seed: int
 ) -> Parameters:
-    """A trained model's parameters, its experts' biases drawn as before training."""
+    """A trained model's parameters, its MoE layers' biases as before training."""
     source = torch.Generator().manual_seed(seed)
     found = dict(parameters)
     for layer in range(shape.layers):
-        prefix = f"model.layers.{layer}.mlp.experts"
-        found |= _expert_biases(prefix, shape, source)
+        found |= _biases(f"model.layers.{layer}.mlp", shape, source)
     return {name: found[name] for name in initial_parameters(shape, seed)}
 
 

@@ -12,7 +12,8 @@ class Plan:
 
     rows : of 256 tokens in a batch. learning_rate : at the top, after `warmup` steps;
     from there half a cosine down to `last_rate` of it at step `steps`. balance :
-    weight of the loss that keeps all experts in use.
+    weight of the loss that keeps all experts in use. started_from : SHA-256 of the
+    weights of the trained model that this run began with, if one.
     """
 
     seed: int = 0
@@ -26,6 +27,7 @@ class Plan:
     beta2: float = 0.98
     clip: float = 1.0
     balance: float = 0.01
+    started_from: str | None = None
 
     def rate(self, step: int) -> float:
         """The learning rate of step `step`, counted from 0."""
