@@ -16,6 +16,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from mxmoe.conformance import whole_lines
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 
@@ -56,33 +57,20 @@ class LayerLine:
 
 def append_layer(folder: Path, process: int, line: LayerLine) -> None:
     """Append one whole line to the file of `process`."""
-    path = _part(folder, process)
-    text = json.dumps(asdict(line), allow_nan=False) + "\n"
-    with path.open("ab") as file:
-        file.write(text.encode())
+    whole_lines.append_line(_part(folder, process), asdict(line))
 
 
 def cut_torn_line(folder: Path, process: int) -> None:
     """Remove what a killed writer of this file left behind its last whole line."""
-    path = _part(folder, process)
-    if path.exists():
-        written = path.read_bytes()
-        whole = written.rfind(b"\n") + 1
-        if whole < len(written):
-            with path.open("r+b") as file:
-                file.truncate(whole)
+    whole_lines.cut_torn_line(_part(folder, process))
 
 
 def read_layers(folder: Path | str) -> dict[int, LayerLine]:
     """The finished layers of a run, by number; `BadInput` for lines of another kind."""
     found: dict[int, LayerLine] = {}
     for path in sorted(Path(folder).glob("layers.*.jsonl")):
-        try:
-            *whole, _torn = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise BadInput(f"{path}: expected layer lines, found {error}") from error
-        for number, text in enumerate(whole, 1):
-            line = _read_line(text, f"{path}:{number}")
+        for where, text in whole_lines.whole_lines(path, "layer lines"):
+            line = _read_line(text, where)
             found.setdefault(line.layer, line)
     return dict(sorted(found.items()))
 

@@ -1,0 +1,1 @@
+"""The accuracy gate: a task score, decided soundly and early."""

@@ -1,0 +1,81 @@
+"""Signs of a broken model that a score hides: read before and beside the score.
+
+A model of NaN logits still answers: greedy decoding picks token 0, `!!!!`, and the
+request succeeds. A permuted bias gives finite noise that still contains numbers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mxmoe.evals.gate.answer_lines import AnswerLine
+
+# MLPerf's language model rules ask for 0.9 of the reference's tokens a sample; above,
+# the same distance and as much again, since answers can grow without a fault.
+SHORTEST, LONGEST = 0.9, 1.2
+# An answer counts as repetition when one word fills this share of it, and it has
+# enough words that a short answer cannot.
+_REPEATED, _ENOUGH_WORDS = 0.5, 12
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What healthy runs of a protocol showed.
+
+    tokens : mean tokens of an answer. truncated, repeating : shares of the answers.
+    """
+
+    tokens: float
+    truncated: float = 0.0
+    repeating: float = 0.0
+
+
+def repeats(text: str) -> bool:
+    """Whether one word, or one character of a text without spaces, is half of it."""
+    words: Sequence[str] = text.split()
+    if len(words) == 1:
+        words = list(text)
+    if len(words) < _ENOUGH_WORDS:
+        return False
+    return max(words.count(word) for word in set(words)) >= _REPEATED * len(words)
+
+
+def complaints(
+    answers: Sequence[AnswerLine], baseline: Baseline, *, margin: float
+) -> list[str]:
+    """One sentence a sign of broken numerics; empty for a healthy run.
+
+    margin : share of the answers by which truncation and repetition may exceed the
+    baseline's.
+    """
+    if not answers:
+        return ["no question was answered"]
+    count = len(answers)
+    broken = [line.question for line in answers if not line.finite]
+    found = []
+    if broken:
+        found.append(
+            f"{len(broken)} of {count} answers had logits that are not finite, "
+            f"first question {broken[0]}"
+        )
+    cut = sum(line.finish_reason == "length" for line in answers) / count
+    if cut > baseline.truncated + margin:
+        found.append(
+            f"{100 * cut:.1f} % of the answers were cut at the output limit, "
+            f"{100 * baseline.truncated:.1f} % in healthy runs"
+        )
+    same = sum(repeats(line.text) for line in answers) / count
+    if same > baseline.repeating + margin:
+        found.append(
+            f"{100 * same:.1f} % of the answers repeat one word, "
+            f"{100 * baseline.repeating:.1f} % in healthy runs"
+        )
+    ratio = statistics.mean(line.tokens for line in answers) / baseline.tokens
+    if not SHORTEST <= ratio <= LONGEST:
+        found.append(
+            f"answers have {ratio:.2f} times the tokens of healthy runs, "
+            f"expected {SHORTEST} to {LONGEST}"
+        )
+    return found
