@@ -25,36 +25,34 @@ LINE = AnswerLine(
     seconds=1.0,
 )
 ANSWERS = [replace(LINE, question=n) for n in range(20)]
-BASELINE = Baseline(tokens=30.0)
+BASELINE = Baseline(tokens=(30,) * 1319)
 
 
 def found(**changes: object) -> list[str]:
     """The complaints when the last three of the answers are changed."""
-    wrong = [replace(line, **changes) for line in ANSWERS[-3:]]  # type: ignore[arg-type]
-    return complaints([*ANSWERS[:-3], *wrong], BASELINE, margin=0.1)
+    wrong = [replace(line, **changes) for line in ANSWERS[-4:]]  # type: ignore[arg-type]
+    return complaints([*ANSWERS[:-4], *wrong], BASELINE)
 
 
 def test_a_healthy_run_has_none() -> None:
-    assert complaints(ANSWERS, BASELINE, margin=0.0) == []
+    assert complaints(ANSWERS, BASELINE) == []
 
 
 def test_a_run_without_answers_is_not_healthy() -> None:
-    assert complaints([], BASELINE, margin=1.0) == ["no question was answered"]
+    assert complaints([], BASELINE) == ["no question was answered"]
 
 
 def test_one_answer_that_is_not_finite_is_enough() -> None:
-    [said] = complaints(
-        [*ANSWERS[1:], replace(LINE, finite=False)], BASELINE, margin=1.0
-    )
+    [said] = complaints([*ANSWERS[1:], replace(LINE, finite=False)], BASELINE)
     assert said == ("1 of 20 answers had logits that are not finite, first question 0")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"finish_reason": "length"}, "15.0 % of the answers were cut"),
-        ({"text": "!" * 40}, "15.0 % of the answers repeat one word"),
-        ({"tokens": 160}, "answers have 1.65 times the tokens"),
+        ({"finish_reason": "length"}, "4 of 20 answers were cut"),
+        ({"text": "!" * 40}, "4 of 20 answers repeat one word"),
+        ({"tokens": 160}, "answers have 1.87 times the tokens"),
     ],
 )
 def test_signs_beyond_the_margin_are_named(
@@ -64,9 +62,14 @@ def test_signs_beyond_the_margin_are_named(
     assert line.startswith(said)
 
 
+def test_one_answer_that_is_cut_is_no_sign() -> None:
+    cut = replace(LINE, finish_reason="length", tokens=40)
+    assert complaints([*ANSWERS[1:], cut], BASELINE) == []
+
+
 def test_short_answers_are_noticed() -> None:
     short = [replace(line, tokens=20) for line in ANSWERS]
-    [line] = complaints(short, BASELINE, margin=0.0)
+    [line] = complaints(short, BASELINE)
     assert line.startswith("answers have 0.67 times the tokens")
 
 

@@ -6,15 +6,18 @@ request succeeds. A permuted bias gives finite noise that still contains numbers
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from scipy.stats import binom
 
 from mxmoe.evals.gate.answer_lines import AnswerLine
 
 # MLPerf's language model rules ask for 0.9 of the reference's tokens a sample; above,
 # the same distance and as much again, since answers can grow without a fault.
 SHORTEST, LONGEST = 0.9, 1.2
+# As often as early evidence may err.
+_CHANCE = 1e-3
 # An answer counts as repetition when one word fills this share of it, and it has
 # enough words that a short answer cannot.
 _REPEATED, _ENOUGH_WORDS = 0.5, 12
@@ -24,10 +27,11 @@ _REPEATED, _ENOUGH_WORDS = 0.5, 12
 class Baseline:
     """What healthy runs of a protocol showed.
 
-    tokens : mean tokens of an answer. truncated, repeating : shares of the answers.
+    tokens : of each question's answer, by question. truncated, repeating : shares of
+    the answers.
     """
 
-    tokens: float
+    tokens: tuple[int, ...]
     truncated: float = 0.0
     repeating: float = 0.0
 
@@ -42,13 +46,11 @@ def repeats(text: str) -> bool:
     return max(words.count(word) for word in set(words)) >= _REPEATED * len(words)
 
 
-def complaints(
-    answers: Sequence[AnswerLine], baseline: Baseline, *, margin: float
-) -> list[str]:
+def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
     """One sentence a sign of broken numerics; empty for a healthy run.
 
-    margin : share of the answers by which truncation and repetition may exceed the
-    baseline's.
+    Shares count where so many are less likely than `_CHANCE` in healthy runs; lengths
+    are compared on the questions that were answered.
     """
     if not answers:
         return ["no question was answered"]
@@ -60,22 +62,23 @@ def complaints(
             f"{len(broken)} of {count} answers had logits that are not finite, "
             f"first question {broken[0]}"
         )
-    cut = sum(line.finish_reason == "length" for line in answers) / count
-    if cut > baseline.truncated + margin:
-        found.append(
-            f"{100 * cut:.1f} % of the answers were cut at the output limit, "
-            f"{100 * baseline.truncated:.1f} % in healthy runs"
-        )
-    same = sum(repeats(line.text) for line in answers) / count
-    if same > baseline.repeating + margin:
-        found.append(
-            f"{100 * same:.1f} % of the answers repeat one word, "
-            f"{100 * baseline.repeating:.1f} % in healthy runs"
-        )
-    ratio = statistics.mean(line.tokens for line in answers) / baseline.tokens
+    cut = sum(line.finish_reason == "length" for line in answers)
+    if _too_many(cut, count, baseline.truncated, baseline):
+        found.append(f"{cut} of {count} answers were cut at the output limit")
+    same = sum(repeats(line.text) for line in answers)
+    if _too_many(same, count, baseline.repeating, baseline):
+        found.append(f"{same} of {count} answers repeat one word")
+    healthy = sum(baseline.tokens[line.question] for line in answers)
+    ratio = sum(line.tokens for line in answers) / healthy
     if not SHORTEST <= ratio <= LONGEST:
         found.append(
             f"answers have {ratio:.2f} times the tokens of healthy runs, "
             f"expected {SHORTEST} to {LONGEST}"
         )
     return found
+
+
+def _too_many(seen: int, count: int, share: float, baseline: Baseline) -> bool:
+    # A share that was never seen may still be one question in all.
+    expected = max(share, 1 / len(baseline.tokens))
+    return bool(binom.sf(seen - 1, count, expected) < _CHANCE)

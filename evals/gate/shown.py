@@ -1,0 +1,71 @@
+"""Progress of a gate on a terminal: score, evidence, expected questions to go."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn
+from rich.progress import Progress as Bar
+from rich.progress import TextColumn
+from rich.progress import TimeElapsedColumn
+
+from mxmoe.evals.gate.asking import Progress
+from mxmoe.evals.gate.risk import questions_to_go
+from mxmoe.evals.gate.risk import stopping_boundaries
+from mxmoe.evals.gate.rule import Rule
+
+
+class Shown:
+    """Hears of a run's progress; shows it where standard error is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar = Bar(
+            TextColumn("{task.completed:.0f} answered"),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._to_go: NDArray[np.float64] | None = None
+
+    def __enter__(self) -> Shown:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, rule: Rule, progress: Progress) -> None:
+        """Show where a run stands."""
+        if self._bar.disable:
+            return
+        if self._to_go is None:
+            self._to_go = questions_to_go(stopping_boundaries(rule))
+        standing = progress.standing
+        left = float(self._to_go[standing.answered, standing.correct])
+        said = (
+            f"{standing.correct} correct, about {left:.0f} to go; evidence to pass "
+            f"{_odds(standing.log_pass)}, to fail {_odds(standing.log_fail)}"
+        )
+        self._bar.update(
+            self._task,
+            completed=standing.answered,
+            total=standing.answered + left,
+            description=said,
+        )
+
+
+def _odds(log_evidence: float) -> str:
+    return f"{np.exp(np.clip(log_evidence, -20, 20)):.2g}"
