@@ -18,8 +18,6 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Passes
 from mxmoe.reference.errors import BadInput
