@@ -1,0 +1,5 @@
+"""A gpt-oss model of transformers whose experts are a candidate.
+
+`load` reads a checkpoint folder, `experts` puts the candidate in, `proof` counts its
+calls, `generate` writes answers, `score` counts the correct ones.
+"""

@@ -1,0 +1,128 @@
+"""The candidate in the place of transformers' experts, through transformers' own hook.
+
+`GptOssExperts` asks `ALL_EXPERTS_FUNCTIONS` for the function that its configuration
+names (transformers 5, `integrations/moe.py`). Ours hands the call to the layer's
+`CandidateExperts`, which counts it. The experts' parameters are deleted from the model:
+a fallback to transformers' own function finds none, and raises.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from mxmoe.conformance.subject import Subject
+from mxmoe.evals.inside.load import Loaded
+from mxmoe.evals.inside.proof import Passes
+from mxmoe.reference.errors import BadInput
+from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import PreparedWeights
+from mxmoe.reference.types import Routing
+
+IMPLEMENTATION = "mxmoe_candidate"
+# Where a `GptOssExperts` keeps its `CandidateExperts`.
+_ATTRIBUTE = "mxmoe_candidate"
+
+
+@dataclass(kw_only=True, eq=False)
+class CandidateExperts:
+    """One layer's experts: the candidate, its prepared weights, what was asked of it.
+
+    calls, tokens : calls of `forward` and rows in them, so far.
+    finite : whether everything returned so far was, a bool on the layer's device.
+    """
+
+    subject: Subject
+    prepared: PreparedWeights
+    finite: torch.Tensor
+    calls: int = 0
+    tokens: int = 0
+
+    def forward(
+        self, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """[t, h], [t, k], [t, k] -> [t, h] in the dtype of `hidden_states`.
+
+        The candidate gets the hidden states in the dtype that its arithmetic class
+        has them in, ids as int32, and weights as float32 in the values of the dtype
+        that it declares for them.
+        """
+        self.calls += 1
+        self.tokens += len(hidden_states)
+        declared = self.subject.capabilities.routing_dtype()
+        out = self.subject.forward(
+            self.prepared,
+            hidden_states.to(self.subject.arithmetic.output),
+            Routing(ids.int(), weights.to(declared).float()),
+        )
+        self.finite &= out.isfinite().all()
+        return out.to(hidden_states.dtype)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inside:
+    """A model with a candidate in every layer, and the count of its passes."""
+
+    loaded: Loaded
+    subject: Subject
+    experts: tuple[CandidateExperts, ...]
+    passes: Passes = field(repr=False)
+
+    def first_nonfinite_layer(self) -> int | None:
+        """The first layer whose candidate returned NaN or infinity so far."""
+        for number, experts in enumerate(self.experts):
+            if not experts.finite:
+                return number
+        return None
+
+
+def put_inside(loaded: Loaded, subject: Subject) -> Inside:
+    """Prepare the checkpoint's bytes layer by layer and free transformers' weights.
+
+    `loaded` is changed. Raises `BadInput` where the candidate cannot run here, or not
+    this shape; `Failure` where its `prepare` fails.
+    """
+    reason = subject.unavailable() or subject.capabilities.refuses_shape(
+        loaded.checkpoint.config
+    )
+    if reason is not None:
+        raise BadInput(f"{subject.spec}: expected it to run this model, found {reason}")
+    experts = tuple(
+        _replace(loaded, subject, number) for number in range(len(loaded.layers))
+    )
+    loaded.model.set_experts_implementation(IMPLEMENTATION)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    passes = Passes.of(loaded.model)
+    return Inside(loaded=loaded, subject=subject, experts=experts, passes=passes)
+
+
+def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
+    module = loaded.layers[number].mlp.experts
+    device = next(module.parameters()).device
+    for name in [name for name, _ in module.named_parameters()]:
+        delattr(module, name)
+    here = replace(subject, device_request=str(device))
+    config = loaded.checkpoint.config
+    shard = here.capabilities.align(WHOLE)
+    prepared = here.prepare(loaded.checkpoint.layer(number), config, shard)
+    finite = torch.ones((), dtype=torch.bool, device=device)
+    experts = CandidateExperts(subject=here, prepared=prepared, finite=finite)
+    setattr(module, _ATTRIBUTE, experts)
+    return experts
+
+
+def _experts_function(
+    module: Any, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    return getattr(module, _ATTRIBUTE).forward(hidden_states, ids, weights)
+
+
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _experts_function)

@@ -1,0 +1,111 @@
+"""A gpt-oss folder -> transformers' model around the experts, without a network."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from mxmoe.reference.checkpoint import Checkpoint
+from mxmoe.reference.checkpoint import open_checkpoint
+from mxmoe.reference.errors import BadInput
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Of transformers' devices: spread the layers over all GPUs.
+AUTO = "auto"
+_TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loaded:
+    """A model, its tokenizer and the opened folder that both came from."""
+
+    model: Any
+    tokenizer: Any
+    checkpoint: Checkpoint
+    dtype: torch.dtype
+
+    @property
+    def layers(self) -> Any:
+        """The decoder layers, in order."""
+        return self.model.model.layers
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer: those of generation_config.json."""
+        found = self.model.generation_config.eos_token_id
+        return (found,) if isinstance(found, int) else tuple(found)
+
+
+def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
+    """The model of `folder`, its experts decoded from MXFP4 to `dtype`.
+
+    device : "cpu", "cuda", "cuda:1", ..., or "auto" for layers over all GPUs.
+
+    Raises `BadInput` for a folder that is no gpt-oss checkpoint with MXFP4 experts and
+    a tokenizer, for a damaged one, and for a device that is not there.
+    """
+    checkpoint = open_checkpoint(folder)
+    _check_files(checkpoint)
+    _check_device(device)
+    with _quiet():
+        try:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                quantization_config=transformers.Mxfp4Config(dequantize=True),
+                dtype=dtype,
+                device_map=device,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                checkpoint.folder, local_files_only=True, padding_side="left"
+            )
+        # What transformers raises for a damaged folder follows no rule.
+        except Exception as error:
+            raise BadInput(
+                f"{checkpoint.folder}: expected a model that transformers loads, "
+                f"found {type(error).__name__}: {error}"
+            ) from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            raise BadInput(
+                f"{checkpoint.folder}: expected all tensors of the model and no other, "
+                f"found {kind.replace('_', ' ')} {sorted(map(str, info[kind]))[:3]}"
+            )
+    return Loaded(
+        model=model.eval(), tokenizer=tokenizer, checkpoint=checkpoint, dtype=dtype
+    )
+
+
+def _check_files(checkpoint: Checkpoint) -> None:
+    if not (checkpoint.folder / _TOKENIZER).is_file():
+        raise BadInput(f"{checkpoint.folder}: expected {_TOKENIZER}, found none")
+
+
+def _check_device(device: str) -> None:
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BadInput(f"device: expected cpu, as there is no GPU, found {device!r}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its remarks on MXFP4 kernels."""
+    level = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
