@@ -45,7 +45,10 @@ def plant(name: str, base: Subject) -> Subject:
         right = base.candidate.prepare(*arguments)
         return {**right, **planted.candidate.prepare(*arguments)}
 
-    return subject_of(changed(base.candidate, prepare=prepare), base.spec)
+    members = {"prepare": prepare}
+    if base.has("load"):
+        members["load"] = base.candidate.load
+    return subject_of(changed(base.candidate, **members), base.spec)
 
 
 def _named(name: str) -> Fault:

@@ -22,7 +22,6 @@ from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Passes
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import WHOLE
-from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
 
 IMPLEMENTATION = "mxmoe_candidate"
@@ -34,12 +33,15 @@ _ATTRIBUTE = "mxmoe_candidate"
 class CandidateExperts:
     """One layer's experts: the candidate, its prepared weights, what was asked of it.
 
+    prepared : what the candidate's `load` makes of its prepared weights, if it has one:
+    an emulation that decodes in every call is too slow for a whole model.
+
     calls, tokens : calls of `forward` and rows in them, so far.
     finite : whether everything returned so far was, a bool on the layer's device.
     """
 
     subject: Subject
-    prepared: PreparedWeights
+    prepared: Any
     finite: torch.Tensor
     calls: int = 0
     tokens: int = 0
@@ -112,7 +114,9 @@ def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
     here = replace(subject, device_request=str(device))
     config = loaded.checkpoint.config
     shard = here.capabilities.align(WHOLE)
-    prepared = here.prepare(loaded.checkpoint.layer(number), config, shard)
+    prepared: Any = here.prepare(loaded.checkpoint.layer(number), config, shard)
+    if here.has("load"):
+        prepared = here.call("load", prepared)
     finite = torch.ones((), dtype=torch.bool, device=device)
     experts = CandidateExperts(subject=here, prepared=prepared, finite=finite)
     setattr(module, _ATTRIBUTE, experts)

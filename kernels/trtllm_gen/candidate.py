@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from mxmoe.kernels.trtllm_gen import emulated
+from mxmoe.kernels.trtllm_gen.decoded import LoadedExperts
 from mxmoe.kernels.trtllm_gen.decoded import dequantize
+from mxmoe.kernels.trtllm_gen.decoded import load
 from mxmoe.kernels.trtllm_gen.prepare import prepare
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
@@ -43,9 +45,13 @@ class TrtllmGen:
         """The six tensors and the SwiGLU parameters of this rank."""
         return prepare(weights, config, shard, device)
 
+    def load(self, prepared: PreparedWeights) -> LoadedExperts:
+        """What `forward` takes as well, all experts decoded once; for whole models."""
+        return load(prepared)
+
     def forward(
         self,
-        prepared: PreparedWeights,
+        prepared: PreparedWeights | LoadedExperts,
         hidden_states: torch.Tensor,
         routing: Routing,
         *,

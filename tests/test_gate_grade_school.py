@@ -1,0 +1,111 @@
+"""The seed's 90.37 % -> 2.05 % in miniature: the gate on the model that ships."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra 'hf'")
+
+from mxmoe.evals.gate import grade_school
+from mxmoe.evals.gate.answer_lines import read_answers
+from mxmoe.evals.gate.grade_school import Options
+from mxmoe.evals.gate.grade_school import run_gate
+from mxmoe.evals.gate.rule import Rule
+from mxmoe.evals.gate.verdict import GateVerdict
+from mxmoe.evals.inside.experts import Inside
+from mxmoe.reference.errors import BadInput
+
+
+def cheaper_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that few correct answers decide; what is asked stays the same."""
+    monkeypatch.setattr(
+        "mxmoe.evals.gate.rule.ReferenceTest.rule", lambda self: Rule(1319, 660)
+    )
+
+
+def test_a_correct_candidate_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheaper_rule(monkeypatch)
+    options = Options(candidate="trtllm_gen", batch=8)
+    found = run_gate(options, tmp_path / "run")
+    assert found.verdict is GateVerdict.PASS
+    answered = read_answers(tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_bytes())
+    assert facts["verdict"] == "pass"
+    again = run_gate(options, tmp_path / "run")
+    assert again == found
+    assert read_answers(tmp_path / "run") == answered
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "biases_not_shuffled",
+        pytest.param("fc2_bias_not_shuffled", marks=pytest.mark.nightly),
+    ],
+)
+def test_biases_in_another_row_order_fail_within_ten_questions(
+    tmp_path: Path, fault: str
+) -> None:
+    found = run_gate(Options(candidate="trtllm_gen", fault=fault), tmp_path / "run")
+    assert found.verdict is GateVerdict.FAIL
+    assert found.reasons[1].startswith("broken numerics")
+    assert len(read_answers(tmp_path / "run")) <= 10
+
+
+def test_nan_in_the_experts_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(put: Callable[..., Inside]) -> Callable[..., Inside]:
+        def inside(*arguments: Any) -> Inside:
+            found = put(*arguments)
+            layer = found.experts[2]
+            forward = layer.subject.candidate.forward
+            monkeypatch.setattr(
+                layer.subject.candidate,
+                "forward",
+                lambda *a, **o: forward(*a, **o) * float("nan"),
+            )
+            return found
+
+        return inside
+
+    monkeypatch.setattr(grade_school, "put_inside", broken(grade_school.put_inside))
+    found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
+    assert found.verdict is GateVerdict.FAIL
+    assert "NaN or infinity" in found.reasons[0]
+
+
+def test_another_order_of_questions_is_another_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grade_school, "ORDER_SEED", 1)
+    found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
+    assert found.verdict is GateVerdict.INVALID
+    assert found.reasons == ("other protocol: order_seed: expected 0, found 1",)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    grade_school._writer(tmp_path / "run", Options(candidate="torch_dense"))
+    with pytest.raises(BadInput, match="expected an empty folder or a run of these"):
+        run_gate(Options(candidate="trtllm_gen"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("bias_not_shuffled", "close to biases_not_shuffled"),
+        ("bias_not_shuffled_fc1", "inside of our own plain candidate"),
+    ],
+)
+def test_a_fault_that_cannot_be_planted_says_why(
+    tmp_path: Path, fault: str, said: str
+) -> None:
+    with pytest.raises(BadInput, match=said):
+        run_gate(Options(candidate="trtllm_gen", fault=fault), tmp_path / "run")
