@@ -30,10 +30,10 @@ def test_a_year_without_a_change_is_mostly_quiet(baseline: int, share: float) ->
     alarms = sum(
         find_drop(series(generator, 365), baseline=series(generator, baseline))
         is not None
-        for _ in range(300)
+        for _ in range(150)
     )
-    # sd 0.023 at most. With mean and deviation of 8 runs taken as exact: 0.36.
-    assert alarms / 300 == pytest.approx(share, abs=0.06)
+    # sd 0.033 at most. With mean and deviation of 8 runs taken as exact: 0.36.
+    assert alarms / 150 == pytest.approx(share, abs=0.08)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_quiet_nights_are_learned_from() -> None:
     before = cusum([1183], baseline=lucky)
     *quiet, after = cusum([*[1197, 1189, 1195, 1188] * 8, 1195, 1183], baseline=lucky)
     assert quiet[-1] == 0
-    assert before[0] > 2 * after
+    assert before[0] > after + 1
 
 
 def test_a_rise_is_no_drop() -> None:
