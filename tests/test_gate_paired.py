@@ -134,11 +134,11 @@ def test_the_interval_covers_the_true_drop(drop: float) -> None:
 @pytest.mark.parametrize("drop", [0.0, 0.1, 0.3])
 def test_the_power_is_the_sum_over_all_that_can_happen(drop: float) -> None:
     shares, found = [0.1 + drop, 0.1, 0.8 - drop], 0.0
-    for lost in range(26):
-        for gained in range(26 - lost):
+    for lost in range(17):
+        for gained in range(17 - lost):
             if mcnemar(lost, gained)[0] <= 0.05:
-                found += multinomial.pmf([lost, gained, 25 - lost - gained], 25, shares)
-    power = mcnemar_power(0.2, drop, asked=25, alpha=0.05)
+                found += multinomial.pmf([lost, gained, 16 - lost - gained], 16, shares)
+    power = mcnemar_power(0.2, drop, asked=16, alpha=0.05)
     assert found == pytest.approx(power, abs=1e-12)
 
 

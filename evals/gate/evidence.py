@@ -16,13 +16,12 @@ correct of t, are a sample without replacement. Their likelihood under K is
 
 with weights w >= 0 that sum to 1 on each side. Half of the weight is spread evenly
 over the side, so that a broken kernel is found in a handful of questions; the other
-half over those fifth of N that lie nearest to the threshold, where most questions are
-needed. (Where the side is no wider than that, as on the passing side of 87.10 %, all
-of it is even.)
+half over the N/5 counts nearest to the threshold, where most questions are needed.
+(A side no wider than that, as the passing one of 87.10 %, has even weights.)
 
-Under K = L, E_fail is a martingale that starts at 1, so Ville's inequality bounds the
-probability that it ever reaches 1/delta by delta. Under a larger K that is rarer still:
-turning a wrong answer into a correct one lowers E_fail from there on, because
+Under K = L, E_fail is a supermartingale that starts at 1, so Ville's inequality bounds
+the probability that it ever reaches 1/delta by delta. Under a larger K that is rarer
+still: turning a wrong answer into a correct one lowers E_fail from there on, because
 l(K) / l(L) for K < L falls with every correct answer. So a run that would pass at the
 end is failed early with probability at most delta, whatever its K, and the other way
 round with E_pass. This is about all N answers of this run, not about a population of
