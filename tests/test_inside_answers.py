@@ -30,9 +30,9 @@ from mxmoe.evals.inside.score import score
 from mxmoe.kernels.trtllm_gen.faults import biases_not_shuffled
 from mxmoe.reference.errors import BadInput
 
-# Of one to four steps, prompts of 27 to 44 tokens, answers of 30 to 66.
-PROBLEMS = frozen.load_test_problems()[3::190]
-ONE_STEP = PROBLEMS[:2]
+# Short ones: prompts of 27, 39, 33 and 33 tokens, answers of 30, 36, 60 and 66.
+PROBLEMS = frozen.load_test_problems()[3:700:190]
+SHORTEST = PROBLEMS[:2]
 
 
 class Changed:
@@ -128,6 +128,16 @@ def test_nan_of_one_token_is_reported_too() -> None:
         score(model, PROBLEMS[:4], batch=4, longest=1)
 
 
+def test_nan_from_elsewhere_is_not_laid_on_the_candidate() -> None:
+    model = with_candidate("torch_dense")
+    with torch.no_grad():
+        model.loaded.layers[1].self_attn.o_proj.bias.fill_(torch.nan)
+    with pytest.raises(Failure) as caught:
+        score(model, PROBLEMS[:2], batch=2, longest=1)
+    assert caught.value.verdict is Verdict.NONFINITE
+    assert "candidate" not in caught.value.text
+
+
 def test_an_exception_in_a_candidate_is_a_crash() -> None:
     model = with_candidate("torch_dense", Changed(lambda out: out / None))
     with pytest.raises(Failure, match="forward raised TypeError") as caught:
@@ -136,10 +146,10 @@ def test_an_exception_in_a_candidate_is_a_crash() -> None:
 
 
 def test_biases_in_another_row_order_give_wrong_answers() -> None:
-    right = score(with_candidate("trtllm_gen"), ONE_STEP, batch=2)
+    right = score(with_candidate("trtllm_gen"), SHORTEST, batch=2)
     faulty = Loader(biases_not_shuffled())
-    wrong = score(with_candidate("trtllm_gen", faulty), ONE_STEP, batch=2, longest=48)
-    assert right.correct == len(ONE_STEP)
+    wrong = score(with_candidate("trtllm_gen", faulty), SHORTEST, batch=2, longest=36)
+    assert right.correct == len(SHORTEST)
     assert wrong.correct == 0
     for found in (right, wrong):
         assert found.proof is not None
@@ -156,9 +166,9 @@ class Loader:
 
 def test_a_run_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "made" / "record.json"
-    score_grade_school.main(out=out, candidate="torch_dense", batch=2, limit=3)
+    score_grade_school.main(out=out, candidate="torch_dense", batch=2, limit=2)
     found = json.loads(out.read_text("utf-8"))
-    assert (found["asked"], found["correct"], found["wrong"]) == (3, 3, [])
+    assert (found["asked"], found["correct"], found["wrong"]) == (2, 2, [])
     assert (found["dtype"], found["batch"], found["device"]) == ("float32", 2, "cpu")
     assert found["candidate"]["name"] == "torch_dense"
     assert found["weights_sha256"] in (FOLDER / "README.md").read_text("utf-8")
@@ -166,7 +176,7 @@ def test_a_run_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert found["proof"]["holds"]
     assert found["proof"]["layer_calls"] == [found["proof"]["passes"]] * 4
     assert found["seconds"] > 0
-    assert capsys.readouterr().out.startswith("3 of 3 correct, 100.00 % (95 % interval")
+    assert capsys.readouterr().out.startswith("2 of 2 correct, 100.00 % (95 % interval")
 
 
 def test_a_run_whose_candidate_was_bypassed_is_invalid(

@@ -37,7 +37,8 @@ class CandidateExperts:
     an emulation that decodes in every call is too slow for a whole model.
 
     calls, tokens : calls of `forward` and rows in them, so far.
-    finite : whether everything returned so far was, a bool on the layer's device.
+    finite : whether every finite row so far gave a finite one, a bool on the layer's
+        device.
     """
 
     subject: Subject
@@ -63,7 +64,8 @@ class CandidateExperts:
             hidden_states.to(self.subject.arithmetic.output),
             Routing(ids.int(), weights.to(declared).float()),
         )
-        self.finite &= out.isfinite().all()
+        given = hidden_states.isfinite().all(dim=1)
+        self.finite &= (out.isfinite().all(dim=1) | ~given).all()
         return out.to(hidden_states.dtype)
 
 
@@ -77,7 +79,7 @@ class Inside:
     passes: Passes = field(repr=False)
 
     def first_nonfinite_layer(self) -> int | None:
-        """The first layer whose candidate returned NaN or infinity so far."""
+        """The first layer whose candidate made NaN or infinity of finite rows."""
         for number, experts in enumerate(self.experts):
             if not experts.finite:
                 return number
@@ -88,7 +90,8 @@ def put_inside(loaded: Loaded, subject: Subject) -> Inside:
     """Prepare the checkpoint's bytes layer by layer and free transformers' weights.
 
     `loaded` is changed. Raises `BadInput` where the candidate cannot run here, or not
-    this shape; `Failure` where its `prepare` fails.
+    this shape, and where accelerate has put a layer off its device; `Failure` where its
+    `prepare` fails.
     """
     reason = subject.unavailable() or subject.capabilities.refuses_shape(
         loaded.checkpoint.config
@@ -109,6 +112,11 @@ def put_inside(loaded: Loaded, subject: Subject) -> Inside:
 def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
     module = loaded.layers[number].mlp.experts
     device = next(module.parameters()).device
+    if device.type == "meta":
+        raise BadInput(
+            f"{loaded.checkpoint.folder}: expected room for all layers on the devices, "
+            f"found none for layer {number}"
+        )
     for name in [name for name, _ in module.named_parameters()]:
         delattr(module, name)
     here = replace(subject, device_request=str(device))
