@@ -14,7 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mxmoe.conformance import judge as judge_module
+from mxmoe.conformance import search as search_module
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.isolation import host as host_module
 from mxmoe.conformance.isolation.host import Losses
@@ -163,7 +163,7 @@ def test_a_crash_is_shrunk_like_any_failure(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(judge_module, "SHRINK_SECONDS", 60.0)
+    monkeypatch.setattr(search_module, "SHRINK_SECONDS", 60.0)
     before = hypothesis.settings.get_current_profile_name()
     hypothesis.settings.load_profile("ci")
     try:

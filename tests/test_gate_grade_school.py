@@ -22,9 +22,9 @@ from mxmoe.reference.errors import BadInput
 
 
 def cheaper_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule that few correct answers decide; what is asked stays the same."""
+    """A rule that eight correct answers decide; what is asked stays the same."""
     monkeypatch.setattr(
-        "mxmoe.evals.gate.rule.ReferenceTest.rule", lambda self: Rule(1319, 660)
+        "mxmoe.evals.gate.rule.ReferenceTest.rule", lambda self: Rule(1319, 8)
     )
 
 

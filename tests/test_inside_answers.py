@@ -145,6 +145,7 @@ def test_an_exception_in_a_candidate_is_a_crash() -> None:
     assert caught.value.verdict is Verdict.CRASH
 
 
+@pytest.mark.nightly
 def test_biases_in_another_row_order_give_wrong_answers() -> None:
     right = score(with_candidate("trtllm_gen"), SHORTEST, batch=2)
     faulty = Loader(biases_not_shuffled())

@@ -17,7 +17,6 @@ from mxmoe.evals.peer_rules.findings import Result
 from mxmoe.evals.peer_rules.findings import Word
 from mxmoe.evals.peer_rules.peers import PEERS
 from mxmoe.evals.peer_rules.table import fault_rows
-from mxmoe.evals.peer_rules.table import total_rows
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGE = (CHECKOUT / "docs" / "peers.md").read_text("utf-8")
@@ -33,6 +32,9 @@ SUBSET = (
 )
 SMALL = ("sglang_aiter", "tensorrt_llm_w4a16")
 VARIANTS = ("plain", "bf16_slots")
+
+# These read memory that nobody wrote: what a rule sees is chance.
+BY_CHANCE = {"k_tail_unmasked", "unowned_rows_uninit"}
 
 Rows = dict[str, dict[str, str]]
 
@@ -79,13 +81,12 @@ def test_this_suite_catches_the_subset_and_no_correct_variant(subset: Result) ->
 
 @pytest.mark.nightly
 def test_the_whole_page_shows_what_a_run_finds() -> None:
-    result = compare(seeds=1)
-    for first, lines in (("fault", fault_rows(result)), ("rule", total_rows(result))):
-        found, shown = rows_of(lines), table_in_page(first)
-        for rows in (found, shown):
-            for row in rows.values():
-                row.pop("effect", None)
-        assert found == shown
+    found, shown = rows_of(fault_rows(compare(seeds=1))), table_in_page("fault")
+    assert set(found) == set(shown)
+    for fault in set(found) - BY_CHANCE:
+        for row in (found[fault], shown[fault]):
+            del row["effect"]
+        assert found[fault] == shown[fault], fault
 
 
 def test_the_totals_of_the_page_are_those_of_its_table() -> None:

@@ -66,14 +66,13 @@ def test_tactics_stay_within_the_bound(settings: Settings) -> None:
         judge_output(judge(settings), case, tactic=tactic.label())
 
 
-# Slots of one expert around the halves and quarters at which a tile is computed
-# narrower, and around its end, for every width.
+# One slot more than the quarter and the half to which a tile is narrowed, and than the
+# whole, for every width.
 EDGES = [
-    (tactic, count)
+    (tactic, part + 1)
     for tactic in {t.block_t: t for t in TACTICS}.values()
     for part in sorted({16, tactic.block_t // 4, tactic.block_t // 2, tactic.block_t})
     if 16 <= part <= tactic.block_t
-    for count in (part, part + 1)
 ]
 
 
