@@ -7,7 +7,6 @@ candidate did not run in every layer of every pass.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -33,6 +32,7 @@ from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.score import Score
 from mxmoe.evals.inside.score import score
+from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.reference.errors import BadInput
 
 PLAIN = "transformers"
@@ -74,7 +74,7 @@ def main(
         "batch": batch,
         "limit": limit,
         "test_sha256": frozen.SHA256,
-        "weights_sha256": weights_sha256(loaded),
+        "weights_sha256": weights_sha256(loaded.checkpoint.folder),
         "candidate": {"spec": candidate},
     }
     inside: Loaded | Inside = loaded
@@ -129,16 +129,6 @@ def sentence(found: Score) -> str:
         f"{100 * found.correct / found.asked:.2f} % "
         f"(95 % interval {low:.2f} to {high:.2f} %), in {found.seconds:.1f} s"
     )
-
-
-def weights_sha256(loaded: Loaded) -> str:
-    """Of the bytes of all weight files, in the order of their names."""
-    sha = hashlib.sha256()
-    for path in sorted(set(loaded.checkpoint.files.values())):
-        with path.open("rb") as file:
-            while block := file.read(2**24):
-                sha.update(block)
-    return sha.hexdigest()
 
 
 def _device_name(loaded: Loaded) -> str:

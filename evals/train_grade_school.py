@@ -15,9 +15,9 @@ from typing import Annotated
 import torch
 import typer
 
+from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.evals.training import state as states
 from mxmoe.evals.training.export import exported_parameters
-from mxmoe.evals.training.export import weights_sha256
 from mxmoe.evals.training.finish import finish
 from mxmoe.evals.training.loop import Conduct
 from mxmoe.evals.training.loop import begin

@@ -13,8 +13,11 @@ pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
 from mxmoe.evals.gate import grade_school
 from mxmoe.evals.gate.answer_lines import read_answers
+from mxmoe.evals.gate.evidence import Decision
+from mxmoe.evals.gate.evidence import weigh
 from mxmoe.evals.gate.grade_school import Options
 from mxmoe.evals.gate.grade_school import run_gate
+from mxmoe.evals.gate.reference import load_reference
 from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.inside.experts import Inside
@@ -80,6 +83,70 @@ def test_nan_in_the_experts_fails(
     found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
     assert found.verdict is GateVerdict.FAIL
     assert "NaN or infinity" in found.reasons[0]
+
+
+def test_a_verdict_is_not_improved_by_asking_again(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = Options(candidate="torch_dense")
+    writer = grade_school._writer(run, options)
+    writer.describe(verdict="fail", reasons=["logits: found NaN"])
+    found = run_gate(options, run)
+    assert found.verdict is GateVerdict.FAIL
+    assert found.reasons == ("logits: found NaN",)
+    assert read_answers(run) == {}
+
+
+def test_a_run_of_another_kernel_is_not_gone_on_with(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel.py"
+    text = "from mxmoe.kernels.torch_dense import candidate\n"
+    kernel.write_text(text, encoding="utf-8")
+    options = Options(candidate=f"{kernel}:candidate")
+    grade_school._writer(tmp_path / "run", options)
+    kernel.write_text(text + "# repaired\n", encoding="utf-8")
+    with pytest.raises(BadInput, match="expected an empty folder or a run of these"):
+        run_gate(options, tmp_path / "run")
+
+
+def test_a_layer_without_the_candidate_is_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = grade_school.put_inside
+
+    def bypassed(*arguments: Any) -> Inside:
+        found = put(*arguments)
+        # What a fallback leaves behind: passes of the model without a call.
+        found.experts[1].calls -= 1
+        return found
+
+    monkeypatch.setattr(grade_school, "put_inside", bypassed)
+    found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
+    assert found.verdict is GateVerdict.INVALID
+    assert found.reasons[0].startswith("layer 1: expected")
+    assert read_answers(tmp_path / "run") == {}
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    options = Options(candidate="torch_dense", model=tmp_path)
+    with pytest.raises(BadInput, match="expected a model, found no"):
+        run_gate(options, tmp_path / "run")
+
+
+def test_the_page_says_how_many_answers_suffice() -> None:
+    ours, theirs = load_reference("grade_school").test.rule(), Rule(1319, 1149)
+    found = [
+        next(
+            count
+            for count in range(1, rule.asked)
+            if weigh(rule, count, count * right).decision is not Decision.GO_ON
+        )
+        for right in (1, 0)
+        for rule in (ours, theirs)
+    ]
+    page = Path(__file__).parents[1] / "docs" / "gate.md"
+    assert (
+        "every answer is right, {} suffice under this rule, and {} under that of "
+        "GSM8K; if every answer is wrong, {} and {} (".format(*found)
+    ) in page.read_text("utf-8")
 
 
 def test_another_order_of_questions_is_another_protocol(

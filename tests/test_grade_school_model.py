@@ -10,9 +10,9 @@ pytest.importorskip("tokenizers", reason="needs the extra 'hf'")
 from mxmoe.evals.grade_school.answers import count_correct
 from mxmoe.evals.grade_school.frozen import load_test_problems
 from mxmoe.evals.grade_school.model import FOLDER
+from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.evals.training.complete import complete
 from mxmoe.evals.training.export import exported_parameters
-from mxmoe.evals.training.export import weights_sha256
 from mxmoe.evals.training.parameters import Parameters
 from mxmoe.evals.training.planted import PLANTED
 from mxmoe.evals.training.shape import ModelShape

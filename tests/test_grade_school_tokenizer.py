@@ -13,8 +13,8 @@ pytest.importorskip("tokenizers", reason="needs the extra 'hf'")
 
 from mxmoe.evals.grade_school import frozen
 from mxmoe.evals.grade_school import tokenizer as task_tokenizer
+from mxmoe.evals.grade_school.answers import LONGEST_ANSWER
 from mxmoe.evals.training.batches import ROW
-from mxmoe.evals.training.complete import LONGEST_ANSWER
 
 LOADED = task_tokenizer.load()
 TEST = frozen.load_test_problems()

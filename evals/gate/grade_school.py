@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mxmoe.conformance.registry import load_candidate
+from mxmoe.conformance.registry import source_file
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
@@ -31,7 +33,9 @@ from mxmoe.evals.gate.protocol import prompts_hash
 from mxmoe.evals.gate.reference import load_reference
 from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.gate.verdict import Conclusion
+from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.gate.verdict import conclude
+from mxmoe.evals.grade_school.answers import LONGEST_ANSWER
 from mxmoe.evals.grade_school.answers import extract
 from mxmoe.evals.grade_school.answers import is_correct
 from mxmoe.evals.grade_school.frozen import load_test_problems
@@ -43,8 +47,7 @@ from mxmoe.evals.inside.generate import answers
 from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.proof import proof
-from mxmoe.evals.training.complete import LONGEST_ANSWER
-from mxmoe.evals.training.export import weights_sha256
+from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.reference.errors import BadInput
 
 TASK = "grade_school"
@@ -76,7 +79,8 @@ def run_gate(
 ) -> Conclusion:
     """Judge a candidate by the task, in the run directory `folder`.
 
-    A folder of the same options is gone on with. Raises `BadInput` for options that
+    A folder of the same options and candidate file is gone on with; once it has ended,
+    its verdict stays: asking again would be a retry. Raises `BadInput` for options that
     cannot be carried out and for a folder of another run.
     """
     reference = load_reference(TASK)
@@ -85,6 +89,9 @@ def run_gate(
     problems = load_test_problems()
     protocol = protocol_of(options.model, problems)
     writer = _writer(folder, options)
+    ended = _ended(writer)
+    if ended is not None:
+        return ended
     writer.describe(protocol=asdict(protocol), rule=asdict(rule))
     progress = Progress(weigh(rule, 0, 0), [])
     other = reference.protocol.differences(protocol)
@@ -187,10 +194,11 @@ def _inside(options: Options, subject: Subject) -> Inside:
 
 
 def _writer(folder: Path, options: Options) -> RunWriter:
-    """Of a new run, or of one with the same options."""
-    facts = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(options).items()
+    """Of a new run, or of one with the same options and the same candidate."""
+    source = source_file(options.candidate)
+    facts = asdict(options) | {
+        "model": str(options.model),
+        "candidate_file": source and hashlib.sha256(source.read_bytes()).hexdigest(),
     }
     if not (folder / "run.json").exists():
         writer = open_run(folder)
@@ -204,6 +212,14 @@ def _writer(folder: Path, options: Options) -> RunWriter:
             f"found one of {before}"
         )
     return writer
+
+
+def _ended(writer: RunWriter) -> Conclusion | None:
+    """The conclusion of a run that has one and could not be decided otherwise."""
+    verdict = GateVerdict(writer.facts.get("verdict", GateVerdict.INCONCLUSIVE))
+    if verdict is GateVerdict.INCONCLUSIVE:
+        return None
+    return Conclusion(verdict, tuple(writer.facts["reasons"]))
 
 
 def _end(writer: RunWriter, conclusion: Conclusion) -> Conclusion:

@@ -13,6 +13,8 @@ from mxmoe.evals.grade_school.problem import Problem
 
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 INVALID = "[invalid]"
+# Tokens; the longest answer of the templates has about 130.
+LONGEST_ANSWER = 160
 
 
 def extract(text: str) -> str:

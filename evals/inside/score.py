@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.evals.grade_school.answers import LONGEST_ANSWER
 from mxmoe.evals.grade_school.answers import is_correct
 from mxmoe.evals.grade_school.problem import Problem
 from mxmoe.evals.inside.experts import Inside
@@ -20,7 +21,6 @@ from mxmoe.evals.inside.generate import answers
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Proof
 from mxmoe.evals.inside.proof import proof
-from mxmoe.evals.training.complete import LONGEST_ANSWER
 
 
 @dataclass(frozen=True, kw_only=True)

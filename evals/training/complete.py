@@ -8,15 +8,13 @@ import torch
 from tokenizers import Tokenizer
 
 from mxmoe.evals.grade_school import tokenizer as task_tokenizer
+from mxmoe.evals.grade_school.answers import LONGEST_ANSWER
 from mxmoe.evals.grade_school.answers import count_correct
 from mxmoe.evals.grade_school.problem import Problem
 from mxmoe.evals.training.forward import Cache
 from mxmoe.evals.training.forward import forward
 from mxmoe.evals.training.parameters import Parameters
 from mxmoe.evals.training.shape import ModelShape
-
-# The longest answer of the templates has about 130 tokens.
-LONGEST_ANSWER = 160
 
 
 @torch.inference_mode()

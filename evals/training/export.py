@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -67,11 +66,6 @@ def exported_parameters(folder: Path, device: torch.device) -> Parameters:
         elif not name.endswith("_scales"):
             found[name] = value.float()
     return {name: value.to(device) for name, value in found.items()}
-
-
-def weights_sha256(folder: Path) -> str:
-    """What a model is known by: the hash of its file of weights."""
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
 
 
 def _write_json(path: Path, content: object) -> None:

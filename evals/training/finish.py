@@ -11,9 +11,9 @@ import torch
 from scipy.stats import binomtest
 
 from mxmoe.evals.grade_school import frozen
+from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.evals.training.export import export
 from mxmoe.evals.training.export import exported_parameters
-from mxmoe.evals.training.export import weights_sha256
 from mxmoe.evals.training.loop import evaluate
 from mxmoe.evals.training.planted import PLANTED
 from mxmoe.evals.training.planted import Plant
