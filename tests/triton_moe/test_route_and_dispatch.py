@@ -125,7 +125,9 @@ def test_a_graph_captures_it_and_replays_with_other_values(tokens, native) -> No
             logits, 4, first_expert=0, experts=128, block_t=16
         )
         y = x[:, None].expand(-1, 4, -1).reshape(4 * tokens, 2880)
-        combine(y, routing.ids, routing.weights, first_expert=0, experts=128, out=out)
+        combine(
+            y[None], routing.ids, routing.weights, first_expert=0, experts=128, out=out
+        )
         tensors = (getattr(made, field.name) for field in fields(Dispatch))
         return routing.ids, routing.weights, out, *tensors
 
