@@ -149,7 +149,7 @@ def judge_rank(
         down_error.eta[e.at] = e.down_error.eta
     slot = half_ulp(truth["down"], arithmetic.slot)
     allowed["down"] = down_error.allowed() + slot
-    allowed["combine"] = _combine(
+    allowed["combine"] = combine(
         truth, routing, down_error, slot, arithmetic, routing_error
     )
     return Judged(truth, allowed)
@@ -174,10 +174,10 @@ def visited_experts(
         w2 = decode(part.down_blocks[local], part.down_scales[local])
         x = hidden_states[at.any(dim=1)].double()
         z, a, y = (truth[stage][at] for stage in ("gate_up", "activation", "down"))
-        z_error = _gate_up_error(x, w1, z, arithmetic)
-        a_exact = _activation_error(z, a, z_error, config.activation)
-        a_error, a_allowed = _rounded_activation(z, a, a_exact, config, arithmetic)
-        second = _second_gemm_error(a, w2, y, arithmetic)
+        z_error = gate_up_error(x, w1, z, arithmetic)
+        a_exact = activation_error(z, a, z_error, config.activation)
+        a_error, a_allowed = rounded_activation(z, a, a_exact, config, arithmetic)
+        second = second_gemm_error(a, w2, y, arithmetic)
         yield ExpertErrors(
             local=local,
             at=at,
@@ -189,7 +189,7 @@ def visited_experts(
             activation_error=a_error,
             activation_allowed=a_allowed,
             second_gemm=second,
-            down_error=_down_error(w2, a_error, second),
+            down_error=down_error(w2, a_error, second),
         )
 
 
@@ -218,7 +218,7 @@ def dot_error(
     return Error(sigma, terms / _STEP * 2 * U_FLOAT32 * (total.abs() + rms))
 
 
-def _gate_up_error(
+def gate_up_error(
     x: torch.Tensor, w1: torch.Tensor, z: torch.Tensor, arithmetic: Arithmetic
 ) -> Error:
     square = torch.einsum("th,ih->ti", x**2, w1**2)
@@ -227,7 +227,7 @@ def _gate_up_error(
     return Error(error.sigma, error.eta + U_FLOAT32 * z.abs() + flush)
 
 
-def _activation_error(
+def activation_error(
     z: torch.Tensor, a: torch.Tensor, error: Error, activation: Activation
 ) -> Error:
     """Before the rounding to the intermediate dtype."""
@@ -258,7 +258,7 @@ def _activation_error(
     return Error(sigma, eta + second_order + operations + _FLUSH)
 
 
-def _rounded_activation(
+def rounded_activation(
     z: torch.Tensor,
     a: torch.Tensor,
     exact: Error,
@@ -278,7 +278,7 @@ def _rounded_activation(
     return inherited, exact.allowed() + rounding
 
 
-def _second_gemm_error(
+def second_gemm_error(
     a: torch.Tensor, w2: torch.Tensor, y: torch.Tensor, arithmetic: Arithmetic
 ) -> Error:
     square = torch.einsum("ti,hi->th", a**2, w2**2)
@@ -287,7 +287,7 @@ def _second_gemm_error(
     return Error(dot.sigma, dot.eta + U_FLOAT32 * y.abs() + flush)
 
 
-def _down_error(w2: torch.Tensor, activation: Error, second_gemm: Error) -> Error:
+def down_error(w2: torch.Tensor, activation: Error, second_gemm: Error) -> Error:
     random = torch.einsum("ti,hi->th", activation.sigma**2, w2**2)
     systematic = torch.einsum("ti,hi->th", activation.eta, w2.abs())
     return Error((second_gemm.sigma**2 + random).sqrt(), second_gemm.eta + systematic)
@@ -299,7 +299,7 @@ def weighted_sum_error(served: torch.Tensor) -> torch.Tensor:
     return operations + _FLUSH * (served > 0).any(dim=1)
 
 
-def _combine(
+def combine(
     truth: Trace,
     routing: Routing,
     down: Error,

@@ -53,15 +53,8 @@ def judge_structure(judge: Judge, case: Case) -> None:
         truth=judged.truth,
         allowed=allowed,
     )
-    expected = expected_errors(situation)
-    fits = fit_gains(situation, expected)
-    found = fits.of(residual)
-    judge.saw(max((abs(g.value) / g.allowed for g in found), default=0.0))
-    lines = []
-    if any(g.significant for g in found):
-        lines = _gain_lines(fits, residual, judge)
-    elif spreads := wide_spreads(residual, situation, expected):
-        lines = _spread_lines(spreads, judge)
+    worst, lines = structure_lines(situation, residual)
+    judge.saw(worst)
     if lines:
         raise judge.fail(
             Verdict.MISMATCH,
@@ -72,7 +65,25 @@ def judge_structure(judge: Judge, case: Case) -> None:
         )
 
 
-def _gain_lines(fits: GainFits, residual: torch.Tensor, judge: Judge) -> list[str]:
+def structure_lines(
+    situation: Situation, residual: torch.Tensor
+) -> tuple[float, list[str]]:
+    """The largest gain / allowed, and what is systematic in `residual` [t, h], if any.
+
+    residual : found minus truth, every element within its bound.
+    """
+    expected = expected_errors(situation)
+    fits = fit_gains(situation, expected)
+    found, name = fits.of(residual), situation.arithmetic.name
+    worst = max((abs(g.value) / g.allowed for g in found), default=0.0)
+    if any(g.significant for g in found):
+        return worst, _gain_lines(fits, residual, name)
+    if spreads := wide_spreads(residual, situation, expected):
+        return worst, _spread_lines(spreads, name)
+    return worst, []
+
+
+def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list[str]:
     """The gain that leaves nothing else, or the most significant one."""
     found = sorted(
         (g for g in fits.of(residual) if g.significant), key=lambda g: -g.deviations
@@ -85,7 +96,7 @@ def _gain_lines(fits: GainFits, residual: torch.Tensor, judge: Judge) -> list[st
     lines = [
         f"gain along {gain.along}: {_percent(gain)} % too {large}, "
         "where every element is within its bound",
-        f"  honest rounding in class {judge.subject.arithmetic.name} stays within "
+        f"  honest rounding in class {arithmetic} stays within "
         f"{100 * gain.allowed:.2g} % here; this is {gain.deviations:.0f} of its "
         "standard deviations",
         f"why    {_HINTS.get(gain.along, _EXPERT_HINT)}",
@@ -104,12 +115,12 @@ def _percent(gain: Gain) -> str:
     return f"{100 * abs(gain.value):.3g} +- {100 * gain.sigma:.1g}"
 
 
-def _spread_lines(spreads: list[Spread], judge: Judge) -> list[str]:
+def _spread_lines(spreads: list[Spread], arithmetic: str) -> list[str]:
     worst = spreads[0]
     lines = [
         f"{worst.where}: errors are {worst.rms:.3g} times their expected size (rms of "
         f"{worst.count} elements), where every element is within its bound",
-        f"  independent roundings of class {judge.subject.arithmetic.name} stay below "
+        f"  independent roundings of class {arithmetic} stay below "
         f"{worst.allowed:.3g} there",
         "why    a rounding that the class does not have, or noise, confined to these",
     ]

@@ -56,6 +56,11 @@ def _trace(judge: Judge, case: Case, data: CaseData) -> dict[str, torch.Tensor]:
     returned = judge.subject.call(
         "trace", prepared, inputs.hidden_states, inputs.routing
     )
+    return read_trace(returned)
+
+
+def read_trace(returned: object) -> dict[str, torch.Tensor]:
+    """The stages in what `trace` returned; `Failure` for anything else."""
     stages = getattr(returned, "stages", returned)
     if not isinstance(stages, Mapping):
         kind = type(stages).__name__

@@ -23,6 +23,7 @@ from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Passes
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
 
 IMPLEMENTATION = "mxmoe_candidate"
@@ -43,15 +44,16 @@ class Served(Protocol):
 class CandidateExperts:
     """One layer's experts: the candidate, its prepared weights, what was asked of it.
 
-    prepared : what the candidate's `load` makes of its prepared weights, if it has one:
-    an emulation that decodes in every call is too slow for a whole model.
-
+    prepared : what `forward` is given: what the candidate's `load` makes of its
+    `weights`, if it has one, as an emulation that decodes in every call is too slow for
+    a whole model; `weights` themselves otherwise. weights : what `prepare` returned.
     calls, tokens : calls of `forward` and rows in them, so far.
     finite : whether every finite row so far gave a finite one, a bool on the layer's
         device.
     """
 
     subject: Subject
+    weights: PreparedWeights
     prepared: Any
     finite: torch.Tensor
     calls: int = 0
@@ -132,11 +134,13 @@ def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
     here = replace(subject, device_request=str(device))
     config = loaded.checkpoint.config
     shard = here.capabilities.align(WHOLE)
-    prepared: Any = here.prepare(loaded.checkpoint.layer(number), config, shard)
-    if here.has("load"):
-        prepared = here.call("load", prepared)
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    experts = CandidateExperts(subject=here, prepared=prepared, finite=finite)
+    weights = here.prepare(loaded.checkpoint.layer(number), config, shard)
+    experts = CandidateExperts(
+        subject=here,
+        weights=weights,
+        prepared=here.call("load", weights) if here.has("load") else weights,
+        finite=torch.ones((), dtype=torch.bool, device=device),
+    )
     install(loaded, number, experts)
     return experts
 

@@ -1,0 +1,30 @@
+"""What a search has cost so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Evaluations:
+    """model_passes : of the whole model. layers : calls of the candidate's forward on
+    the whole input of one layer. traces : the same of its trace. masked : calls with
+    one slot or one expert alone."""
+
+    model_passes: int = 0
+    layers: int = 0
+    traces: int = 0
+    masked: int = 0
+
+    def __str__(self) -> str:
+        words = (
+            (self.model_passes, "pass", "passes", "of the model"),
+            (self.layers, "layer", "layers", "on the reference's inputs"),
+            (self.traces, "trace", "traces", ""),
+            (self.masked, "call", "calls", "with one slot alone"),
+        )
+        return ", ".join(
+            f"{n} {one if n == 1 else many} {rest}".strip()
+            for n, one, many, rest in words
+            if n
+        )

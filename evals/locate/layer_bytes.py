@@ -1,0 +1,92 @@
+"""The prepared bytes of one layer, where the layout is known: the first to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mxmoe.conformance.compare_bytes import compare_bytes
+from mxmoe.conformance.describe_bytes import difference_lines
+from mxmoe.conformance.describe_bytes import kind_line
+from mxmoe.conformance.describe_bytes import missing_line
+from mxmoe.conformance.describe_bytes import prepared_tensors
+from mxmoe.conformance.describe_bytes import why_lines
+from mxmoe.conformance.expected_tensor import ExpectedTensor
+from mxmoe.conformance.expected_tensor import expected_tensors
+from mxmoe.evals.locate.checksums import checksums
+from mxmoe.reference.layouts import LAYOUTS
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import PreparedWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongBytes:
+    """One prepared tensor with other bytes than its layout says.
+
+    experts : those of which bytes differ; () where the tensor is of another kind, or
+    is not there. lines : where first, what belongs there, what stands there, why.
+    """
+
+    tensor: str
+    experts: tuple[int, ...]
+    lines: tuple[str, ...]
+
+
+def wrong_bytes(
+    prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
+) -> tuple[WrongBytes, ...]:
+    """Every tensor of `prepared` that differs; () for a layout of the candidate's own.
+
+    weights : the layer in checkpoint order. One expert's expected bytes are in memory
+    at a time.
+    """
+    if prepared.layout is None:
+        return ()
+    layout, shard = LAYOUTS[prepared.layout], prepared.shard
+    found = prepared_tensors(prepared)
+    wrong = []
+    for name, expected in expected_tensors(layout, weights, config, shard).items():
+        if name not in found:
+            lines = [missing_line(name, found)]
+            wrong.append(WrongBytes(tensor=name, experts=(), lines=tuple(lines)))
+            continue
+        got = found[name]
+        kind = kind_line(got, expected.dtype, expected.shape)
+        if kind is not None:
+            wrong.append(WrongBytes(tensor=name, experts=(), lines=(kind,)))
+            continue
+        difference = expected.difference(got)
+        if difference is None:
+            continue
+        lines = difference_lines(name, difference, got, expected, config, shard)
+        experts = _experts(got, expected)
+        if experts:
+            lines += _permuted(got, expected, experts[0])
+            lines += why_lines(
+                name, found, layout, weights, config, shard, difference.at[0]
+            )
+        wrong.append(WrongBytes(tensor=name, experts=experts, lines=tuple(lines)))
+    return tuple(wrong)
+
+
+def _experts(got: torch.Tensor, expected: ExpectedTensor) -> tuple[int, ...]:
+    if not got.dim():
+        return ()
+    return tuple(
+        e
+        for e in range(len(got))
+        if compare_bytes(got[e].reshape(-1), expected.expert(e).reshape(-1)) is not None
+    )
+
+
+def _permuted(got: torch.Tensor, expected: ExpectedTensor, expert: int) -> list[str]:
+    mine, wanted = got[expert].cpu(), expected.expert(expert)
+    if not mine.dim():
+        return []
+    how = checksums([mine]).compare(checksums([wanted]))
+    if how not in ("permuted", "rows permuted"):
+        return []
+    what = "rows" if how == "rows permuted" else "entries"
+    return [f"  permuted: expert {expert} has the same {what} in another order"]
