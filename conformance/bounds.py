@@ -221,6 +221,7 @@ def dot_error(
 def gate_up_error(
     x: torch.Tensor, w1: torch.Tensor, z: torch.Tensor, arithmetic: Arithmetic
 ) -> Error:
+    """Of z [t, 2i] = W1 x + b1, from exact inputs."""
     square = torch.einsum("th,ih->ti", x**2, w1**2)
     error = dot_error(z, square, x.shape[1], arithmetic)
     flush = _FLUSH * x.abs().sum(dim=1, keepdim=True)
@@ -281,6 +282,7 @@ def rounded_activation(
 def second_gemm_error(
     a: torch.Tensor, w2: torch.Tensor, y: torch.Tensor, arithmetic: Arithmetic
 ) -> Error:
+    """Of y [t, h] = W2 a + b2, from exact lanes."""
     square = torch.einsum("ti,hi->th", a**2, w2**2)
     dot = dot_error(y, square, a.shape[1], arithmetic)
     flush = _FLUSH * (a.abs().sum(dim=1, keepdim=True) + 1)
@@ -288,6 +290,7 @@ def second_gemm_error(
 
 
 def down_error(w2: torch.Tensor, activation: Error, second_gemm: Error) -> Error:
+    """Of y, from lanes with an error."""
     random = torch.einsum("ti,hi->th", activation.sigma**2, w2**2)
     systematic = torch.einsum("ti,hi->th", activation.eta, w2.abs())
     return Error((second_gemm.sigma**2 + random).sqrt(), second_gemm.eta + systematic)
@@ -307,6 +310,7 @@ def combine(
     arithmetic: Arithmetic,
     routing_error: torch.Tensor | None,
 ) -> torch.Tensor:
+    """Allowed of `combine` [t, h]; see `judge_rank` for `routing_error`."""
     # Slots without an expert here have `down` = 0 and no error.
     p = routing.weights.double().abs()[..., None]
     served = p * truth["down"].abs()

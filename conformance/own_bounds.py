@@ -125,9 +125,7 @@ def _expert(
         z, z_error = exposed["gate_up"], _no_error(z)
     a = activate(z, config.activation)
     exact = activation_error(z, a, z_error, config.activation)
-    a_error, allowed["activation"] = rounded_activation(
-        z, a, exact, config, arithmetic
-    )
+    a_error, allowed["activation"] = rounded_activation(z, a, exact, config, arithmetic)
     truth["activation"] = a
     if "activation" in exposed:
         a = exposed["activation"]

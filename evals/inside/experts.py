@@ -19,6 +19,7 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Passes
 from mxmoe.reference.errors import BadInput
@@ -111,7 +112,7 @@ def put_inside(loaded: Loaded, subject: Subject) -> Inside:
     if reason is not None:
         raise BadInput(f"{subject.spec}: expected it to run this model, found {reason}")
     experts = tuple(
-        _replace(loaded, subject, number) for number in range(len(loaded.layers))
+        _named_replace(loaded, subject, number) for number in range(len(loaded.layers))
     )
     loaded.model.set_experts_implementation(IMPLEMENTATION)
     gc.collect()
@@ -119,6 +120,14 @@ def put_inside(loaded: Loaded, subject: Subject) -> Inside:
         torch.cuda.empty_cache()
     passes = Passes.of(loaded.model)
     return Inside(loaded=loaded, subject=subject, experts=experts, passes=passes)
+
+
+def _named_replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
+    try:
+        return _replace(loaded, subject, number)
+    except Failure as failure:
+        text = f"layer {number}: {failure.text}"
+        raise Failure(failure.verdict, text) from failure
 
 
 def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:

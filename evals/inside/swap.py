@@ -33,14 +33,15 @@ from mxmoe.reference.errors import BadInput
 Place = tuple[int, int]
 """(layer, global expert id)."""
 
-Heard = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+Heard = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass(kw_only=True, eq=False)
 class SwapExperts:
     """One layer: `served` are the experts of the candidate.
 
-    heard : called with hidden states [t, h], ids [t, k] and weights [t, k] of a call.
+    heard : called after each call with its hidden states [t, h], ids [t, k], weights
+    [t, k] and result [t, h].
     """
 
     candidate: CandidateExperts
@@ -52,8 +53,14 @@ class SwapExperts:
         self, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """[t, h], [t, k], [t, k] -> [t, h] in the dtype of `hidden_states`."""
+        out = self._forward(hidden_states, ids, weights)
         if self.heard is not None:
-            self.heard(hidden_states, ids, weights)
+            self.heard(hidden_states, ids, weights, out)
+        return out
+
+    def _forward(
+        self, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         ours = torch.tensor(sorted(self.served), dtype=ids.dtype, device=ids.device)
         mine = (ids[..., None] == ours).any(dim=-1)
         if mine.all():

@@ -1,91 +1,40 @@
 """One layer of a candidate, judged alone on what the reference gives it.
 
 In this order: its prepared bytes, where the layout is known; its routing, where it
-routes; its output against the bound; its trace, each stage from the candidate's own
-stage before it; without a trace, its rows slot by slot; at last what is systematic in
-errors that are all within the bound.
+routes; its numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field
 
-import torch
-
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.judge_structure import structure_lines
-from mxmoe.conformance.judge_trace import TRACED
-from mxmoe.conformance.judge_trace import read_trace
-from mxmoe.conformance.own_bounds import Layer
-from mxmoe.conformance.own_bounds import judge_own
-from mxmoe.conformance.residual_structure import Situation
 from mxmoe.conformance.verdict import Failure
-from mxmoe.evals.inside.experts import CandidateExperts
 from mxmoe.evals.locate.divergence import Divergence
-from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.layer_bytes import WrongBytes
 from mxmoe.evals.locate.layer_bytes import wrong_bytes
-from mxmoe.evals.locate.recorded_inputs import LayerInputs
+from mxmoe.evals.locate.layer_numbers import LayerUnderTest
+from mxmoe.evals.locate.layer_numbers import Numbers
+from mxmoe.evals.locate.layer_numbers import judge_numbers
 from mxmoe.evals.locate.routed import RoutingFault
 from mxmoe.evals.locate.routed import routing_fault
-from mxmoe.evals.locate.slot_by_slot import allowed_by_slot
-from mxmoe.evals.locate.slot_by_slot import rows_by_slot
-from mxmoe.reference.types import WHOLE
-from mxmoe.reference.types import ExpertWeights
-from mxmoe.reference.types import MoEConfig
-
-BY_TRACE, BY_SLOT, BY_OUTPUT = "trace", "slot by slot", "output"
-
-# What is systematic is searched in so many tokens that all directions together, one
-# an expert and four more, take this much memory in float64.
-_DIRECTIONS_BYTES = 2**28
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LayerUnderTest:
-    """Layer `number`: checkpoint weights, the candidate in its place, its inputs."""
-
-    number: int
-    weights: ExpertWeights
-    config: MoEConfig
-    experts: CandidateExperts
-    inputs: LayerInputs
-
-    def layer(self) -> Layer:
-        """For the bounds."""
-        return Layer(
-            part=self.weights,
-            config=self.config,
-            hidden_states=self.inputs.hidden_states,
-            routing=self.inputs.routing,
-            shard=WHOLE,
-            arithmetic=self.experts.subject.arithmetic,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerResult:
-    """What was found in a layer.
-
-    seen : how the divergence was seen. worst : largest error / allowed of the output.
-    out : the candidate's output [t, h]. residual : lines about what is systematic.
-    """
+    """What was found in a layer. failure : a call that raised or did not return."""
 
     under: LayerUnderTest
     wrong_bytes: tuple[WrongBytes, ...] = ()
     routing: RoutingFault | None = None
-    divergence: Divergence | None = None
-    seen: str = BY_OUTPUT
-    worst: float = 0.0
-    out: torch.Tensor | None = None
-    trace: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    residual: tuple[str, ...] = ()
+    numbers: Numbers = field(default_factory=Numbers)
     failure: Failure | None = None
-    notes: tuple[str, ...] = ()
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """The first place at which a stage leaves its bound."""
+        return self.numbers.divergence
 
     @property
     def wrong(self) -> bool:
@@ -94,196 +43,24 @@ class LayerResult:
             self.wrong_bytes
             or self.routing
             or self.divergence
-            or self.residual
+            or self.numbers.residual
             or self.failure
         )
 
 
 def judge_layer(under: LayerUnderTest, count: Evaluations) -> LayerResult:
     """Everything that can be said of one layer."""
-    subject, inputs = under.experts.subject, under.inputs
+    subject = under.experts.subject
     differs = wrong_bytes(under.experts.weights, under.weights, under.config)
-    routing, failure = None, None
+    routing = None
     try:
         if subject.has("route"):
-            routing = routing_fault(subject, under.weights, under.config, inputs)
-        count.layers += 1
-        out = forward(under, inputs)
-    except Failure as found:
-        failure = found
-    if failure is not None:
+            routing = routing_fault(subject, under.weights, under.config, under.inputs)
+        numbers = judge_numbers(under, count)
+    except Failure as failure:
         return LayerResult(
             under=under, wrong_bytes=differs, routing=routing, failure=failure
         )
-    seen = _numbers(under, out, count)
     return LayerResult(
-        under=under, wrong_bytes=differs, routing=routing, out=out, **seen
+        under=under, wrong_bytes=differs, routing=routing, numbers=numbers
     )
-
-
-def forward(under: LayerUnderTest, inputs: LayerInputs) -> torch.Tensor:
-    """The candidate's output [t, h] in float64, on the CPU; raises `Failure`."""
-    subject = under.experts.subject
-    out = subject.forward(
-        under.experts.prepared,
-        inputs.hidden_states.to(subject.device),
-        inputs.routing.clone().to(subject.device),
-    )
-    return out.detach().to("cpu", torch.float64)
-
-
-def _numbers(
-    under: LayerUnderTest, out: torch.Tensor, count: Evaluations
-) -> dict[str, object]:
-    layer, routing = under.layer(), under.inputs.routing
-    judged = judge_rank(
-        layer.part,
-        layer.config,
-        layer.hidden_states,
-        routing,
-        shard=WHOLE,
-        arithmetic=layer.arithmetic,
-    )
-    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
-    output = first_divergence("combine", out, truth, allowed, routing)
-    worst = 0.0 if output is None else output.worst
-    trace, notes = _trace(under, count)
-    if trace:
-        found = _by_trace(layer, trace, out, count)
-        agrees = _agrees(trace, out, allowed)
-        if found is not None and (agrees or output is None):
-            if not agrees:
-                notes.append("the output is right, the trace is not")
-            return {
-                "divergence": found,
-                "seen": BY_TRACE,
-                "worst": worst,
-                "trace": trace,
-                "notes": tuple(notes),
-            }
-        if output is not None:
-            notes.append("forward does not compute what its trace shows")
-    if output is not None:
-        found, seen, more = _by_slot(under, judged, output, count)
-        return {
-            "divergence": found,
-            "seen": seen,
-            "worst": worst,
-            "trace": trace,
-            "notes": (*notes, *more),
-        }
-    residual = _residual(layer, judged, out)
-    return {"trace": trace, "notes": tuple(notes), "residual": tuple(residual)}
-
-
-def _trace(
-    under: LayerUnderTest, count: Evaluations
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The exposed stages with rows [t, k, ...]; or none, and why."""
-    subject, inputs = under.experts.subject, under.inputs
-    if not subject.has("trace"):
-        return {}, ["gate_up, activation, down: not observable (exposes no trace)"]
-    count.traces += 1
-    try:
-        returned = subject.call(
-            "trace",
-            under.experts.weights,
-            inputs.hidden_states.to(subject.device),
-            inputs.routing.clone().to(subject.device),
-        )
-        found = read_trace(returned)
-    except Failure as error:
-        first = error.text.splitlines()[0]
-        return {}, [f"gate_up, activation, down: not observable ({first})"]
-    t, k = inputs.routing.ids.shape
-    config = under.config
-    wide = {"gate_up": 2 * config.intermediate, "activation": config.intermediate}
-    trace, notes = {}, []
-    for stage, tensor in found.items():
-        lead = (t,) if stage == "combine" else (t, k)
-        shape = (*lead, wide.get(stage, config.hidden))
-        if tensor.numel() != torch.Size(shape).numel():
-            notes.append(
-                f"{stage}: not observable (expected {list(shape)}, "
-                f"found {list(tensor.shape)})"
-            )
-            continue
-        trace[stage] = tensor.detach().to("cpu", torch.float64).reshape(shape)
-    missing = [stage for stage in TRACED[:-1] if stage not in found]
-    if missing:
-        notes.append(f"{', '.join(missing)}: not observable (not in the trace)")
-    return trace, notes
-
-
-def _by_trace(
-    layer: Layer,
-    trace: Mapping[str, torch.Tensor],
-    out: torch.Tensor,
-    count: Evaluations,
-) -> Divergence | None:
-    """The first stage that errs by itself; the output stands for a last one."""
-    own = judge_own(layer, trace)
-    for stage in TRACED:
-        found = trace.get(stage, out if stage == "combine" else None)
-        if found is None:
-            continue
-        divergence = first_divergence(
-            stage, found, own.truth[stage], own.allowed[stage], layer.routing
-        )
-        if divergence is not None:
-            return divergence
-    return None
-
-
-def _agrees(
-    trace: Mapping[str, torch.Tensor], out: torch.Tensor, allowed: torch.Tensor
-) -> bool:
-    """Whether the trace's last stage is the output, as two honest runs may differ."""
-    shown = trace.get("combine")
-    if shown is None:
-        return True
-    same = (shown - out).abs() <= 2 * allowed
-    return bool((same | (~shown.isfinite() & ~out.isfinite())).all())
-
-
-def _by_slot(
-    under: LayerUnderTest, judged: Judged, output: Divergence, count: Evaluations
-) -> tuple[Divergence, str, list[str]]:
-    """The row that is wrong alone, or `output` where each row is right alone."""
-    subject, inputs = under.experts.subject, under.inputs
-    try:
-        rows = rows_by_slot(subject, under.experts.prepared, inputs, count)
-    except Failure as error:
-        first = error.text.splitlines()[0]
-        return output, BY_OUTPUT, [f"one slot alone: not observable ({first})"]
-    found = first_divergence(
-        "down",
-        rows,
-        judged.truth["down"],
-        allowed_by_slot(judged, subject.arithmetic),
-        inputs.routing,
-    )
-    if found is None:
-        return output, BY_OUTPUT, ["every slot is right alone, their sum is not"]
-    return found, BY_SLOT, []
-
-
-def _residual(layer: Layer, judged: Judged, out: torch.Tensor) -> list[str]:
-    """Of as many tokens as there is memory for."""
-    each = 8 * layer.config.hidden * (layer.config.experts + 4)
-    some = slice(0, max(1, _DIRECTIONS_BYTES // each))
-    situation = Situation(
-        part=layer.part,
-        config=layer.config,
-        hidden_states=layer.hidden_states[some],
-        routing=type(layer.routing)(
-            layer.routing.ids[some], layer.routing.weights[some]
-        ),
-        shard=layer.shard,
-        arithmetic=layer.arithmetic,
-        truth=type(judged.truth)(
-            {name: stage[some] for name, stage in judged.truth.stages.items()}
-        ),
-        allowed=judged.allowed["combine"][some],
-    )
-    return structure_lines(situation, out[some] - judged.truth["combine"][some])[1]

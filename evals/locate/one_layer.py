@@ -28,9 +28,7 @@ def only_in_layer(
     Raises `BadInput` for a layer that is not there.
     """
     if not 0 <= layer < checkpoint.layers:
-        raise BadInput(
-            f"layer: expected 0 to {checkpoint.layers - 1}, found {layer}"
-        )
+        raise BadInput(f"layer: expected 0 to {checkpoint.layers - 1}, found {layer}")
     chosen = _Chosen(
         faulty=faulty.candidate,
         right=right.candidate,

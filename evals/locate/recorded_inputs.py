@@ -19,15 +19,22 @@ from mxmoe.evals.inside.swap import Heard
 from mxmoe.evals.inside.swap import Swap
 from mxmoe.reference.types import Routing
 
+# The prompt of rows that come from none.
+PROBE = -1
+# Rows that visit each expert, so that a cause can be fitted to them.
+_PROBES_AN_EXPERT = 8
+
 
 @dataclass(frozen=True, order=True)
 class Token:
-    """Token number `position` of prompt number `prompt`."""
+    """Token number `position` of prompt number `prompt`, or of the probes."""
 
     prompt: int
     position: int
 
     def __str__(self) -> str:
+        if self.prompt == PROBE:
+            return f"probe row {self.position}"
         prompt = f"prompt {self.prompt} " if self.prompt else ""
         return f"{prompt}token {self.position}"
 
@@ -87,19 +94,55 @@ def record_inputs(
     return inputs
 
 
-def _keeper(parts: list[LayerInputs], tokens: tuple[Token, ...], subject: Subject) -> Heard:
-    def keep(x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> None:
-        declared = subject.capabilities.routing_dtype()
-        parts.append(
-            LayerInputs(
-                hidden_states=x.detach().to("cpu", subject.arithmetic.output),
-                routing=Routing(
-                    ids.detach().to("cpu", torch.int32),
-                    weights.detach().to(declared).float().cpu(),
-                ),
-                tokens=tokens,
-            )
-        )
+def as_given(
+    subject: Subject,
+    x: torch.Tensor,
+    ids: torch.Tensor,
+    weights: torch.Tensor,
+    tokens: tuple[Token, ...],
+) -> LayerInputs:
+    """The inputs of a call as the candidate is given them, on the CPU."""
+    declared = subject.capabilities.routing_dtype()
+    return LayerInputs(
+        hidden_states=x.detach().to("cpu", subject.arithmetic.output),
+        routing=Routing(
+            ids.detach().to("cpu", torch.int32),
+            weights.detach().to(declared).float().cpu(),
+        ),
+        tokens=tokens,
+    )
+
+
+def with_probes(inputs: LayerInputs, experts: int, *, seed: int = 0) -> LayerInputs:
+    """`inputs`, and behind them rows that visit every expert of the layer 8 times.
+
+    A prompt does not reach every expert of every layer. The probes' columns are
+    normal, as wide as those of the recorded rows.
+    """
+    random = torch.Generator().manual_seed(seed)
+    x, k = inputs.hidden_states, inputs.routing.ids.shape[1]
+    count = -(-_PROBES_AN_EXPERT * experts // k)
+    drawn = torch.randn(count, x.shape[1], generator=random)
+    wide = x.float().square().mean(dim=0).sqrt()
+    walk = torch.arange(count * k).reshape(count, k) % experts
+    order = torch.randperm(experts, generator=random)
+    ids = order[walk].to(torch.int32)
+    weights = torch.full((count, k), 1 / k, dtype=torch.float32)
+    probes = LayerInputs(
+        hidden_states=(drawn * wide).to(x.dtype),
+        routing=Routing(ids, weights),
+        tokens=tuple(Token(PROBE, n) for n in range(count)),
+    )
+    return _joined([inputs, probes])
+
+
+def _keeper(
+    parts: list[LayerInputs], tokens: tuple[Token, ...], subject: Subject
+) -> Heard:
+    def keep(
+        x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, _out: torch.Tensor
+    ) -> None:
+        parts.append(as_given(subject, x, ids, weights, tokens))
 
     return keep
 

@@ -1,0 +1,79 @@
+"""Rows that hold something else that is right: another row, expert, or a multiple."""
+
+from __future__ import annotations
+
+import torch
+
+from mxmoe.evals.locate.divergence import Divergence
+
+# Wrong rows that are looked at, and others that they are compared with.
+_WRONG, _OTHERS = 16, 4096
+
+
+def row_cause(found: Divergence) -> str | None:
+    """One phrase, or None. All wrong rows (up to 16) must fit it."""
+    width = found.truth.shape[-1]
+    rows = found.bad.any(dim=-1)
+    got, truth = found.found[rows][:_WRONG], found.truth[rows][:_WRONG]
+    allowed = found.allowed[rows][:_WRONG]
+    if not got.isfinite().all():
+        return None
+    if not got.any():
+        return _nothing(found, rows)
+    factor = _factor(got, truth, allowed)
+    if factor is not None:
+        return f"every wrong row is {factor:.6g} times what it should be"
+    others = found.truth.reshape(-1, width)[:_OTHERS]
+    near = found.allowed.reshape(-1, width)[:_OTHERS]
+    for row in got:
+        if not bool(((row - others).abs() <= near).all(dim=1).any()):
+            return _columns(got, truth, allowed)
+    at = int(((got[0] - others).abs() <= near).all(dim=1).int().argmax())
+    where = f"token {at}"
+    if found.slot is not None:
+        k = found.truth.shape[1]
+        where = f"token {at // k} slot {at % k}"
+    return f"rows exchanged: the first wrong row holds what belongs to {where}"
+
+
+def _nothing(found: Divergence, rows: torch.Tensor) -> str:
+    if found.slot is None:
+        return "the wrong rows hold zeros only"
+    slots = rows.any(dim=0).nonzero()[:, 0].tolist()
+    if len(slots) < rows.shape[1]:
+        of = ", ".join(map(str, slots))
+        return (
+            f"slot {of} adds nothing" if len(slots) == 1 else f"slots {of} add nothing"
+        )
+    return "the wrong rows add nothing"
+
+
+def _factor(
+    got: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor
+) -> float | None:
+    size = float((truth * truth).sum())
+    if not size:
+        return None
+    factor = float((got * truth).sum()) / size
+    fits = bool(((got - factor * truth).abs() <= 2 * allowed).all())
+    return factor if fits and abs(factor) > 2.0**-10 else None
+
+
+def _columns(
+    got: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor
+) -> str | None:
+    """Whether the wrong columns hold each other's values, in every row."""
+    wrong = ((got - truth).abs() > allowed).any(dim=0).nonzero()[:, 0].tolist()
+    if len(got) < 2 or not wrong:
+        return None
+    holds = {}
+    for column in wrong[:_WRONG]:
+        near = (got[:, column, None] - truth).abs() <= 2 * allowed
+        same = near.all(dim=0).nonzero()[:, 0].tolist()
+        if len(same) != 1:
+            return None
+        holds[column] = same[0]
+    first = next(iter(holds))
+    return (
+        f"columns permuted: column {first} holds what belongs to column {holds[first]}"
+    )
