@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mxmoe.conformance.own_bounds import judge_own
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer_numbers import BY_SLOT
 from mxmoe.reference.moe import moe_of_rank
+
+# Tokens with a wrong row that are computed again.
+_ROWS = 32
 
 
 def error_over_honest(result: LayerResult) -> float | None:
@@ -19,7 +24,8 @@ def error_over_honest(result: LayerResult) -> float | None:
     found = result.divergence
     if found is None or found.nonfinite:
         return None
-    layer = result.under.layer()
+    rows = found.bad.flatten(1).any(dim=1).nonzero()[:_ROWS, 0]
+    layer = replace(result.under, inputs=result.under.inputs.rows(rows)).layer()
     honest = moe_of_rank(
         layer.part,
         layer.config,
@@ -28,15 +34,15 @@ def error_over_honest(result: LayerResult) -> float | None:
         shard=layer.shard,
         arithmetic=layer.arithmetic,
     )
-    rows = found.bad.any(dim=-1)
+    bad = found.bad[rows].any(dim=-1)
     by_slot = result.numbers.seen == BY_SLOT
     stages = {} if by_slot else {s: x.double() for s, x in honest.stages.items()}
     right = honest[found.stage]
     if by_slot:
         right = right.to(layer.arithmetic.output)
     truth = judge_own(layer, stages).truth[found.stage]
-    usual = _rms(right.double()[rows] - truth[rows])
-    error = _rms((found.found - found.truth)[rows])
+    usual = _rms((right.double() - truth)[bad])
+    error = _rms((found.found - found.truth)[rows][bad])
     return error / usual if usual > 0 else None
 
 

@@ -39,8 +39,9 @@ from mxmoe.reference.types import Trace
 BY_TRACE, BY_SLOT, BY_OUTPUT = "trace", "slot by slot", "output"
 
 # What is systematic is searched in so many tokens that all directions together, one
-# an expert and four more, take this much memory in float64.
+# an expert and four more, take this much memory in float64; and in so many at most.
 _DIRECTIONS_BYTES = 2**28
+_RESIDUAL_ROWS = 96
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,7 +226,7 @@ def _by_slot(
 def _residual(layer: Layer, judged: Judged, out: torch.Tensor) -> list[str]:
     """Of as many tokens as there is memory for."""
     each = 8 * layer.config.hidden * (layer.config.experts + 4)
-    some = slice(0, max(1, _DIRECTIONS_BYTES // each))
+    some = slice(0, min(_RESIDUAL_ROWS, max(1, _DIRECTIONS_BYTES // each)))
     situation = Situation(
         part=layer.part,
         config=layer.config,

@@ -38,9 +38,8 @@ from mxmoe.evals.locate.written_bundle import bundle_of
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
 
-# Of the shipped model's problems, those that are asked where no prompt is given: with
-# their answers 195 tokens, which reach every expert of every layer.
-_PROBLEMS = 3
+# Of the shipped model's problems, those that are asked where no prompt is given.
+_PROBLEMS = 2
 # Every layer's inputs of all prompts are kept.
 _MOST_TOKENS = 2**14
 
@@ -163,11 +162,11 @@ def _concluded(
     lines = [sentence(f.result, f.causes) for f in result.found]
     if not lines:
         lines = _nothing_found(options, result)
-    for number, one in enumerate(result.found):
-        lines += [""] if number else []
-        if len(result.found) > 1:
-            lines.append(f"layer {one.result.under.number}:")
-        lines += evidence(one.result)
+    found = [_facts(one) for one in result.found]
+    for one in found:
+        lines += ["", f"layer {one['layer']}"] if len(found) > 1 else []
+        lines += one["evidence"]
+    lines += [""] if len(found) > 1 else []
     lines += _in_the_model(result)
     lines.append(f"evaluations: {result.count}")
     bundles = {
@@ -185,7 +184,7 @@ def _concluded(
     if not result.found and options.expects_failure:
         code = ExitCode.INCONCLUSIVE
     facts = {
-        "found": [_facts(f) for f in result.found],
+        "found": found,
         "evaluations": asdict(result.count),
         "bundle": next(iter(bundles.values()), None),
     }
