@@ -61,6 +61,12 @@ def locate(
             help="two folders of stages taken in another engine, see docs/locate.md",
         ),
     ] = None,
+    arithmetic: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="NAME", help="arithmetic class of --dumps with --model"
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(help="of the model: float32 (default) or bfloat16"),
@@ -109,6 +115,7 @@ def locate(
         run=run,
         question=question,
         dumps=dumps,
+        arithmetic=arithmetic,
         dtype=dtype,
         device=device,
         only_first=only_first,

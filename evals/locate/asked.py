@@ -9,6 +9,9 @@ from pathlib import Path
 
 from mxmoe.conformance.rundir import new_run_id
 from mxmoe.evals.grade_school.model import FOLDER
+from mxmoe.evals.locate.dumps.run import DEFAULT_CLASS
+from mxmoe.evals.locate.dumps.run import DumpOptions
+from mxmoe.evals.locate.dumps.run import run_dumps
 from mxmoe.evals.locate.failing_question import failing_question
 from mxmoe.evals.locate.run import Located
 from mxmoe.evals.locate.run import Options
@@ -29,6 +32,7 @@ class Asked:
     run: Path | None = None
     question: int | None = None
     dumps: tuple[Path, Path] | None = None
+    arithmetic: str | None = None
     dtype: str | None = None
     device: str | None = None
     only_first: bool = False
@@ -39,7 +43,29 @@ def located(
 ) -> Located:
     """Do it; raises `BadInput` before anything has run."""
     folder = run_dir or Path("runs") / new_run_id()
+    if asked.dumps is not None:
+        return run_dumps(_dump_options(asked), folder, heard=heard)
+    if asked.arithmetic is not None:
+        raise BadInput(
+            "--class: expected --dumps beside it, as a candidate declares it"
+        )
     return run_locate(options_of(asked), folder, heard=heard)
+
+
+def _dump_options(asked: Asked) -> DumpOptions:
+    assert asked.dumps is not None
+    beside = (asked.candidate, asked.fault, asked.run, asked.dtype, asked.device)
+    if any(beside) or asked.prompts or asked.tokens or asked.question is not None:
+        raise BadInput("--dumps: expected --model and --class beside it, found others")
+    if asked.arithmetic is not None and asked.model is None:
+        raise BadInput("--class: expected --model beside it, found none")
+    reference, candidate = asked.dumps
+    return DumpOptions(
+        reference=reference,
+        candidate=candidate,
+        model=asked.model,
+        arithmetic=asked.arithmetic or DEFAULT_CLASS,
+    )
 
 
 def options_of(asked: Asked) -> Options:

@@ -145,7 +145,7 @@ def _of_activation(result: LayerResult, found: Divergence) -> list[str]:
 def _activated(
     z: torch.Tensor, config: MoEConfig, result: LayerResult
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    arithmetic = result.under.experts.subject.arithmetic
+    arithmetic = result.under.arithmetic
     a, nothing = activate(z, config.activation), torch.zeros_like(z)
     exact = activation_error(z, a, Error(nothing, nothing), config.activation)
     return a, rounded_activation(z, a, exact, config, arithmetic)[1]
@@ -204,6 +204,9 @@ def _of_lane(result: LayerResult, found: Divergence, lane: WrongLane) -> list[Ca
         if cause is not None:
             text = f"{word} {lane.lane}: {cause.words(float(product.bias[0]))}"
             found_causes.append(Cause(text=text, stage="gate_up", column=column))
+    if len(found_causes) == 1:
+        _, _, text = found_causes[0].text.partition(": ")
+        return [replace(found_causes[0], text=text)]
     if found_causes:
         return found_causes
     text = f"lane {lane.lane} of the activation alone explains every row"
@@ -241,7 +244,7 @@ def _of_expert(result: LayerResult, found: Divergence) -> list[str]:
             shard=WHOLE,
         )
 
-    arithmetic = under.experts.subject.arithmetic
+    arithmetic = under.arithmetic
     names = explain_numbers(rows, routed_to(expert), arithmetic)
     if names:
         return [f"behaves as if: {'; or '.join(names)}"]
@@ -267,6 +270,6 @@ def _of_output(result: LayerResult) -> list[str]:
     names = explain_numbers(
         result.numbers.out[:_ROWS],
         _situation(result),
-        result.under.experts.subject.arithmetic,
+        result.under.arithmetic,
     )
     return [f"behaves as if: {'; or '.join(names)}"] if names else []

@@ -50,8 +50,8 @@ class LayerResult:
 
 def judge_layer(under: LayerUnderTest, count: Evaluations) -> LayerResult:
     """Everything that can be said of one layer."""
-    subject = under.experts.subject
-    differs = wrong_bytes(under.experts.weights, under.weights, under.config)
+    subject = under.candidate.subject
+    differs = wrong_bytes(under.candidate.weights, under.weights, under.config)
     routing = None
     try:
         if subject.has("route"):

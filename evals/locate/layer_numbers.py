@@ -31,6 +31,7 @@ from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.slot_by_slot import allowed_by_slot
 from mxmoe.evals.locate.slot_by_slot import rows_by_slot
 from mxmoe.reference.types import WHOLE
+from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -46,13 +47,23 @@ _RESIDUAL_ROWS = 96
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerUnderTest:
-    """Layer `number`: checkpoint weights, the candidate in its place, its inputs."""
+    """Layer `number`: checkpoint weights, its inputs, the class it is judged in.
+
+    experts : the candidate in its place, or None where only its stages are known.
+    """
 
     number: int
     weights: ExpertWeights
     config: MoEConfig
-    experts: CandidateExperts
     inputs: LayerInputs
+    arithmetic: Arithmetic
+    experts: CandidateExperts | None = None
+
+    @property
+    def candidate(self) -> CandidateExperts:
+        """The candidate, where there is one to call."""
+        assert self.experts is not None
+        return self.experts
 
     def layer(self) -> Layer:
         """For the bounds."""
@@ -62,7 +73,7 @@ class LayerUnderTest:
             hidden_states=self.inputs.hidden_states,
             routing=self.inputs.routing,
             shard=WHOLE,
-            arithmetic=self.experts.subject.arithmetic,
+            arithmetic=self.arithmetic,
         )
 
 
@@ -120,9 +131,9 @@ def judge_numbers(under: LayerUnderTest, count: Evaluations) -> Numbers:
 
 def forward(under: LayerUnderTest, inputs: LayerInputs) -> torch.Tensor:
     """The candidate's output [t, h] in float64, on the CPU; raises `Failure`."""
-    subject = under.experts.subject
+    subject = under.candidate.subject
     out = subject.forward(
-        under.experts.prepared,
+        under.candidate.prepared,
         inputs.hidden_states.to(subject.device),
         inputs.routing.clone().to(subject.device),
     )
@@ -133,14 +144,14 @@ def _trace(
     under: LayerUnderTest, count: Evaluations
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
     """The exposed stages with rows [t, k, ...]; or none, and why."""
-    subject, inputs = under.experts.subject, under.inputs
+    subject, inputs = under.candidate.subject, under.inputs
     if not subject.has("trace"):
         return {}, ["gate_up, activation, down: not observable (exposes no trace)"]
     count.traces += 1
     try:
         returned = subject.call(
             "trace",
-            under.experts.weights,
+            under.candidate.weights,
             inputs.hidden_states.to(subject.device),
             inputs.routing.clone().to(subject.device),
         )
@@ -203,9 +214,9 @@ def _by_slot(
     count: Evaluations,
 ) -> tuple[Divergence | None, str, list[str]]:
     """The row that is wrong alone, or `output` where each row is right alone."""
-    subject, inputs = under.experts.subject, under.inputs
+    subject, inputs = under.candidate.subject, under.inputs
     try:
-        rows = rows_by_slot(subject, under.experts.prepared, inputs, count)
+        rows = rows_by_slot(subject, under.candidate.prepared, inputs, count)
     except Failure as error:
         first = error.text.splitlines()[0]
         return output, BY_OUTPUT, [f"one slot alone: not observable ({first})"]

@@ -110,6 +110,7 @@ def _under(swap: Swap, number: int, inputs: LayerInputs) -> LayerUnderTest:
         config=checkpoint.config,
         experts=swap.layers[number].candidate,
         inputs=inputs,
+        arithmetic=swap.inside.subject.arithmetic,
     )
 
 

@@ -70,7 +70,7 @@ def _any_of(texts: Sequence[str]) -> str:
 
 def _bytes_of(result: LayerResult, stage: str | None) -> WrongBytes:
     """The wrong tensor that the stage reads, or the first."""
-    prepared = result.under.experts.weights
+    prepared = result.under.candidate.weights
     assert prepared.layout is not None
     entries = LAYOUTS[prepared.layout].maps(prepared.config, prepared.shard)
     for wrong in result.wrong_bytes:
@@ -119,13 +119,13 @@ def evidence(result: LayerResult) -> list[str]:
         lines += _number_lines(result, result.divergence)
     lines += result.numbers.residual
     lines += result.numbers.notes
-    if not result.wrong_bytes:
+    if not result.wrong_bytes and result.under.experts is not None:
         lines.append(_bytes_note(result))
     return lines
 
 
 def _bytes_note(result: LayerResult) -> str:
-    prepared, subject = result.under.experts.weights, result.under.experts.subject
+    prepared, subject = result.under.candidate.weights, result.under.candidate.subject
     if prepared.layout is None:
         return "prepared bytes: not observable (a layout of the candidate's own)"
     if not subject.has("prepare"):
@@ -144,10 +144,10 @@ def _number_lines(result: LayerResult, found: Divergence) -> list[str]:
         + (f"; {how}" if result.numbers.seen == BY_SLOT else ""),
     ]
     bad, total = int(found.bad.sum()), found.bad.numel()
-    lines.append(f"out of bound: {bad} of {total} elements; {_damage(found)}")
+    lines.append(f"out of bound: {bad} of {total} elements; {damage_words(found)}")
     times = error_over_honest(result)
     if times is not None:
-        name = result.under.experts.subject.arithmetic.name
+        name = result.under.arithmetic.name
         lines.append(
             f"rms error of the wrong rows: {times:.3g} times that of an honest "
             f"computation in class {name}"
@@ -155,7 +155,8 @@ def _number_lines(result: LayerResult, found: Divergence) -> list[str]:
     return lines
 
 
-def _damage(found: Divergence) -> str:
+def damage_words(found: Divergence) -> str:
+    """Rows and columns of the first expert; the other experts; or the shape of it."""
     if found.expert is None:
         return damage(found.bad, found.routing)
     mine = found.rows_of(found.expert)

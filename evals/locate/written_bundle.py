@@ -45,7 +45,7 @@ def _of_bytes(
 ) -> str | None:
     settings = _settings(result, checkpoint, writer, case=None, kept=None)
     name = result.wrong_bytes[0].tensor
-    for place in layer_tensors(settings, result.under.experts.subject):
+    for place in layer_tensors(settings, result.under.candidate.subject):
         case, tensor = place.value
         if tensor == name and case.shard.is_whole():
             return _written(
@@ -67,7 +67,7 @@ def _of_numbers(
         rows[found.row] = True
     part = under.inputs.rows(rows.nonzero()[:, 0])
     case = Case(layer=under.number, tokens=len(part.tokens))
-    shard = under.experts.subject.capabilities.align(case.shard)
+    shard = under.candidate.subject.capabilities.align(case.shard)
     word = str(Case(layer=under.number, shard=shard, tokens=case.tokens))
     kept = KeptInputs(
         source=Source(CASE, word),
@@ -77,7 +77,7 @@ def _of_numbers(
         routing=part.routing,
     )
     settings = _settings(result, checkpoint, writer, case=case, kept=kept)
-    for place in layer_routes(settings, under.experts.subject):
+    for place in layer_routes(settings, under.candidate.subject):
         if place.value[1].endswith("-yours"):
             check = "test_layer_output_stays_within_the_bound"
             return _written(result, settings, check, place)
@@ -92,7 +92,7 @@ def _settings(
     case: Case | None,
     kept: KeptInputs | None,
 ) -> Settings:
-    device = result.under.experts.subject.device_request
+    device = result.under.candidate.subject.device_request
     return Settings(
         checkpoint_folder=Path(checkpoint.folder).absolute(),
         checkpoint_given=True,
@@ -108,7 +108,7 @@ def _settings(
 def _written(
     result: LayerResult, settings: Settings, check: str, place: Place
 ) -> str | None:
-    subject: Subject = result.under.experts.subject
+    subject: Subject = result.under.candidate.subject
     judge = Judge(subject, settings, check, place=place.id)
     try:
         make_check(judge, {"place": place.value})
