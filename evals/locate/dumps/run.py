@@ -64,6 +64,8 @@ def run_dumps(
         one = judge(*pair) if judge is not None else _by_pair(*pair)
         if one is not None:
             found.append((number, one))
+            if judge is None:
+                break
     lines = [one[0] for _, one in found] or [
         f"no divergence: {len(layers)} layers of {options.candidate} agree with "
         f"{options.reference}"
@@ -77,7 +79,7 @@ def run_dumps(
             f"not compared, as only one folder has it: layer {_listed(absent)}"
         )
     if options.model is None:
-        lines.append(RULE)
+        lines += [RULE, *(["the layers behind it inherit it"] if found else [])]
     lines.append(f"again  {_again(options)}")
     return _kept(options, folder, lines, [number for number, _ in found])
 
