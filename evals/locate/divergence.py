@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 
@@ -50,6 +51,15 @@ class Divergence:
         if self.slot is None:
             return ()
         return tuple(self.routing.ids[self.bad.any(dim=-1)].unique().tolist())
+
+    def at_expert(self, expert: int) -> Divergence:
+        """The same, placed at the first row of `expert` that is as bad."""
+        assert self.slot is not None
+        bad = self.bad & ~self.found.isfinite() if self.nonfinite else self.bad
+        rows = bad.any(dim=-1) & self.rows_of(expert)
+        row, slot = rows.nonzero()[0].tolist()
+        column = int(bad[row, slot].int().argmax())
+        return replace(self, expert=expert, row=row, slot=slot, column=column)
 
     def rows_of(self, expert: int) -> torch.Tensor:
         """bool [t, k]: the rows of an expert."""

@@ -21,7 +21,7 @@ class Evaluations:
             (self.model_passes, "pass", "passes", "of the model"),
             (self.layers, "layer", "layers", "on the reference's inputs"),
             (self.traces, "trace", "traces", ""),
-            (self.masked, "call", "calls", "with one slot alone"),
+            (self.masked, "call", "calls", "with one slot or expert alone"),
         )
         return ", ".join(
             f"{n} {one if n == 1 else many} {rest}".strip()

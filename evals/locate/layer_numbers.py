@@ -27,6 +27,7 @@ from mxmoe.evals.inside.experts import CandidateExperts
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.evaluations import Evaluations
+from mxmoe.evals.locate.nonfinite_experts import at_origin
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.slot_by_slot import allowed_by_slot
 from mxmoe.evals.locate.slot_by_slot import rows_by_slot
@@ -117,6 +118,7 @@ def judge_numbers(under: LayerUnderTest, count: Evaluations) -> Numbers:
         if found is not None and (agrees or output is None):
             if not agrees:
                 notes.append("the output is right, the trace is not")
+            found = _at_origin(under, found, count)
             return replace(seen, divergence=found, seen=BY_TRACE, notes=tuple(notes))
         if output is not None:
             notes.append("forward does not compute what its trace shows")
@@ -228,10 +230,17 @@ def _by_slot(
         inputs.routing,
     )
     if found is not None:
-        return found, BY_SLOT, []
+        return _at_origin(under, found, count), BY_SLOT, []
     if output is None:
         return None, BY_OUTPUT, []
     return output, BY_OUTPUT, ["every slot is right alone, their sum is not"]
+
+
+def _at_origin(
+    under: LayerUnderTest, found: Divergence, count: Evaluations
+) -> Divergence:
+    experts = under.candidate
+    return at_origin(found, experts.subject, experts.prepared, under.inputs, count)
 
 
 def _residual(layer: Layer, judged: Judged, out: torch.Tensor) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -210,6 +211,8 @@ def _in_the_model(result: Search) -> list[str]:
         return ["in the model: the candidate does not run there"]
     whole, rest = result.distances.everywhere, result.distances.without
     text = f"logits: {100 * whole:.3g} % from the reference's"
+    if not math.isfinite(whole):
+        text = "logits: not finite"
     if result.found:
         text += f", {100 * rest:.3g} % once the reference serves the wrong experts"
     lines = [text]

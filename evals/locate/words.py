@@ -136,7 +136,8 @@ def _bytes_note(result: LayerResult) -> str:
 def _number_lines(result: LayerResult, found: Divergence) -> list[str]:
     at = found.at
     allowed, off = float(found.allowed[at]), float(found.found[at] - found.truth[at])
-    ratio = f" ({abs(off) / allowed:.3g}x)" if allowed > 0 else ""
+    counts = allowed > 0 and not found.nonfinite
+    ratio = f" ({abs(off) / allowed:.3g}x)" if counts else ""
     how = "seen slot by slot, so with all that is before it"
     lines = [
         f"{found.stage} there: expected {float(found.truth[at]):.6g}, "
