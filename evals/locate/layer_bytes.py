@@ -16,6 +16,9 @@ from mxmoe.conformance.expected_tensor import ExpectedTensor
 from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.evals.locate.checksums import checksums
 from mxmoe.reference.layouts import LAYOUTS
+from mxmoe.reference.layouts import PADDING
+from mxmoe.reference.layouts import IndexMap
+from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import PreparedWeights
@@ -27,11 +30,15 @@ class WrongBytes:
 
     experts : those of which bytes differ; () where the tensor is of another kind, or
     is not there. lines : where first, what belongs there, what stands there, why.
+    matrix, row : gate_up or down, and the checkpoint's row of the first wrong entry,
+    where one belongs there.
     """
 
     tensor: str
     experts: tuple[int, ...]
     lines: tuple[str, ...]
+    matrix: str = ""
+    row: int | None = None
 
 
 def wrong_bytes(
@@ -67,8 +74,32 @@ def wrong_bytes(
             lines += why_lines(
                 name, found, layout, weights, config, shard, difference.at[0]
             )
-        wrong.append(WrongBytes(tensor=name, experts=experts, lines=tuple(lines)))
+        matrix, row = _row(expected, difference.at, config)
+        wrong.append(
+            WrongBytes(
+                tensor=name,
+                experts=experts,
+                lines=tuple(lines),
+                matrix=matrix,
+                row=row,
+            )
+        )
     return tuple(wrong)
+
+
+def _row(
+    expected: ExpectedTensor, at: tuple[int, ...], config: MoEConfig
+) -> tuple[str, int | None]:
+    entry = expected.entry
+    if not isinstance(entry, IndexMap):
+        return "", None
+    matrix, _, kind = entry.source.rpartition("_")
+    flat = entry.source_at(at[1:])
+    if flat == PADDING:
+        return matrix, None
+    lanes = config.hidden if matrix == "gate_up" else config.intermediate
+    width = {"bias": 1, "scales": lanes // BLOCK, "blocks": lanes // 2}[kind]
+    return matrix, flat // width
 
 
 def _experts(got: torch.Tensor, expected: ExpectedTensor) -> tuple[int, ...]:

@@ -35,6 +35,7 @@ from mxmoe.evals.locate.search import Search
 from mxmoe.evals.locate.search import search
 from mxmoe.evals.locate.words import evidence
 from mxmoe.evals.locate.words import sentence
+from mxmoe.evals.locate.words import stage_and_column
 from mxmoe.evals.locate.written_bundle import bundle_of
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
@@ -226,7 +227,7 @@ def _in_the_model(result: Search) -> list[str]:
 
 
 def _facts(found: Found) -> dict[str, Any]:
-    at, cause = found.result.divergence, (found.causes or (None,))[0]
+    at = found.result.divergence
     facts: dict[str, Any] = {
         "layer": found.result.under.number,
         "sentence": sentence(found.result, found.causes),
@@ -238,16 +239,15 @@ def _facts(found: Found) -> dict[str, Any]:
     }
     if at is not None:
         token = found.result.under.inputs.tokens[at.row]
+        stage, column = stage_and_column(found.result, at, found.causes)
         facts |= {
-            "stage": (cause and cause.stage) or at.stage,
+            "stage": stage,
             "expert": at.expert,
             "experts": list(at.experts),
             "prompt": token.prompt,
             "token": token.position,
             "slot": at.slot,
-            "column": at.column
-            if cause is None or cause.column is None
-            else cause.column,
+            "column": column,
         }
     return facts
 

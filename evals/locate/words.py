@@ -37,11 +37,22 @@ def sentence(result: LayerResult, causes: Sequence[Cause]) -> str:
     return f"{where}, stage combine: {lines[0]}" if lines else f"{where}: nothing wrong"
 
 
+def stage_and_column(
+    result: LayerResult, found: Divergence, causes: Sequence[Cause]
+) -> tuple[str, int]:
+    """Where the fault lies: as it was seen, or as the bytes or the cause say."""
+    first = result.wrong_bytes[0] if result.wrong_bytes else None
+    if result.numbers.seen == BY_SLOT and first is not None and first.row is not None:
+        # Seen behind both GEMMs; the bytes say before which it lies.
+        return first.matrix, first.row
+    if not causes or causes[0].stage is None:
+        return found.stage, found.column
+    column = causes[0].column
+    return causes[0].stage, found.column if column is None else column
+
+
 def _place(result: LayerResult, found: Divergence, causes: Sequence[Cause]) -> str:
-    stage, column = found.stage, found.column
-    if causes and causes[0].stage is not None:
-        stage = causes[0].stage
-        column = column if causes[0].column is None else causes[0].column
+    stage, column = stage_and_column(result, found, causes)
     words = [f"stage {stage}"]
     if found.expert is not None:
         words.append(f"expert {found.expert}")
@@ -83,12 +94,13 @@ def _bytes_of(result: LayerResult, stage: str | None) -> WrongBytes:
 def _bytes_why(wrong: WrongBytes) -> str:
     whose = _experts(wrong.experts)
     for line in wrong.lines:
-        if line.startswith("why"):
+        if line.startswith("why") and "no edit of" not in line:
             reason = line.removeprefix("why").strip().removeprefix(f"{wrong.tensor}: ")
             if wrong.tensor.endswith("bias") and _moves_rows(reason):
                 reason = f"the bias is not in the weights' row order ({reason})"
             return f"{wrong.tensor}{whose}: {reason}"
-    return f"{wrong.tensor}{whose}: {wrong.lines[0]}"
+    says = [line.strip() for line in wrong.lines if line.startswith("  ")]
+    return f"{wrong.tensor}{whose}: {'; '.join(says[:2]) or wrong.lines[0]}"
 
 
 def _moves_rows(reason: str) -> bool:
