@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
 from typing import Any
+from typing import Protocol
 
 import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
@@ -25,8 +26,17 @@ from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import Routing
 
 IMPLEMENTATION = "mxmoe_candidate"
-# Where a `GptOssExperts` keeps its `CandidateExperts`.
+# Where a `GptOssExperts` keeps what serves it.
 _ATTRIBUTE = "mxmoe_candidate"
+
+
+class Served(Protocol):
+    """What can stand in the place of transformers' experts."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """[t, h], [t, k], [t, k] -> [t, h] in the dtype of `hidden_states`."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -127,8 +137,13 @@ def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
         prepared = here.call("load", prepared)
     finite = torch.ones((), dtype=torch.bool, device=device)
     experts = CandidateExperts(subject=here, prepared=prepared, finite=finite)
-    setattr(module, _ATTRIBUTE, experts)
+    install(loaded, number, experts)
     return experts
+
+
+def install(loaded: Loaded, number: int, experts: Served) -> None:
+    """Let `experts` serve layer `number` of a model that `put_inside` has changed."""
+    setattr(loaded.layers[number].mlp.experts, _ATTRIBUTE, experts)
 
 
 def _experts_function(
