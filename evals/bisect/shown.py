@@ -1,4 +1,4 @@
-"""A bisection as it goes on: a line for each commit, and on a terminal what runs now."""
+"""A bisection as it goes on: a line a commit, and on a terminal what runs now."""
 
 from __future__ import annotations
 

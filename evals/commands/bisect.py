@@ -172,3 +172,43 @@ def _commits(
     if as_json:
         typer.echo(json.dumps(outcome.as_json() | {"run": str(folder)}))
     return outcome.result.exit_code
+
+
+def _places(
+    options: dict[str, Any], run_dir: Path | None, console: Console, as_json: bool
+) -> ExitCode:
+    import json
+    from dataclasses import asdict
+
+    from mxmoe.conformance.rundir import describe_machine
+    from mxmoe.conformance.rundir import new_run_id
+    from mxmoe.conformance.rundir import open_run
+    from mxmoe.reference.errors import BadInput
+
+    try:
+        from mxmoe.evals.bisect.carriers import Options
+        from mxmoe.evals.bisect.carriers import find_carriers
+        from mxmoe.evals.bisect.carriers_shown import as_facts
+        from mxmoe.evals.bisect.carriers_shown import lines
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            "--layers, --experts: expected the extra 'hf' "
+            f"(pip install 'mxmoe-conformance[hf]'), found no {error.name}"
+        ) from error
+    asked = Options(**options)
+    writer = open_run(run_dir or Path("runs") / new_run_id())
+    facts = asdict(asked) | {"model": str(asked.model)}
+    writer.describe(command="bisect", asked=facts, **describe_machine())
+    with console.status("measuring") as status:
+        found = find_carriers(
+            asked,
+            heard=lambda doing, n: status.update(f"{doing} · {n} evaluations"),
+        )
+    code = ExitCode.PASS if found.layers else ExitCode.INCONCLUSIVE
+    writer.describe(result=as_facts(found), exit_code=int(code))
+    for line in lines(found, asked):
+        console.print(line)
+    if as_json:
+        document = as_facts(found) | {"run": str(writer.folder), "exit_code": int(code)}
+        typer.echo(json.dumps(document))
+    return code
