@@ -17,7 +17,7 @@ CHANCE = 1e-3
 
 def below_half_way() -> Signature:
     """What a score on the bad side of half way is recognised by."""
-    return Signature(verdict=Verdict.MISMATCH, check=CHECK, subject=CHECK, damage=BELOW)
+    return Signature(verdict=Verdict.MISMATCH, check=CHECK, subject=CHECK, said=BELOW)
 
 
 def check_ends_differ(lesson: Lesson) -> None:

@@ -72,7 +72,7 @@ def judge_run(
     if run is None or not run.run.get(FINISHED):
         return _compare([_died(ended)], wanted)
     _check_machinery(run, foreign_is_right)
-    if run.run.get(REFUSED):
+    if run.run.get(REFUSED) and not run.verdicts:
         return Found(code=StepCode.SKIP, reason=str(run.run[REFUSED]))
     return _judge_lines(run, wanted)
 

@@ -13,13 +13,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.rundir import open_run
+from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.bisect.tree import Tree
 from mxmoe.evals.bisect.tree import forget_other_commits
 from mxmoe.evals.bisect.tree import strays
@@ -95,18 +96,31 @@ def _child(
     sys.path[:0] = [str(tree.top / path) for path in paths]
     before = set(sys.modules)
     facts: dict[str, Any] = {FINISHED: True}
+    first_call: BaseException | None = None
     try:
         predicate(folder)
     except BadInput as error:
-        facts[REFUSED] = str(error)
+        facts[REFUSED] = str(error).replace(f"{tree.top}/", "")
+        first_call = error.__cause__
     except Exception as error:
         traceback.print_exc()
         facts[BROKEN] = f"{type(error).__name__}: {error}"
     facts[STRAYS] = strays(tree, before)
-    _describe(folder, facts)
-
-
-def _describe(folder: Path, facts: Mapping[str, Any]) -> None:
     begun = (folder / "run.json").exists()
     writer = RunWriter.reopen(folder) if begun else open_run(folder)
+    if isinstance(first_call, Failure):
+        _write_first_call(writer, first_call)
     writer.describe(**facts)
+
+
+def _write_first_call(writer: RunWriter, failure: Failure) -> None:
+    """A candidate that loads, and fails when it is called: a verdict on the commit."""
+    writer.verdict(
+        VerdictLine(
+            check="bisect::first_call",
+            candidate="",
+            level="",
+            verdict=failure.verdict,
+            text=f"candidate · first call\n{failure.text}",
+        )
+    )

@@ -56,6 +56,7 @@ class Signature:
     stage : the first bad stage, None where it was not observable.
     damage : which rows and columns, e.g. "every row, some columns"; "" if not said.
     causes : what explains it, each as if it were alone; empty if nothing does.
+    said : the first line, where there is no damage to describe.
     raised : "forward raised TypeError: ..." or how the process died; "" if it did not.
     """
 
@@ -66,6 +67,7 @@ class Signature:
     damage: str = ""
     causes: tuple[str, ...] = ()
     raised: str = ""
+    said: str = ""
 
     def same_fault(self, other: Signature) -> bool:
         """Whether both are the same failure by the rule at the top of this file."""
@@ -78,22 +80,18 @@ class Signature:
             return not set(self.causes).isdisjoint(other.causes)
         if self.raised or other.raised:
             return self.raised == other.raised
-        return self.damage == other.damage
+        return (self.damage, self.said) == (other.damage, other.said)
 
     def __str__(self) -> str:
-        parts = [f"{self.check}: {self.verdict}"]
-        if self.subject:
-            parts.append(f"of {self.subject}")
-        words = [" ".join(parts)]
+        of = f" of {self.subject}" if self.subject not in ("", self.check) else ""
+        words = [f"{self.check}: {self.verdict}{of}"]
         if self.stage:
             words.append(f"first bad stage {self.stage}")
         if self.causes:
             words.append(f"as if: {'; or '.join(self.causes)}")
-        elif self.raised:
-            words.append(self.raised)
         elif self.damage:
             words.append(f"damage: {self.damage}")
-        return ", ".join(words)
+        return ", ".join([*words, *filter(None, (self.raised, self.said))])
 
     def as_json(self) -> dict[str, Any]:
         """For JSON; `from_json` reads it."""
@@ -120,15 +118,18 @@ def read_text(text: str, *, verdict: Verdict, check: str) -> Signature:
     headline, *lines = text.splitlines() or [""]
     subject = _subject(headline)
     raised = _raised(lines)
+    damage = "" if raised else _damage(lines)
     stage = subject.removeprefix("trace ") if subject.startswith("trace ") else None
     return Signature(
         verdict=verdict,
         check=check,
         subject=subject,
         stage=stage or _stage(lines),
-        damage="" if raised else _damage(lines),
+        damage=damage,
         causes=_causes(lines),
         raised=raised,
+        # Laws and states have no mask; their first line says what is wrong.
+        said="" if damage or raised or not lines else _without_numbers(lines[0])[:120],
     )
 
 
@@ -168,8 +169,7 @@ def _damage(lines: list[str]) -> str:
             return "most entries" if part and _most(part) else "some entries"
     if any(_CLOSE in line for line in lines):
         return _CLOSE
-    # Laws and states have no mask; their first line says what is wrong.
-    return _without_numbers(lines[0])[:120] if lines else ""
+    return ""
 
 
 def _shape(phrase: str) -> str:
