@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mxmoe.conformance.compare_numbers import damage
 from mxmoe.conformance.verdict import Verdict
@@ -39,7 +40,9 @@ def output(**changes: object) -> Signature:
 
 
 def raised(message: str) -> Signature:
-    text = f"my_kernel · call · e1k1h32i32\nforward raised {message}\n  at a.py:3 in f: x"
+    text = (
+        f"my_kernel · call · e1k1h32i32\nforward raised {message}\n  at a.py:3 in f: x"
+    )
     return read_text(text, verdict=Verdict.CRASH, check="test_output")
 
 
@@ -148,8 +151,6 @@ def test_a_law_is_recognised_by_its_first_line() -> None:
 
 
 def test_the_suites_own_phrases_of_damage_are_understood() -> None:
-    import torch
-
     bad = torch.zeros(4, 8, dtype=torch.bool)
     bad[:, 2:] = True
     bad[0, 5] = False
