@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mxmoe.conformance.bundles import Bundle
 from mxmoe.conformance.bundles import read_bundle
 from mxmoe.conformance.rundir import read_run
 from mxmoe.evals.bisect.signature import Signature
@@ -81,13 +82,17 @@ def _numbers(found: Sequence[int] | None) -> tuple[int, ...] | None:
     return None if found is None else tuple(int(number) for number in found)
 
 
+def lesson_of(bundle: Bundle) -> Lesson:
+    """What a bundle teaches."""
+    check = bundle.repetition.check
+    found = read_text(bundle.text, verdict=bundle.verdict, check=check)
+    return Lesson(signatures=(found,), case=bundle.case)
+
+
 def lesson_like(path: Path) -> Lesson:
     """What a failed run, or a bundle, teaches; `BadInput` if nothing failed in it."""
     if (path / "case.json").exists():
-        bundle = read_bundle(path)
-        check = bundle.repetition.check
-        found = read_text(bundle.text, verdict=bundle.verdict, check=check)
-        return Lesson(signatures=(found,), case=bundle.case)
+        return lesson_of(read_bundle(path))
     failed = [line for line in read_run(path).verdicts if line.verdict.failed]
     if not failed:
         raise BadInput(f"{path}: expected a run with a failure, found none")

@@ -13,6 +13,7 @@ from mxmoe.evals.bisect.by_check import ByBundle
 from mxmoe.evals.bisect.by_check import ByCheck
 from mxmoe.evals.bisect.lesson import Lesson
 from mxmoe.evals.bisect.lesson import lesson_like
+from mxmoe.evals.bisect.lesson import lesson_of
 from mxmoe.evals.bisect.one_run import Predicate
 from mxmoe.evals.bisect.step_code import StepCode
 from mxmoe.evals.bisect.tree import Tree
@@ -73,8 +74,9 @@ class Request:
 
     def known(self) -> Lesson:
         """The fault that the request itself names; an empty lesson if it does not."""
-        source = self.like or self.bundle
-        return Lesson() if source is None else lesson_like(source)
+        if self.like is not None:
+            return lesson_like(self.like)
+        return Lesson() if self.bundle is None else lesson_of(read_bundle(self.bundle))
 
     def predicate(self, tree: Tree, cwd: Path, lesson: Lesson) -> Predicate:
         """What judges the commit that `tree` is at."""

@@ -23,6 +23,7 @@ from mxmoe.evals.bisect.outcome import Result
 from mxmoe.evals.bisect.step_code import StepCode
 from mxmoe.reference.errors import BadInput
 
+MXMOE = (sys.executable, "-m", "mxmoe.conformance.commands.main")
 READS_IT = (
     "/bin/sh",
     "-c",
@@ -246,8 +247,16 @@ def test_an_interrupted_bisection_leaves_nothing_running_and_no_tree(
     pid = tmp_path / "pid"
     command = ["/bin/sh", "-c", f"echo $$ > {pid}.part; mv {pid}.part {pid}; sleep 60"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mxmoe.conformance.commands.main", "bisect"]
-        + ["main~7", "main", "--repo", str(repo.folder), "--", *command],
+        [
+            *MXMOE,
+            "bisect",
+            "main~7",
+            "main",
+            "--repo",
+            str(repo.folder),
+            "--",
+            *command,
+        ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONSAFEPATH": "1"},
         stdout=subprocess.DEVNULL,
