@@ -1,4 +1,4 @@
-"""`mxmoe bisect` over 64 commits of a real candidate: broken, flaky and otherwise wrong.
+"""`mxmoe bisect` over 64 commits of a real candidate: broken, flaky, wrong otherwise.
 
 Nightly: each commit is prepared, run and judged by the suite two or three times.
 """
@@ -89,3 +89,44 @@ def test_a_culprit_next_to_commits_that_cannot_be_tested_is_among_those_named(
     assert found["result"] == "ambiguous"
     named = sorted(repo.number(c["hash"]) for c in found["culprits"])
     assert named == [38, 39, 40, 41]
+
+
+SCORED = """import torch
+from mxmoe.kernels.torch_dense import candidate as right
+
+
+class candidate:
+    name = "scored"
+    capabilities = right.capabilities
+
+    def prepare(self, weights, config, shard, device):
+        prepared = dict(right.prepare(weights, config, shard, device))
+        prepared["down_bias"] = prepared["down_bias"].roll({roll}, 1)
+        return prepared
+
+    def forward(self, prepared, x, routing, *, tactic=None):
+        return right.forward(prepared, x, routing) * {scale}
+"""
+
+
+@pytest.mark.nightly
+def test_a_score_half_way_between_the_ends_decides(
+    make_repo, tmp_path: Path, capsys
+) -> None:
+    pytest.importorskip("transformers", reason="needs the extra 'hf'")
+    rolls, scales = (0, 0, 0, 1, 1, 1), (1, 1, 1, 1, "float('nan')", 1)
+    repo = make_repo(
+        [
+            SCORED.format(roll=roll, scale=scale) + f"# {n}\n"
+            for n, (roll, scale) in enumerate(zip(rolls, scales, strict=True))
+        ]
+    )
+    step = ["mxmoe", "bisect-step", "-c", "my_kernel.py", "--score", "--questions", "16"]
+    arguments = ("main~5", "main", "--repo", str(repo.folder), "--json")
+    with pytest.raises(SystemExit) as ended:
+        main(["bisect", *arguments, "--run-dir", str(tmp_path / "run"), "--", *step])
+    assert ended.value.code == 0
+    document = json.loads(capsys.readouterr().out)
+    assert repo.number(document["culprits"][0]["hash"]) == 3
+    lesson = json.loads((tmp_path / "run" / "lesson.json").read_text())
+    assert len(lesson["good_right"]) > len(lesson["bad_right"])

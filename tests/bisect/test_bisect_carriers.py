@@ -81,11 +81,9 @@ def test_nan_is_found_like_any_other_fault(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_of_a_right_candidate_nothing_is_named(capsys, tmp_path: Path) -> None:
+    asked = ["--layers", "-c", "trtllm_gen", "--questions", "6", "--json"]
     with pytest.raises(SystemExit) as ended:
-        main(
-            ["bisect", "--layers", "-c", "trtllm_gen", "--questions", "6", "--json"]
-            + ["--run-dir", str(tmp_path / "run")]
-        )
+        main(["bisect", *asked, "--run-dir", str(tmp_path / "run")])
     assert ended.value.code == 4
     document = json.loads(capsys.readouterr().out)
     assert document["layers"] == []
