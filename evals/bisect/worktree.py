@@ -26,4 +26,3 @@ def worktree(repo: Path, commit: str) -> Iterator[Path]:
     finally:
         git.run("worktree", "remove", "--force", "--force", str(folder))
         shutil.rmtree(parent, ignore_errors=True)
-        git.run("worktree", "prune")

@@ -187,6 +187,8 @@ def test_a_run_that_is_gone_on_with_judges_nothing_twice_but_the_proof(
     second = bisected(repo, tmp_path / "run")
     assert second.culprits == first.culprits
     assert sum(j.known for j in second.judgements) == len(kept)
+    third = bisected(repo, tmp_path / "run")
+    assert [j.role for j in third.judgements if not j.known] == ["again", "again"]
 
 
 def test_merges_lead_to_the_commit_of_the_branch(make_repo, tmp_path: Path) -> None:
