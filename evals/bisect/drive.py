@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
 
+from mxmoe.conformance.whole_lines import append_line
+from mxmoe.conformance.whole_lines import cut_torn_line
+from mxmoe.conformance.whole_lines import whole_lines
 from mxmoe.evals.bisect.command import run_command
 from mxmoe.evals.bisect.git import Git
 from mxmoe.evals.bisect.history import Commit
@@ -30,6 +33,7 @@ from mxmoe.evals.bisect.worktree import worktree
 from mxmoe.reference.errors import BadInput
 
 AGAIN = "again"
+STEPS = "steps.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +121,7 @@ def drive(asked: Asked, folder: Path, heard: Heard = Heard()) -> Outcome:
         raise BadInput(
             f"GOOD, BAD: expected two commits, found {asked.good[:12]} twice"
         )
+    cut_torn_line(folder / STEPS)
     with worktree(asked.repo, asked.bad) as tree:
         run = _Drive(asked=asked, folder=folder, tree=tree, heard=heard)
         history = History(tree)
@@ -229,27 +234,24 @@ def _reported(under: Under) -> str:
 
 
 def _keep(folder: Path, judgement: Judgement) -> None:
-    with (folder / "steps.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(judgement.as_json()) + "\n")
+    append_line(folder / STEPS, judgement.as_json())
 
 
 def _known(folder: Path, commit: Commit, role: str) -> Judgement | None:
-    try:
-        lines = (folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+    if not (folder / STEPS).exists():
         return None
-    for line in lines:
+    for where, text in whole_lines(folder / STEPS, "steps of a bisection"):
         try:
-            found = json.loads(line)
-        except ValueError:
-            continue  # the last one, if the run was killed
-        if found["commit"]["hash"] == commit.hash and found["role"] == role:
-            return Judgement(
-                commit=commit,
-                role=role,
-                code=StepCode(found["code"]),
-                seconds=found["seconds"],
-                found=found["found"],
-                known=True,
-            )
+            found = json.loads(text)
+            if (found["commit"]["hash"], found["role"]) == (commit.hash, role):
+                return Judgement(
+                    commit=commit,
+                    role=role,
+                    code=StepCode(found["code"]),
+                    seconds=found["seconds"],
+                    found=found["found"],
+                    known=True,
+                )
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{where}: expected a step, found {error}") from error
     return None
