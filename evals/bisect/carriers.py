@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from dataclasses import field
 from dataclasses import replace
 from pathlib import Path
 
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.subject import Subject
-from mxmoe.evals.bisect.minimise import Remembered
 from mxmoe.evals.bisect.minimise import minimise
 from mxmoe.evals.bisect.teacher_forced import Distance
 from mxmoe.evals.bisect.teacher_forced import Exercise
@@ -87,19 +87,13 @@ def find_carriers(options: Options, heard: Heard = lambda doing, n: None) -> Car
     heard("the candidate everywhere", 2)
     swap.serve(swap.everything)
     bad = exercise.distance(swap.inside.loaded)
-    search = _Search(
-        swap=swap,
-        exercise=exercise,
-        half_way=half_way(good, bad, vocabulary=exercise.wanted.shape[1]),
-        heard=heard,
-        before=4,
-    )
+    search = _Search(swap=swap, exercise=exercise, heard=heard, before=4)
     found = Carriers(
         layers=(),
         places=(),
         good=good,
         bad=bad,
-        half_way=search.half_way,
+        half_way=half_way(good, bad, vocabulary=exercise.wanted.shape[1]),
         restored=None,
         alone=None,
         unvisited=len(swap.everything) - len(visited),
@@ -129,50 +123,66 @@ def half_way(good: Distance, bad: Distance, *, vocabulary: int) -> float:
 
 @dataclass(eq=False, kw_only=True)
 class _Search:
+    """measured : the distance with the reference in a set of places, once for each."""
+
     swap: Swap
     exercise: Exercise
-    half_way: float
     heard: Heard
     before: int
-
-    def __post_init__(self) -> None:
-        self._restores = Remembered[Place](self._evaluate)
-        self._doing = ""
+    measured: dict[frozenset[Place], Distance] = field(default_factory=dict)
 
     def find(self, found: Carriers, *, single: bool) -> Carriers:
-        """`found` with what is guilty."""
-        self._doing = "layers"
-        layers = minimise(
-            range(len(self.swap.layers)), lambda some: self._restores(self._of(some))
-        )
-        places = sorted(self._of(layers))
-        if single:
-            self._doing = "experts"
-            places = minimise(places, self._restores)
-            layers = sorted({layer for layer, _ in places})
-        restored = self._distance(self.swap.everything - set(places))
-        alone = self._distance(places)
+        """`found` with what is guilty.
+
+        A small fault beside a large one lies on the good side of half way: what is
+        left when the large one is replaced is searched again, from there.
+        """
+        replaced: frozenset[Place] = frozenset()
+        left = found.bad
+        least = LEAST_RATIO * found.good.divergence
+        while left.divergence >= least and replaced != self.swap.everything:
+            limit = self._half_way(found.good, left)
+            replaced |= self._smallest(replaced, limit, single=single)
+            left = self._distance(replaced)
+        alone = self._distance(self.swap.everything - replaced)
         return replace(
             found,
-            layers=tuple(layers),
-            places=tuple(places),
-            restored=restored,
+            layers=tuple(sorted({layer for layer, _ in replaced})),
+            places=tuple(sorted(replaced)),
+            restored=left,
             alone=alone,
-            evaluations=self.before + self._restores.evaluations + 2,
+            evaluations=self.before + len(self.measured),
         )
+
+    def _smallest(
+        self, replaced: frozenset[Place], limit: float, *, single: bool
+    ) -> frozenset[Place]:
+        """What must be replaced besides `replaced` for a divergence within `limit`."""
+
+        def restores(places: Iterable[Place]) -> bool:
+            return self._distance(replaced.union(places)).divergence <= limit
+
+        rest = self.swap.everything - replaced
+        layers = minimise(
+            sorted({layer for layer, _ in rest}),
+            lambda some: restores(self._of(some)),
+        )
+        places = self._of(layers) - replaced
+        return frozenset(minimise(sorted(places), restores)) if single else places
+
+    def _half_way(self, good: Distance, bad: Distance) -> float:
+        return half_way(good, bad, vocabulary=self.exercise.wanted.shape[1])
 
     def _of(self, layers: Iterable[int]) -> frozenset[Place]:
         chosen = set(layers)
         return frozenset(place for place in self.swap.everything if place[0] in chosen)
 
-    def _evaluate(self, replaced: frozenset[Place]) -> bool:
-        self.heard(self._doing, self.before + self._restores.evaluations)
-        distance = self._distance(self.swap.everything - replaced)
-        return distance.divergence <= self.half_way
-
-    def _distance(self, served: Iterable[Place]) -> Distance:
-        self.swap.serve(served)
-        return self.exercise.distance(self.swap.inside.loaded)
+    def _distance(self, replaced: frozenset[Place]) -> Distance:
+        if replaced not in self.measured:
+            self.heard("measuring", self.before + len(self.measured))
+            self.swap.serve(self.swap.everything - replaced)
+            self.measured[replaced] = self.exercise.distance(self.swap.inside.loaded)
+        return self.measured[replaced]
 
 
 def _visited(swap: Swap, exercise: Exercise) -> set[Place]:

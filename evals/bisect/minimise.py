@@ -12,35 +12,9 @@ import itertools
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Iterable
-from dataclasses import dataclass
-from dataclasses import field
-from typing import Generic
 from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
-
-
-@dataclass(eq=False)
-class Remembered(Generic[T]):
-    """A property of sets that is evaluated once for each.
-
-    evaluations : how many sets were evaluated so far.
-    """
-
-    evaluate: Callable[[frozenset[T]], bool]
-    known: dict[frozenset[T], bool] = field(default_factory=dict)
-
-    def __call__(self, items: Iterable[T]) -> bool:
-        """Whether the set `items` has the property."""
-        key = frozenset(items)
-        if key not in self.known:
-            self.known[key] = self.evaluate(key)
-        return self.known[key]
-
-    @property
-    def evaluations(self) -> int:
-        """Sets evaluated so far."""
-        return len(self.known)
 
 
 def minimise(items: Iterable[T], holds: Callable[[Iterable[T]], bool]) -> list[T]:
