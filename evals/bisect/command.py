@@ -33,6 +33,8 @@ def meant_from_here(command: Sequence[str], here: Path) -> tuple[str, ...]:
     """
     if not command:
         raise BadInput("bisect: expected -- and a command after GOOD and BAD")
+    if tuple(command[:2]) == OURS:
+        return tuple(command)  # run here, wherever the program is
     program = command[0]
     if "/" in program and (here / program).exists():
         return (str((here / program).resolve()), *command[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import py_compile
-import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -263,8 +263,7 @@ def test_inside_of_git_bisect_run_the_bad_end_teaches_the_fault(make_repo) -> No
         texts[number] = other
     repo = make_repo([f"{text}# {n}\n" for n, text in enumerate(texts)])
     repo.git("bisect", "start", repo.commits[-1], repo.commits[0])
-    mxmoe = shutil.which("mxmoe")
-    assert mxmoe is not None
+    mxmoe = f"{sys.executable} -m mxmoe.conformance.commands.main"
     step = f"{mxmoe} bisect-step -c my_kernel.py --check {CHECK} --repeat 1".split()
     said = repo.git("bisect", "run", *step)
     assert f"{repo.commits[9]} is the first bad commit" in said
