@@ -72,11 +72,7 @@ def run_replay(
         device=device or bundle.device,
         isolate=bundle.isolate if isolate is None else isolate,
     )
-    check_device(options.device)
-    register_profiles()
-    with ExitStack() as temporary, contextlib.redirect_stdout(sys.stderr):
-        judge = _judge(bundle, options, temporary)
-        found = _judged(judge, bundle)
+    found = replay_bundle(bundle, options)
     code, line = found.conclusion(bundle)
     if as_json:
         document = {
@@ -91,6 +87,19 @@ def run_replay(
     else:
         print(printable("\n".join(filter(None, (found.text, line)))))
     return code
+
+
+def replay_bundle(bundle: Bundle, options: Options) -> Replayed:
+    """Make the check of `bundle` again, of the candidate in `options`.
+
+    Raises `BadInput` before anything has run. What the candidate prints goes to
+    standard error.
+    """
+    check_device(options.device)
+    register_profiles()
+    with ExitStack() as temporary, contextlib.redirect_stdout(sys.stderr):
+        judge = _judge(bundle, options, temporary)
+        return _judged(judge, bundle)
 
 
 def _judge(bundle: Bundle, options: Options, temporary: ExitStack) -> Judge:

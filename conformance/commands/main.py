@@ -45,7 +45,9 @@ class LazyCommands(TyperGroup):
                 if isinstance(loaded, LazyCommands):
                     return loaded
                 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-                app.command(cmd_name)(_exiting(loaded))
+                # A command whose caller reads exit codes otherwise brings its class.
+                kind = getattr(loaded, "command_class", None)
+                app.command(cmd_name, cls=kind)(_exiting(loaded))
                 return typer.main.get_command(app)
         return None
 

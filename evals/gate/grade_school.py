@@ -111,7 +111,7 @@ def run_gate(
 
     failure, did_not_run = None, None
     try:
-        asked = _Asked(_inside(options, subject), problems)
+        asked = Asked(_inside(options, subject), problems)
         ask_until_decided(plan, asked, folder, heard=keep)
     except Failure as found:
         failure = found
@@ -151,13 +151,14 @@ def protocol_of(model: Path, problems: Sequence[Problem]) -> Protocol:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """Asks the model, and lets no answer count that the candidate did not compute."""
 
     inside: Inside
     problems: Sequence[Problem]
 
     def __call__(self, questions: Sequence[int]) -> Iterator[AnswerLine]:
+        """The answers to these questions, as they end; `DidNotRun` if not its own."""
         begun = time.perf_counter()
         prompts = [self.problems[question].prompt for question in questions]
         for answer in answers(

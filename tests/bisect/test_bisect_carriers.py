@@ -1,0 +1,105 @@
+"""Which layers and experts of the trained model carry a planted fault."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra 'hf'")
+
+from mxmoe.conformance.commands.main import main
+from mxmoe.evals.bisect.carriers import Options
+from mxmoe.evals.bisect.carriers import find_carriers
+from mxmoe.evals.bisect.carriers import half_way
+from mxmoe.evals.bisect.teacher_forced import Distance
+
+# The layer is known by the order in which layers are prepared.
+PLANTED = '''"""A right candidate with wrong down biases in some experts."""
+from mxmoe.kernels.torch_dense import candidate as right
+
+WRONG = {wrong}
+
+
+class candidate:
+    name = "planted"
+    capabilities = right.capabilities
+
+    def __init__(self):
+        self.layer = 0
+
+    def prepare(self, weights, config, shard, device):
+        prepared = dict(right.prepare(weights, config, shard, device))
+        bias = prepared["down_bias"].clone()
+        for layer, expert in WRONG:
+            if layer == self.layer:
+                bias[expert] = {edit}
+        self.layer += 1
+        return {{**prepared, "down_bias": bias}}
+
+    def forward(self, prepared, x, routing, *, tactic=None):
+        return right.forward(prepared, x, routing)
+'''
+
+
+def planted(folder: Path, *wrong: tuple[int, int], edit: str = "") -> str:
+    path = folder / "planted.py"
+    edit = edit or "bias[expert].roll(1)"
+    path.write_text(PLANTED.format(wrong=list(wrong), edit=edit))
+    return str(path)
+
+
+def find(spec: str, **options: object) -> object:
+    return find_carriers(Options(candidate=spec, questions=6, **options))
+
+
+def test_one_expert_of_one_layer_is_named(tmp_path: Path) -> None:
+    found = find(planted(tmp_path, (2, 5)), single=True)
+    assert found.places == ((2, 5),)
+    assert found.layers == (2,)
+    # 4 for the ends, then two for each halving of 4 layers and of 8 experts, and 2.
+    assert found.evaluations <= 4 + 2 * 2 + 2 * 3 + 2
+    assert found.restored.divergence < found.half_way < found.alone.divergence
+
+
+@pytest.mark.nightly
+def test_experts_of_several_layers_are_named_together(tmp_path: Path) -> None:
+    wrong = ((0, 1), (1, 6), (3, 2))
+    assert find(planted(tmp_path, *wrong), single=True).places == wrong
+    layers = find(planted(tmp_path, *wrong))
+    assert layers.layers == (0, 1, 3)
+
+
+@pytest.mark.nightly
+def test_nan_is_found_like_any_other_fault(tmp_path: Path) -> None:
+    found = find(planted(tmp_path, (1, 3), edit="float('nan')"), single=True)
+    assert found.places == ((1, 3),)
+    assert found.bad.divergence == math.inf
+
+
+@pytest.mark.nightly
+def test_of_a_right_candidate_nothing_is_named(capsys, tmp_path: Path) -> None:
+    asked = ["--layers", "-c", "trtllm_gen", "--questions", "6", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(["bisect", *asked, "--run-dir", str(tmp_path / "run")])
+    assert ended.value.code == 4
+    document = json.loads(capsys.readouterr().out)
+    assert document["layers"] == []
+
+
+@pytest.mark.nightly
+def test_a_fault_of_the_catalogue_is_in_every_layer(tmp_path: Path) -> None:
+    found = find("trtllm_gen", fault="biases_not_shuffled")
+    assert found.layers == (0, 1, 2, 3)
+
+
+def test_half_way_is_the_same_ratio_from_either_end() -> None:
+    good, bad = (Distance(divergence=x, loss=0.0) for x in (1e-8, 1e-2))
+    assert half_way(good, bad, vocabulary=512) == pytest.approx(1e-5)
+    broken = Distance(divergence=math.inf, loss=math.inf)
+    worst = Distance(divergence=math.log(512), loss=0.0)
+    assert half_way(good, broken, vocabulary=512) == half_way(
+        good, worst, vocabulary=512
+    )
