@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.registry import source_file
+from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
@@ -202,7 +203,9 @@ def _writer(folder: Path, options: Options) -> RunWriter:
     }
     if not (folder / "run.json").exists():
         writer = open_run(folder)
-        writer.describe(command="gate", options=facts, **describe_machine())
+        writer.describe(
+            command="gate", started=now(), options=facts, **describe_machine()
+        )
         return writer
     writer = RunWriter.reopen(folder)
     before = writer.facts.get("options")
