@@ -19,6 +19,10 @@ from typing import TextIO
 # A spreadsheet reads a cell that begins so as a formula (OWASP, "CSV Injection").
 _FORMULA = ("=", "+", "-", "@")
 _BACKTICKS = re.compile("`+")
+# Markdown gives none of these a meaning; a line that begins with a digit, a dash or a
+# plus may be a list.
+_PLAIN_WORDS = re.compile(r"|[A-Za-z(][A-Za-z0-9 ,.:;()%/×±+=-]*")
+_LINK = re.compile(r"www\.|://|\bGH-", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
@@ -57,15 +61,16 @@ def for_xml(text: str) -> str:
 
 
 def for_markdown(text: str, *, longest: int = 300) -> str:
-    """One line of code, also inside of a table: no markup, link or @mention works.
+    """One line, also inside of a table: no markup, link or @mention works.
 
-    Cut behind `longest` characters, as a comment has a limit of its own.
+    Plain words stay, all else becomes code. Cut behind `longest` characters, as a
+    comment has a limit of its own.
     """
     line = " ".join(printable(text).split("\n")).strip()
     if len(line) > longest:
         line = f"{line[:longest]}…"
-    if not line:
-        return ""
+    if _PLAIN_WORDS.fullmatch(line) and not _LINK.search(line):
+        return line
     fence = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     # A table's cell ends at a bar, in code as well, unless a backslash is before it.

@@ -21,6 +21,7 @@ class Mark(StrEnum):
     BAD = "bad"
     NOTE = "note"  # passes, or is known, with something to be aware of
     IDLE = "idle"  # nothing was judged
+    NONE = "none"  # there is nothing to judge
     PLAIN = "plain"
 
 
@@ -75,8 +76,9 @@ class FailureGroup:
 class Section:
     """One part of the report.
 
-    count : what the table of contents says beside the title. fill : the command whose
-    run would fill it, where it is empty.
+    count : what the table of contents says beside the title. details : tables that
+    come after the pictures. fill : the command whose run would fill it, where it is
+    empty.
     """
 
     key: str
@@ -86,6 +88,7 @@ class Section:
     says: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    details: tuple[Table, ...] = ()
     groups: tuple[FailureGroup, ...] = ()
     fill: str = ""
 

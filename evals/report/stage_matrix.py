@@ -30,6 +30,7 @@ STAGES = {
 """In data-flow order, with what comes before the data: codec and bytes."""
 
 WHOLE = "one rank"
+_SHARED = ("codec", "ids", "weights")
 _SHARD = re.compile(r"\b(tp\d+)r\d+(?:-(ep\d+)r\d+)?")
 _BY_LEVEL = {
     "L0": "codec",
@@ -60,12 +61,13 @@ class Sighting:
 def stage_matrix(judged: Sequence[Judged]) -> Section:
     """One table of stages by ranks for each candidate, one of shapes below."""
     tables: list[Table] = []
+    shapes: list[Table] = []
     for one in judged:
         seen = list(_sightings(one))
         if seen:
             tables.append(_by_ranks(one.name, seen))
         if any(sighting.shape for sighting in seen):
-            tables.append(_by_shape(one.name, seen))
+            shapes.append(_by_shape(one.name, seen))
     return Section(
         key="matrix",
         title="Stages and configurations",
@@ -75,6 +77,7 @@ def stage_matrix(judged: Sequence[Judged]) -> Section:
         )
         * bool(tables),
         tables=tuple(tables),
+        details=tuple(shapes),
         fill="mxmoe check -c CANDIDATE",
     )
 
@@ -139,17 +142,21 @@ def _by_ranks(name: str, seen: Sequence[Sighting]) -> Table:
     rows = [
         (
             Cell(text=STAGES.get(stage, stage), number=position),
-            *(
-                _cell(
-                    s for s in seen if s.stage == stage and s.configuration == column
-                )
-                for column in columns
-            ),
+            *(_at(seen, stage, column) for column in columns),
         )
         for position, stage in enumerate(stages)
     ]
     caption = f"{name}: each stage, by how the layer is divided"
     return Table(caption=caption, columns=("stage", *columns), rows=tuple(rows))
+
+
+def _at(seen: Sequence[Sighting], stage: str, column: str) -> Cell:
+    mine = [s for s in seen if s.stage == stage and s.configuration == column]
+    # Ranks share the routing and the codec; one rank has nothing to reduce.
+    nothing = stage == "all_reduce" if column == WHOLE else stage in _SHARED
+    if nothing and not mine:
+        return Cell(text="n/a", mark=Mark.NONE, number=-2)
+    return _cell(mine)
 
 
 def _by_shape(name: str, seen: Sequence[Sighting]) -> Table:
@@ -184,12 +191,16 @@ def _cell(seen: Iterable[Sighting]) -> Cell:
 
 
 def ratio(worst: float) -> str:
-    """``0.82``, ``143``, ``3.1e+04``, or in words where nothing was finite."""
-    return f"{worst:.2g}" if math.isfinite(worst) else "not finite"
+    """``0.82``, ``3e4``, or in words where nothing was finite."""
+    if not math.isfinite(worst):
+        return "not finite"
+    return f"{worst:.2g}" if worst < 100 else f"{worst:.0e}".replace("e+0", "e")
 
 
-def _natural(words: str) -> tuple[bool, list[tuple[int, str]]]:
+def _natural(words: str) -> tuple[int, list[tuple[int, str]]]:
+    """One rank first, tensor before expert parallel, numbers by their size."""
     parts = re.findall(r"\d+|\D+", words)
-    return words != WHOLE, [
+    first = 0 if words == WHOLE else 1 if words.startswith("tp") else 2
+    return first, [
         (int(part), "") if part.isdecimal() else (-1, part) for part in parts
     ]

@@ -13,13 +13,12 @@ from mxmoe.evals.report.document import LevelResult
 from mxmoe.evals.report.document import Mark
 from mxmoe.evals.report.document import Statement
 from mxmoe.evals.report.explanation import explanation
+from mxmoe.evals.report.gate_section import gate_runs
 from mxmoe.evals.report.run_data import RunData
 from mxmoe.evals.report.subjects import Judged
 
 _TASK = "L5"
-_COMMANDS = dict.fromkeys(LEVELS, "mxmoe check -c {spec}") | {
-    _TASK: "mxmoe gate -c {spec}"
-}
+_COMMANDS = dict.fromkeys(LEVELS, "mxmoe check -c") | {_TASK: "mxmoe gate -c"}
 _ELSEWHERE = {
     "emulated": "emulated: what the kernel would compute from these bytes, not the "
     "kernel on its device",
@@ -64,7 +63,8 @@ def _answer(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, Mark, str]
     where = ", ".join(reached)
     execution = one.facts.get("execution")
     if execution in _ELSEWHERE:
-        return f"Only {execution}", Mark.NOTE, f"Everything judged held, at {where}."
+        word = "Yes, but only emulated" if execution == "emulated" else "Unexecuted"
+        return word, Mark.NOTE, f"Everything judged held, at {where}."
     if any(level.mark is Mark.NOTE for level in levels):
         reason = f"Held at {where}, but for known failures."
         return "With known failures", Mark.NOTE, reason
@@ -122,15 +122,11 @@ def _task_level(gates: Sequence[RunData]) -> LevelResult:
     verdicts = [_gate_verdict(run) for run in gates]
     for verdict in (GateVerdict.PASS, *marks):
         if verdict in verdicts and mark is not Mark.BAD:
-            right = sum(line.correct for line in _of(gates, verdict).answers.values())
-            asked = len(_of(gates, verdict).answers)
-            said = f"{str(verdict).upper()} {right} of {asked} right"
+            run = next(run for run in gates if _gate_verdict(run) is verdict)
+            counted = [one for gate in gate_runs([run]) for one in gate.right]
+            said = f"{str(verdict).upper()} {sum(counted)} of {len(counted)}"
             mark = marks[verdict]
     return LevelResult(level=_TASK, name="task", said=said, mark=mark)
-
-
-def _of(gates: Sequence[RunData], verdict: GateVerdict) -> RunData:
-    return next(run for run in gates if _gate_verdict(run) is verdict)
 
 
 def _gate_verdict(run: RunData) -> GateVerdict:
@@ -147,8 +143,7 @@ def _reasons(run: RunData) -> list[str]:
 
 def _facts(one: Judged) -> tuple[tuple[str, str], ...]:
     facts = one.facts
-    run = one.run.facts if one.run is not None else {}
-    options = one.run.options if one.run is not None else {}
+    run, options = one.run.facts, one.run.options
     versions = run.get("versions")
     versions = versions if isinstance(versions, dict) else {}
     digest = facts.get("file_sha256") or options.get("candidate_file")
@@ -167,7 +162,6 @@ def _facts(one: Judged) -> tuple[tuple[str, str], ...]:
 
 def _caveats(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, ...]:
     """What the answer does not say, and how to find it out."""
-    spec = str(one.facts.get("spec") or one.name)
     found = []
     execution = one.facts.get("execution")
     if execution in _ELSEWHERE:
@@ -175,10 +169,12 @@ def _caveats(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, ...]:
     away: dict[str, list[str]] = {}
     for level in levels:
         if not _reached(level):
-            command = _COMMANDS[level.level].format(spec=spec)
+            command = (
+                "" if one.spec is None else f" {_COMMANDS[level.level]} {one.spec}"
+            )
             away.setdefault(command, []).append(f"{level.level} {level.name}")
     for command, names in away.items():
-        found.append(f"Not judged: {', '.join(names)}. {command}")
+        found.append(f"Not judged: {', '.join(names)}.{command}")
     notes = {
         note
         for _, line in one.lines

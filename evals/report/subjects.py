@@ -19,55 +19,73 @@ from mxmoe.evals.report.run_data import RunData
 class Judged:
     """A candidate over all runs.
 
-    lines : verdict lines with the run that they stand in. ranks : what `mxmoe verify`
-    found, (layer, rank). gates : task scores with this candidate inside.
+    spec : how it was named on the command line, None with a planted fault. lines :
+    verdict lines with the run that they stand in. ranks : what `mxmoe verify` found,
+    (layer, rank). gates : task scores with this candidate inside.
     """
 
     name: str
+    spec: str | None
+    run: RunData
     facts: Mapping[str, Any] = field(default_factory=dict)
-    run: RunData | None = None
     lines: list[tuple[RunData, VerdictLine]] = field(default_factory=list)
     ranks: list[tuple[RunData, int, RankLine]] = field(default_factory=list)
     gates: list[RunData] = field(default_factory=list)
 
 
 def subjects(runs: Sequence[RunData]) -> list[Judged]:
-    """Every candidate that some run is about, in the order in which they come."""
-    found: dict[str, Judged] = {}
-    names: dict[str, str] = {}
+    """Every candidate that some run is about, in the order in which they come.
+
+    One candidate: the same name from the same place. Where two have one name, the
+    later one is told apart by its place.
+    """
+    found: dict[tuple[str, str | None], Judged] = {}
     for run in runs:
         if run.command in (*CHECKING, "verify"):
-            _add(run, found, names)
+            _add(run, found)
+    named = {one.spec: one.name for one in found.values()}
     for run in runs:
         if run.command == "gate":
-            name = gate_name(run, names)
-            one = found.setdefault(name, Judged(name=name))
-            one.run = one.run or run
+            planted = run.options.get("fault") is not None
+            spec = None if planted else str(run.options.get("candidate"))
+            name = named.get(spec) or gate_name(run)
+            one = _known(found, name, spec, run)
             one.gates.append(run)
     return list(found.values())
 
 
-def _add(run: RunData, found: dict[str, Judged], names: dict[str, str]) -> None:
+def _add(run: RunData, found: dict[tuple[str, str | None], Judged]) -> None:
+    here = {}
     for facts in run.candidates:
         name = str(facts["name"])
-        names[str(facts.get("spec"))] = name
-        one = found.setdefault(name, Judged(name=name))
-        if not one.facts:
-            one.facts, one.run = facts, run
+        here[name] = _known(found, name, str(facts.get("spec")), run)
+        here[name].facts = here[name].facts or facts
     for line in run.verdicts:
-        one = found.setdefault(line.candidate, Judged(name=line.candidate))
-        one.run = one.run or run
+        name = line.candidate
+        one = here.get(name) or _known(found, name, None, run)
         one.lines.append((run, line))
     if run.command == "verify" and run.candidates:
-        one = found[str(run.candidates[0]["name"])]
+        one = here[str(run.candidates[0]["name"])]
         for number, layer in run.layers.items():
             one.ranks += [(run, number, rank) for rank in layer.ranks]
 
 
-def gate_name(run: RunData, names: Mapping[str, str] | None = None) -> str:
+def _known(
+    found: dict[tuple[str, str | None], Judged],
+    name: str,
+    spec: str | None,
+    run: RunData,
+) -> Judged:
+    shown = name
+    if any(known == name and other != spec for known, other in found):
+        shown = f"{name} ({spec})"
+    one = Judged(name=shown, spec=spec, run=run)
+    return found.setdefault((name, spec), one)
+
+
+def gate_name(run: RunData) -> str:
     """The candidate of a gate; a planted fault makes it another one."""
-    spec = str(run.options.get("candidate"))
-    name = (names or {}).get(spec, _short(spec))
+    name = _short(str(run.options.get("candidate")))
     fault = run.options.get("fault")
     return name if fault is None else f"{name} with fault {fault}"
 

@@ -100,9 +100,7 @@ def _frame(across: Axis, up: Axis) -> list[str]:
     corner = _TOP + _HEIGHT
     body.append(svg.line(_LEFT, corner, _LEFT + _WIDTH, corner, "axis"))
     body.append(svg.line(_LEFT, _TOP, _LEFT, corner, "axis"))
-    body.append(
-        svg.text(_LEFT + _WIDTH / 2, corner + 29, across.name, anchor="middle")
-    )
+    body.append(svg.text(_LEFT + _WIDTH / 2, corner + 29, across.name, anchor="middle"))
     body.append(svg.turned(11, _TOP + _HEIGHT / 2, up.name))
     return body
 

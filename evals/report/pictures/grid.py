@@ -133,5 +133,5 @@ def _legend(legend: Sequence[tuple[str, str]], y: float) -> list[str]:
         if kind.startswith("b"):
             body.append(svg.rect(x, y, 12, 10, "hatched"))
         body.append(svg.text(x + 15, y + 9, words))
-        x += 22 + 6.2 * len(words)
+        x += 22 + 6.8 * len(words)
     return body

@@ -115,14 +115,14 @@ def _moved(mine: Bytes, wanted: Bytes, expert: int) -> Picture | None:
     return Picture(
         title="Row order: where rows stand, where they belong",
         says=says,
-        svg=_scatter(order[::step], count, says),
+        svg=_scatter(order[::step], max(map(max, order)) + 1, says),
         data=data,
     )
 
 
 def _scatter(order: list[tuple[int, int]], count: int, says: str) -> str:
     scale = _SIZE / max(count, 1)
-    side = max(1.5, min(6.0, scale))
+    side = max(2.4, min(8.0, scale))
 
     def box(here: int, there: int) -> str:
         x, y = _LEFT + here * scale, _TOP + there * scale
