@@ -220,7 +220,7 @@ def _evidence(gate: GateRun) -> Picture:
     to_pass = [(t, _log10(won)) for t, (_, won) in zip(at, odds, strict=True)]
     says = (
         f"{gate.name}: evidence in powers of ten; at 3, 1000 to 1, the run stops. "
-        f"At the end {_said(to_pass[-1][1])} to pass and {_said(to_fail[-1][1])} to fail."
+        f"At the end {_said(to_pass[-1][1])} to pass, {_said(to_fail[-1][1])} to fail."
     )
     return Picture(
         title=f"{gate.name}: evidence each way",

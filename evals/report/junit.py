@@ -15,10 +15,10 @@ def junit(report: Report) -> bytes:
     suites: dict[str, list[Case]] = {}
     for case in report.cases:
         suites.setdefault(case.suite, []).append(case)
-    root = ElementTree.Element("testsuites", name="mxmoe", **_counts(report.cases))
+    root = ElementTree.Element("testsuites", {"name": "mxmoe", **_counts(report.cases)})
     for name, cases in suites.items():
         suite = ElementTree.SubElement(
-            root, "testsuite", name=for_xml(name), **_counts(cases)
+            root, "testsuite", {"name": for_xml(name), **_counts(cases)}
         )
         for case in cases:
             _add(suite, case)

@@ -30,9 +30,9 @@ def not_run(judged: Sequence[Judged]) -> Section:
             if line.verdict in _KINDS:
                 for reason in line.notes or (line.reason,):
                     found[one.name, line.level, line.verdict, reason] += 1
-        reason = one.facts.get("unavailable")
-        if reason is not None and not one.lines:
-            found[one.name, "all", Verdict.NOT_RUN, str(reason)] += 1
+        away = one.facts.get("unavailable")
+        if away is not None and not one.lines:
+            found[one.name, "all", Verdict.NOT_RUN, str(away)] += 1
     rows = tuple(
         (
             Cell(text=name),

@@ -33,9 +33,9 @@ def page(report: Report) -> str:
     style, script = _file("page.css"), _file("page.js")
     return environment.get_template("page.html.j2").render(
         report=report,
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        data=Markup(for_script(as_json(report))),  # noqa: S704
+        style=Markup(style),
+        script=Markup(script),
+        data=Markup(for_script(as_json(report))),
         policy=_policy(style, script),
         signs=_SIGNS,
         longest=_LONGEST_CELL,

@@ -26,7 +26,9 @@ _MOST_ROWS = 500
 
 def speed(runs: Sequence[RunData]) -> Section:
     """Every benchmark given: `bench moe` with its roofline, others as medians."""
-    says, tables, pictures = [], [], []
+    says: list[str] = []
+    tables: list[Table] = []
+    pictures: list[Picture] = []
     for run in runs:
         if run.command == "bench moe" and run.facts.get("rows"):
             try:

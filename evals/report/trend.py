@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mxmoe.evals.gate.cusum import ALARM
 from mxmoe.evals.gate.cusum import LEAST_BASELINE
+from mxmoe.evals.gate.cusum import Drop
 from mxmoe.evals.gate.cusum import cusum
 from mxmoe.evals.gate.cusum import find_drop
 from mxmoe.evals.report.document import Cell
@@ -38,7 +39,7 @@ def trend(gates: Sequence[GateRun]) -> Section:
         if later:
             sums = cusum(later, baseline=baseline)
             drop = find_drop(later, baseline=baseline)
-            says.append(_said(name, nights, drop and (drop.began, drop.seen)))
+            says.append(_said(name, nights, drop))
             if drop is not None:
                 dropped = True
                 note = ((LEAST_BASELINE + drop.began + 1, "change begins"),)
@@ -74,10 +75,13 @@ def _by_candidate(gates: Sequence[GateRun]) -> Mapping[str, list[GateRun]]:
     return found
 
 
-def _said(name: str, nights: Sequence[GateRun], drop: tuple[int, int] | None) -> str:
+def _said(name: str, nights: Sequence[GateRun], drop: Drop | None) -> str:
     if drop is None:
         return f"{name}: no drop in {len(nights)} whole runs."
-    began, seen = (nights[LEAST_BASELINE + n].run.folder.name for n in drop)
+    began, seen = (
+        nights[LEAST_BASELINE + night].run.folder.name
+        for night in (drop.began, drop.seen)
+    )
     return f"{name}: the score fell. Change begins at {began}, seen at {seen}."
 
 

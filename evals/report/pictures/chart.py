@@ -32,9 +32,11 @@ class Axis:
     def ticks(self) -> list[float]:
         """Round numbers within the ends."""
         if self.log:
-            first, last = math.ceil(math.log10(self.low)), math.log10(self.high)
-            step = max(1, math.ceil((last - first) / 6))
-            return [10.0**n for n in range(first, math.floor(last) + 1, step)]
+            low = math.ceil(math.log10(self.low))
+            high = math.floor(math.log10(self.high))
+            return [
+                10.0**n for n in range(low, high + 1, max(1, -(-(high - low) // 6)))
+            ]
         rough = (self.high - self.low) / 5 or 1.0
         base = 10.0 ** math.floor(math.log10(rough))
         step = next(base * m for m in (1, 2, 5, 10) if base * m >= rough)

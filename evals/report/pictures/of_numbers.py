@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ _BARS = 31
 
 
 def number_pictures(tensors: Mapping[str, torch.Tensor]) -> tuple[Picture, ...]:
-    """Pictures of ``found`` against ``expected`` within ``allowed``, [t, w] or [t, k, w].
+    """Pictures of ``found`` against ``expected`` within ``allowed``.
 
-    Empty where one of the three is missing, or they do not fit together.
+    All three are [t, w] or [t, k, w]. Empty where one is missing, or they do not fit.
     """
     if not {"found", "expected", "allowed"} <= tensors.keys():
         return ()
@@ -121,7 +122,7 @@ def _sizes(signed: Numbers) -> Picture:
         mean, spread = float(finite.mean()), float(finite.std())
         says = (
             f"Residuals in units of the bound: mean {mean:.2g}, standard deviation "
-            f"{spread:.2g}. An honest rounding is centred at 0 and far inside of 1.{away}"
+            f"{spread:.2g}. An honest rounding is centred at 0, far inside of 1.{away}"
         )
         names = [f"{edge:.3g}" for edge in edges]
         beyond = [abs(lo + hi) / 2 > 1 for lo, hi in _pairs(edges)]
@@ -146,7 +147,7 @@ def _sizes(signed: Numbers) -> Picture:
 
 
 def _pairs(edges: Numbers) -> list[tuple[float, float]]:
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges.tolist()))
 
 
 def _bars(
