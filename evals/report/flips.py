@@ -13,42 +13,77 @@ from mxmoe.evals.report.document import Mark
 from mxmoe.evals.report.document import Section
 from mxmoe.evals.report.document import Table
 from mxmoe.evals.report.gate_section import GateRun
+from mxmoe.evals.report.gate_section import newest
 
 _TASK = "grade_school"
 _COLUMNS = ("question", "flip", "asked", "baseline wrote", "run wrote")
+_TOTALS = ("run", "verdict", "asked", "lost", "gained", "drop", "95 %", "p")
 _FILL = "mxmoe report RUN --baseline RUN   (both of mxmoe gate, best with --full)"
 
 
 def flips(gates: Sequence[GateRun], baseline: GateRun | None) -> Section:
     """Each gate against the baseline, on the questions that both answered."""
-    says, tables, worse = [], [], False
-    for gate in gates if baseline is not None else ():
+    says: list[str] = []
+    rows, details, worse = [], [], False
+    others = [] if baseline is None else _others(gates, baseline)
+    shown = newest(others)
+    for gate in others:
         assert baseline is not None
-        common = sorted(
-            {line.question for line in gate.counted}
-            & {line.question for line in baseline.counted}
-        )
-        if not common:
-            says.append(f"{gate.name}: no question in common with the baseline.")
+        found = _compare(baseline, gate)
+        if found is None:
+            says.append(f"{gate.run.folder}: no question in common with the baseline.")
             continue
-        found = compare_paired(_right(baseline, common), _right(gate, common))
         worse = worse or found.worse
-        says.append(_said(gate.name, found))
-        tables.append(_table(gate, baseline, found))
+        rows.append(_row(gate, found))
+        if gate in shown:
+            says.append(_said(gate.name, found))
+            details.append(_table(gate, baseline, found))
+    title = f"Each gate against {baseline.run.folder}" if baseline is not None else ""
+    total = Table(caption=title, columns=_TOTALS, rows=tuple(rows))
     return Section(
         key="flips",
         title="Paired flips",
-        mark=Mark.PLAIN if not says else Mark.BAD if worse else Mark.GOOD,
+        mark=Mark.PLAIN if not rows else Mark.BAD if worse else Mark.GOOD,
         count="worse" if worse else "",
         says=tuple(says),
-        tables=tuple(table for table in tables if table.rows),
+        tables=(total,) if rows else (),
+        details=tuple(table for table in details if table.rows),
         fill=_FILL,
     )
+
+
+def _others(gates: Sequence[GateRun], baseline: GateRun) -> list[GateRun]:
+    own = baseline.run.folder.resolve()
+    return [gate for gate in gates if gate.run.folder.resolve() != own]
+
+
+def _compare(baseline: GateRun, gate: GateRun) -> Paired | None:
+    """None where nothing was asked of both."""
+    mine, theirs = ({a.question for a in g.counted} for g in (gate, baseline))
+    common = sorted(mine & theirs)
+    if not common:
+        return None
+    return compare_paired(_right(baseline, common), _right(gate, common))
 
 
 def _right(gate: GateRun, common: Sequence[int]) -> dict[str, bool]:
     answers = gate.run.answers
     return {str(question): answers[question].correct for question in common}
+
+
+def _row(gate: GateRun, found: Paired) -> tuple[Cell, ...]:
+    low, high = (100 * end for end in found.interval)
+    word, mark = ("worse", Mark.BAD) if found.worse else ("not worse", Mark.GOOD)
+    return (
+        Cell(text=gate.run.folder.name, code=True),
+        Cell(text=word, mark=mark),
+        Cell(text=str(found.asked), number=found.asked),
+        Cell(text=str(len(found.lost)), number=len(found.lost)),
+        Cell(text=str(len(found.gained)), number=len(found.gained)),
+        Cell(text=f"{100 * found.drop:.2f}", number=found.drop),
+        Cell(text=f"{low:.2f} to {high:.2f}", number=low),
+        Cell(text=f"{found.p_worse:.2g}", number=found.p_worse),
+    )
 
 
 def _said(name: str, found: Paired) -> str:

@@ -95,10 +95,16 @@ def _read(run: RunData, rule: dict[str, int], protocol: Any) -> GateRun:
     )
 
 
+def newest(gates: Sequence[GateRun]) -> list[GateRun]:
+    """The last run of each candidate: by its start, where that was kept."""
+    ordered = sorted(gates, key=lambda gate: str(gate.run.facts.get("started", "")))
+    return list({gate.name: gate for gate in ordered}.values())
+
+
 def gate_section(gates: Sequence[GateRun]) -> Section:
-    """The table of runs; for each the path of its answers and the evidence."""
+    """The table of runs; of the newest of each candidate, path and evidence."""
     says, pictures, details = [], [], []
-    for gate in gates:
+    for gate in newest(gates):
         reasons = gate.run.facts.get("reasons")
         if isinstance(reasons, list) and reasons:
             says.append(f"{gate.name}: {'; '.join(map(str, reasons))}.")
@@ -254,4 +260,6 @@ def _log10(evidence: float) -> float:
 
 
 def _said(log10: float) -> str:
-    return "certain" if log10 >= _CERTAIN else f"{10**log10:.2g} to 1"
+    if abs(log10) >= _CERTAIN:
+        return "certain" if log10 > 0 else "excluded"
+    return f"{10**log10:.0f} to 1" if log10 >= 0 else f"1 to {10**-log10:.0f}"

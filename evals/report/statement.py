@@ -52,7 +52,8 @@ def _answer(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, Mark, str]
         return "No", Mark.BAD, " ".join((*_commonest(texts), count))
     lost = [run for run in one.gates if _gate_verdict(run) is GateVerdict.FAIL]
     if lost:
-        return "No", Mark.BAD, " ".join(_reasons(lost[0])[:2])
+        score, *causes = _reasons(lost[0]) or ["The gate failed."]
+        return "No", Mark.BAD, " ".join((*causes[:1], score))
     unsure = [run for run in _runs_of(one) if _not_known(run)]
     if unsure:
         return "Not known", Mark.IDLE, f"{unsure[0].verdict}."
@@ -138,7 +139,9 @@ def _gate_verdict(run: RunData) -> GateVerdict:
 
 def _reasons(run: RunData) -> list[str]:
     found = run.facts.get("reasons")
-    return [f"{reason}." for reason in found] if isinstance(found, list) else []
+    if not isinstance(found, list):
+        return []
+    return [f"{str(reason)[:1].upper()}{str(reason)[1:]}." for reason in found]
 
 
 def _facts(one: Judged) -> tuple[tuple[str, str], ...]:
@@ -166,12 +169,17 @@ def _caveats(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, ...]:
     execution = one.facts.get("execution")
     if execution in _ELSEWHERE:
         found.append(f"Its numbers are {_ELSEWHERE[execution]}.")
+    found += [
+        f"The run {run.folder} did not end: what it had not judged yet is missing."
+        for run in _runs_of(one)
+        if run.facts.get("verdict") is None
+    ]
     away: dict[str, list[str]] = {}
     for level in levels:
         if not _reached(level):
-            command = (
-                "" if one.spec is None else f" {_COMMANDS[level.level]} {one.spec}"
-            )
+            command = ""
+            if one.spec is not None:
+                command = f" To judge it: {_COMMANDS[level.level]} {one.spec}"
             away.setdefault(command, []).append(f"{level.level} {level.name}")
     for command, names in away.items():
         found.append(f"Not judged: {', '.join(names)}.{command}")

@@ -58,8 +58,8 @@ def trend(gates: Sequence[GateRun]) -> Section:
         count="drop" if dropped else "",
         mark=Mark.BAD if dropped else Mark.PLAIN,
         says=tuple(says),
-        tables=tuple(tables),
         pictures=tuple(pictures),
+        details=tuple(tables),
         fill=_FILL,
     )
 

@@ -1,6 +1,6 @@
 """A table of numbers as coloured cells: heat maps and masks.
 
-A cell's class is one of ``h0`` .. ``h5`` within the bound and ``b0`` .. ``b2`` beyond
+A cell's class is one of ``h0`` .. ``h5`` within the bound and ``b0`` .. ``b3`` beyond
 it; beyond is hatched as well, because colour alone is no difference for everybody.
 """
 
@@ -15,7 +15,7 @@ from mxmoe.evals.report.pictures import svg
 
 # More cells than pixels of a phone show nothing more.
 MOST_ROWS, MOST_COLUMNS = 64, 96
-# Upper ends of the classes of error / bound; what has no class before is b2.
+# Upper ends of the classes of error / bound; what has no class before is b3.
 STEPS = (
     ("h0", 1e-3),
     ("h1", 0.1),
@@ -24,9 +24,10 @@ STEPS = (
     ("h4", 0.75),
     ("h5", 1.0),
     ("b0", 10.0),
-    ("b1", 1000.0),
+    ("b1", 100.0),
+    ("b2", 1e4),
 )
-WORST = "b2"
+WORST = "b3"
 MASK = {0: "h0", 1: "b1"}
 _LEFT, _TOP, _BOTTOM = 56.0, 8.0, 32.0
 
@@ -76,11 +77,12 @@ def draw_grid(
 
 RATIO_LEGEND = (
     ("h0", "0"),
-    ("h2", "0.25"),
-    ("h5", "1: bound"),
+    ("h2", ".25"),
+    ("h5", "1"),
     ("b0", "10"),
-    ("b1", "1000"),
-    ("b2", "more"),
+    ("b1", "100"),
+    ("b2", "1e4"),
+    ("b3", "more"),
 )
 MASK_LEGEND = (("h0", "equal"), ("b1", "differs"))
 
@@ -133,5 +135,5 @@ def _legend(legend: Sequence[tuple[str, str]], y: float) -> list[str]:
         if kind.startswith("b"):
             body.append(svg.rect(x, y, 12, 10, "hatched"))
         body.append(svg.text(x + 15, y + 9, words))
-        x += 22 + 6.8 * len(words)
+        x += 22 + 7 * len(words)
     return body

@@ -22,6 +22,8 @@ Numbers = NDArray[np.float64]
 # Above this a linear axis would put every honest residual into one bar.
 _LINEAR = 3.0
 _BARS = 31
+# Decades: below it no error is worth a bar of its own.
+_LOWEST = -4
 
 
 def number_pictures(tensors: Mapping[str, torch.Tensor]) -> tuple[Picture, ...]:
@@ -128,9 +130,9 @@ def _sizes(signed: Numbers) -> Picture:
         beyond = [abs(lo + hi) / 2 > 1 for lo, hi in _pairs(edges)]
         title = "Residuals in units of the bound"
     else:
-        sizes = np.log10(np.maximum(np.abs(finite), 1e-6))
+        sizes = np.log10(np.maximum(np.abs(finite), 10.0**_LOWEST))
         top = max(1, math.ceil(sizes.max()))
-        counts, edges = np.histogram(sizes, (top + 6) * 2, (-6, top))
+        counts, edges = np.histogram(sizes, (top - _LOWEST) * 2, (_LOWEST, top))
         says = (
             f"Errors in units of the bound: median {_said(10 ** np.median(sizes))}, "
             f"largest {_said(10 ** sizes.max())}; right of 1 is out of bound.{away}"
@@ -166,7 +168,7 @@ def _bars(
         if beyond[number]:
             body.append(svg.rect(x + 0.5, y, width - 1, size, "hatched"))
     body.append(svg.line(left, top + height, svg.WIDTH - 12, top + height, "axis"))
-    step = max(1, len(names) // 6)
+    step = max(2, len(names) // 12 * 2)
     for number in range(0, len(names), step):
         x = left + number * width
         body.append(svg.text(x, top + height + 15, names[number], anchor="middle"))
@@ -182,7 +184,9 @@ def _thinned(names: list[str], count: int) -> list[str]:
 
 
 def _said(value: float) -> str:
-    return f"{value:.2g}" if math.isfinite(value) else "not finite"
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:.3g}" if value < 1000 else f"{value:.0e}".replace("e+0", "e")
 
 
 def _json(value: float) -> float | str:
