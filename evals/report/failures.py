@@ -120,5 +120,8 @@ def _inside(run: RunData, bundle: str | None) -> Path | None:
     """The bundle's folder, if it is one of this run."""
     if bundle is None:
         return None
-    folder = (run.folder / bundle).resolve()
+    try:
+        folder = (run.folder / bundle).resolve()
+    except (ValueError, OSError):  # NUL, a lone surrogate: no name of a folder
+        return None
     return folder if folder.is_relative_to(run.folder.resolve()) else None

@@ -118,7 +118,8 @@ def _roof(
     ]
     lowest = min(y for one in series for _, y in one.points)
     says = (
-        f"Roofline: {', '.join(names)} below the measured roof, whose ridge is at "
+        f"Roofline: {', '.join(one.name for one in series[1:])} below the measured "
+        f"roof, whose ridge is at "
         f"{matmul / copy:.0f} FLOP for each byte of the touched experts' weights."
     )
     return Picture(
@@ -144,7 +145,8 @@ def _times(rows: Sequence[Row], names: Sequence[str]) -> Picture:
         if (points := _points(rows, name, "median_us", tokens))
     ]
     values = [y for one in series for _, y in one.points]
-    says = f"Median time of {', '.join(names)} over tokens, above the measured floor."
+    timed = ", ".join(one.name for one in series[1:])
+    says = f"Median time of {timed} over tokens, above the measured floor."
     return Picture(
         title="Time over tokens",
         says=says,
