@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,8 @@ def _failures(one: Judged) -> list[_Failure]:
 
 
 def _bundle(run: RunData, bundle: str | None) -> str:
-    return "" if bundle is None else str(run.folder / bundle)
+    """As a shell takes it: readers copy the command that it stands in."""
+    return "" if bundle is None else shlex.quote(str(run.folder / bundle))
 
 
 def _inside(run: RunData, bundle: str | None) -> Path | None:

@@ -60,7 +60,7 @@ def kill_matrix(runs: Sequence[RunData]) -> Section:
 
 def _table(faults: Mapping[str, list[Kill]], lost: set[str]) -> Table:
     rows = tuple(_row(name, seeds, name in lost) for name, seeds in faults.items())
-    columns = ("fault", "planted in", *LEVELS, "first check", "caught", "seconds")
+    columns = ("fault", "caught", "seconds", *LEVELS, "first check", "planted in")
     return Table(
         caption="Kill matrix: each planted fault by level", columns=columns, rows=rows
     )
@@ -74,15 +74,15 @@ def _row(name: str, seeds: Sequence[Kill], lost: bool) -> tuple[Cell, ...]:
     seconds = median(one.seconds for one in caught) if caught else None
     return (
         Cell(text=name, code=True),
-        Cell(text=seeds[0].base),
-        *(_cell(seeds, level) for level in LEVELS),
-        Cell(text=first),
         Cell(
             text=f"{len(caught)} of {len(seeds)}",
             mark=mark,
             number=len(caught) / len(seeds),
         ),
         Cell(text="-" if seconds is None else f"{seconds:.2f}", number=seconds),
+        *(_cell(seeds, level) for level in LEVELS),
+        Cell(text=first),
+        Cell(text=seeds[0].base),
     )
 
 

@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 
 from mxmoe.conformance import reporting
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.verdict import ExitCode
 from mxmoe.evals.commands import report as command
 from mxmoe.evals.report.as_json import as_json
 from mxmoe.evals.report.build import build_report
@@ -188,20 +189,37 @@ def test_hostile_text_is_code_in_markdown(hostile_folder: Path) -> None:
 
 
 def test_the_command_writes_the_files_and_says_the_answer(
-    runs: Runs, tmp_path: Path
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = "from mxmoe.conformance.commands.main import main; main()"
-    command = [sys.executable, "-c", code, "report", str(runs["wrong"])]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("wrong: No. fc1_bias: missing: row shuffle 32")
+    assert command.report([runs["wrong"]], out=tmp_path / "out") is ExitCode.PASS
+    said = capsys.readouterr().out
+    assert said.startswith("wrong: No. fc1_bias: missing: row shuffle 32")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["junit.xml", "report.html", "report.json", "report.md"]
+
+
+def test_the_command_prints_the_document(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.report([runs["wrong"]], out=tmp_path, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads((tmp_path / "report.json").read_text())
+
+
+def test_a_terminal_gets_no_hostile_text_of_a_report(
+    hostile_runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.report([hostile_runs[0]], out=tmp_path)
+    said = capsys.readouterr().out
+    assert not {c for c in said if c != "\n" and not c.isprintable()}
+
+
+def test_a_folder_that_cannot_be_written_is_refused(
+    report: Report, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="expected a folder that can be written"):
+        write_report(report, tmp_path / "file")
 
 
 def test_without_the_extra_the_command_names_it(
