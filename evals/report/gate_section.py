@@ -16,6 +16,7 @@ from mxmoe.evals.gate.order import registered_order
 from mxmoe.evals.gate.risk import Boundaries
 from mxmoe.evals.gate.risk import stopping_boundaries
 from mxmoe.evals.gate.rule import Rule
+from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.report.document import Cell
 from mxmoe.evals.report.document import Mark
 from mxmoe.evals.report.document import Picture
@@ -120,7 +121,7 @@ def gate_section(gates: Sequence[GateRun]) -> Section:
     return Section(
         key="gate",
         title="The gate: the task score",
-        count=", ".join(sorted(verdicts)),
+        count=", ".join(word for word in GateVerdict if word in verdicts),
         mark=Mark.BAD
         if "fail" in verdicts
         else Mark.GOOD

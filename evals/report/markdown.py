@@ -87,7 +87,7 @@ def _group(group: FailureGroup) -> Iterator[str]:
     yield ""
     count = len(group.checks)
     checks = f"{count} check{'s' * (count != 1)}"
-    yield f"**{for_markdown(group.candidate)} {group.level}, {checks}:** "
+    yield f"**{for_markdown(group.candidate)}** {for_markdown(group.level)}, {checks}:"
     yield for_markdown(group.why)
     yield ""
     text = group.text

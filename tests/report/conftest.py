@@ -66,18 +66,23 @@ def check_run(
 
 
 def gate_run(
-    folder: Path, right: Sequence[bool], *, text: str = "#### 4", **options: Any
+    folder: Path,
+    right: Sequence[bool],
+    *,
+    text: str = "#### 4",
+    verdict: str = "",
+    **options: Any,
 ) -> Path:
     """A gate whose answers, in the registered order, are `right`."""
     writer = RunWriter(folder)
-    verdict = "pass" if sum(right) >= RULE.least_correct else "fail"
+    word = "pass" if sum(right) >= RULE.least_correct else "fail"
     writer.describe(
         command="gate",
         started=f"2026-01-01T{folder.name[-2:]}",
         options={"candidate": "right", "fault": None, "full": True} | options,
         rule=asdict(RULE),
         protocol={"order_seed": 0, "task": "grade_school"},
-        verdict=verdict,
+        verdict=verdict or word,
         reasons=[f"{sum(right)} of {len(right)} correct", text],
     )
     for question, correct in zip(ORDER, right, strict=False):
@@ -244,8 +249,9 @@ def hostile_runs(
         bench_run(root / "bench", texts[:6]),
     ]
     for number, text in enumerate(texts):
-        right = [False] * 20
-        found.append(gate_run(root / f"gate{number:02d}", right, text=text, **options))
+        right = [False] * 3
+        gate = root / f"gate{number:02d}"
+        found.append(gate_run(gate, right, text=text, verdict=text, **options))
     RunWriter(root / "other").describe(
         command=texts[0], verdict=texts[1], records=[{t: t} for t in texts], plain=texts
     )
@@ -265,7 +271,11 @@ def hostile_lines(text: str) -> list[VerdictLine]:
         bundle=text,
         measured=(Measured(stage=text, configuration=text, worst=2.0),),
     )
-    return [failed, replace(failed, verdict=Verdict.NOT_RUN, text="", notes=())]
+    return [
+        failed,
+        replace(failed, level=text),
+        replace(failed, verdict=Verdict.NOT_RUN, text="", notes=()),
+    ]
 
 
 @pytest.fixture
