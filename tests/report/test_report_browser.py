@@ -121,10 +121,16 @@ def opened(browser: Any, file: Path, **options: Any) -> Opened:
     found = Opened(context.new_page())
     found.page.on("console", lambda message: found.said.append(message.text))
     found.page.on("pageerror", lambda error: found.said.append(str(error)))
-    found.page.on("dialog", lambda dialog: found.said.append(dialog.message))
+    found.page.on("dialog", lambda dialog: refuse(found, dialog))
     found.page.on("request", lambda request: found.asked.append(request.url))
     found.page.goto(file.as_uri())
     return found
+
+
+def refuse(found: Opened, dialog: Any) -> None:
+    """Note it; an open dialog would hold everything up."""
+    found.said.append(dialog.message)
+    dialog.dismiss()
 
 
 def widths(page: Any) -> tuple[int, int]:
