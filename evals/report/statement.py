@@ -66,6 +66,9 @@ def _answer(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, Mark, str]
     if execution in _ELSEWHERE:
         word = "Yes, but only emulated" if execution == "emulated" else "Unexecuted"
         return word, Mark.NOTE, f"Everything judged held, at {where}."
+    if execution is None:
+        word = "Yes, but where it ran is not recorded"
+        return word, Mark.NOTE, f"Everything judged held, at {where}."
     if any(level.mark is Mark.NOTE for level in levels):
         reason = f"Held at {where}, but for known failures."
         return "With known failures", Mark.NOTE, reason

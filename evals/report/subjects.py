@@ -51,6 +51,8 @@ def subjects(runs: Sequence[RunData]) -> list[Judged]:
             name = named.get(spec) or gate_name(run)
             one = _known(found, name, spec, run)
             one.gates.append(run)
+            if run.candidates:
+                one.facts = one.facts or run.candidates[0]
     return list(found.values())
 
 

@@ -87,6 +87,12 @@ def test_a_run_that_broke_down_proves_nothing(verdict: str | None, copied: Any) 
     assert (one.answer, one.mark) == ("Not known", Mark.IDLE)
 
 
+def test_a_gate_alone_is_no_plain_yes_where_nobody_says_what_ran(runs: Runs) -> None:
+    (one,) = build_report([runs["gate00"]]).statements
+    assert one.mark is Mark.NOTE
+    assert one.answer == "Yes, but where it ran is not recorded"
+
+
 def test_failures_with_one_explanation_are_one_group(report: Report) -> None:
     first, second = section(report, "failures").groups
     assert [check for check, _, _ in first.checks] == [
