@@ -23,6 +23,7 @@ from rich.progress import TimeElapsedColumn
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.plugin import PACKAGE
 from mxmoe.conformance.profiles import SECONDS_PER_CHECK
+from mxmoe.conformance.reporting import find_reports
 from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.run_facts import session_facts
 from mxmoe.conformance.rundir import VerdictLine
@@ -43,6 +44,7 @@ def run_check(
     marker: str = "",
     keyword: str = "",
     run_folder: Path | None = None,
+    report_folder: Path | None = None,
     as_json: bool = False,
 ) -> ExitCode:
     """Judge, print, write the run directory; `BadInput` before anything has run."""
@@ -51,6 +53,7 @@ def run_check(
             f"--profile: expected one of {', '.join(SECONDS_PER_CHECK)}, "
             f"found {options.profile!r}"
         )
+    reports = [] if report_folder is None else find_reports()
     # What candidates print while they are loaded is not part of our document.
     with contextlib.redirect_stdout(sys.stderr):
         session = open_session(options)
@@ -89,6 +92,10 @@ def run_check(
         _print_json(conclusion, folder, sys.stdout)
     else:
         print_summary(console, session, conclusion, folder)
+    for write in reports:
+        assert report_folder is not None
+        page = write([folder], report_folder)
+        console.print(printable(f"report {page}"))
     return conclusion.exit_code
 
 

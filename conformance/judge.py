@@ -236,9 +236,13 @@ class Judge:
             routing_error=routing_error,
         )
 
-    def saw(self, worst: float) -> None:
-        """Remember the largest error / allowed of the check."""
-        self.record.worst = max(worst, self.record.worst or 0.0)
+    def saw(self, worst: float, *, stage: str = "combine") -> None:
+        """Remember the largest error / allowed of the check, and of `stage`."""
+        record = self.record
+        record.worst = max(worst, record.worst or 0.0)
+        if record.case is not None:
+            configuration = "/".join(record.case.split("/")[:2])
+            record.measure(stage, configuration, worst)
 
     def note(self, text: str) -> None:
         """A quality note: the check passes and the report shows the text, once."""

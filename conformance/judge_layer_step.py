@@ -97,7 +97,7 @@ def judge_step(
         rounding = rounding + half_ulp(residual.abs() + magnitude + rounding, out.dtype)
         allowed = group.allowed.sum(dim=0) + rounding
         difference = compare_numbers(out, truth, allowed)
-        judge.saw(difference.worst)
+        judge.saw(difference.worst, stage="all_reduce")
         if difference.within:
             continue
         lines = difference_lines(difference, group.data)

@@ -115,7 +115,7 @@ def judge_sum(judge: Judge, case: Case) -> None:
     total = torch.stack([out.double() for out in outputs]).sum(dim=0)
     allowed = group.allowed.sum(dim=0)
     difference = compare_numbers(total, group.whole, allowed)
-    judge.saw(difference.worst)
+    judge.saw(difference.worst, stage="all_reduce")
     if difference.within:
         return
     lines = difference_lines(difference, group.data)
@@ -147,7 +147,7 @@ def judge_each_rank(judge: Judge, case: Case) -> None:
         truth, allowed = truth.clone(), allowed.clone()
         truth[nothing], allowed[nothing] = 0, 0
         difference = compare_numbers(out, truth, allowed)
-        judge.saw(difference.worst)
+        judge.saw(difference.worst, stage="all_reduce")
         if difference.within:
             continue
         rank = group.ranks[r].label()
@@ -258,7 +258,7 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
     truth, magnitude = exact.sum(dim=0), exact.abs().sum(dim=0)
     rounding = reduce_rounding(magnitude, len(outputs), outputs[0].dtype)
     difference = compare_numbers(found, truth, rounding)
-    judge.saw(difference.worst)
+    judge.saw(difference.worst, stage="all_reduce")
     if difference.within:
         return
     lines = difference_lines(difference, group.data)

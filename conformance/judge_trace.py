@@ -39,14 +39,18 @@ def judge_trace(judge: Judge, case: Case) -> None:
                 case=case,
                 what=f"trace {stage}",
             )
-        judge.saw(difference.worst)
+        judge.saw(difference.worst, stage=stage)
         if not difference.within:
             raise judge.fail(
                 Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
                 [_stage_line(stage, difference, data)],
                 case=case,
                 what=f"trace {stage}",
-                tensors={"found": trace[stage], "expected": judged.truth[stage]},
+                tensors={
+                    "found": trace[stage],
+                    "expected": judged.truth[stage],
+                    "allowed": judged.allowed[stage],
+                },
             )
 
 

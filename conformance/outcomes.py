@@ -8,6 +8,7 @@ import pytest
 
 from mxmoe.conformance.bundles import write_bundle
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.rundir import Measured
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
@@ -38,6 +39,10 @@ def verdict_line(
         text=text,
         case=judge.record.case,
         worst=judge.record.worst,
+        measured=tuple(
+            Measured(stage=stage, configuration=configuration, worst=worst)
+            for (stage, configuration), worst in judge.record.measured.items()
+        ),
         examples=judge.record.examples or None,
         notes=tuple(judge.record.notes),
         seconds=round(report.duration, 3),

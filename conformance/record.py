@@ -15,13 +15,20 @@ class Record:
     """What one check found out, filled in as it goes.
 
     searching : the smallest failing case is still looked for: say what, not why.
-    source : where the first inputs of the current case came from.
+    source : where the first inputs of the current case came from. measured : the
+    largest error / allowed by stage and configuration (the case's first two words).
     """
 
     worst: float | None = None
+    measured: dict[tuple[str, str], float] = field(default_factory=dict)
     examples: int = 0
     searching: bool = False
     case: str | None = None
     source: Source | None = None
     evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None
     notes: list[str] = field(default_factory=list)
+
+    def measure(self, stage: str, configuration: str, worst: float) -> None:
+        """Keep the larger of `worst` and what is known of this stage there."""
+        key = stage, configuration
+        self.measured[key] = max(worst, self.measured.get(key, 0.0))

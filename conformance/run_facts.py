@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
+from mxmoe.conformance.registry import source_file
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.session import Session
 from mxmoe.conformance.subject import Subject
@@ -44,7 +47,16 @@ def candidate_facts(subject: Subject) -> dict[str, Any]:
         "layout": subject.capabilities.layout,
         "device": str(subject.device),
         "unavailable": subject.unavailable(),
+        "file_sha256": _digest(source_file(subject.spec)),
     }
+
+
+def _digest(file: Path | None) -> str | None:
+    """Which version of its file a candidate is."""
+    try:
+        return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def now() -> str:

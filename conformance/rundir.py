@@ -13,7 +13,6 @@ Schema version 1. A reader refuses other versions. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -36,6 +35,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from mxmoe.conformance.escape import write_csv
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 
@@ -73,10 +73,23 @@ _NVIDIA_DRIVER = Path("/sys/module/nvidia/version")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The largest error / allowed of one stage in one configuration.
+
+    configuration : the first two words of a case, ``e4k2h64i96/tp2r1``.
+    """
+
+    stage: str
+    configuration: str
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerdictLine:
     """One check of one candidate, as it stands in ``verdicts.jsonl``.
 
-    worst : largest error / allowed that was seen. examples : cases judged.
+    worst : largest error / allowed that was seen. measured : the same in parts.
+    examples : cases judged.
     """
 
     check: str
@@ -87,6 +100,7 @@ class VerdictLine:
     text: str = ""
     case: str | None = None
     worst: float | None = None
+    measured: tuple[Measured, ...] = ()
     examples: int | None = None
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -139,6 +153,8 @@ class RunWriter:
         """Append one line to ``verdicts.jsonl``."""
         with (self.folder / "verdicts.jsonl").open("a", encoding="utf-8") as file:
             facts = asdict(line) | {"worst": json_number(line.worst)}
+            for part in facts["measured"]:
+                part["worst"] = json_number(part["worst"])
             file.write(json.dumps(facts, allow_nan=False) + "\n")
 
     def bench(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -146,9 +162,7 @@ class RunWriter:
         with (self.folder / "bench.csv").open(
             "w", encoding="utf-8", newline=""
         ) as file:
-            lines = csv.writer(file)
-            lines.writerow(header)
-            lines.writerows(rows)
+            write_csv(file, header, rows)
 
     def bundle(
         self,
@@ -287,6 +301,10 @@ def _read_verdict(text: str, where: str) -> VerdictLine:
         found["notes"] = tuple(found["notes"])
         if found["worst"] is not None:
             found["worst"] = float(found["worst"])
+        found["measured"] = tuple(
+            Measured(**{**part, "worst": float(part["worst"])})
+            for part in found.get("measured", ())
+        )
         return VerdictLine(**found)
     except KeyError as error:
         raise BadInput(f"{where}: expected a verdict, found no {error}") from error

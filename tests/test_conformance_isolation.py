@@ -201,6 +201,14 @@ def test_whole_checks_are_made_in_the_child(
     make_check(judge, arguments_of(repetition, opened["right"], settings))
 
 
+def test_errors_in_the_child_are_known_by_stage_and_configuration(
+    opened: dict[str, IsolatedSubject], settings: Settings
+) -> None:
+    record = judged(opened["right"], settings, OUTPUT, SMALL.format(4)).record
+    assert record.worst is not None
+    assert record.measured == {("combine", "e1k1h32i32/tp1r0"): record.worst}
+
+
 def test_state_is_judged_where_it_is(
     opened: dict[str, IsolatedSubject], settings: Settings
 ) -> None:

@@ -19,6 +19,7 @@ from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.rundir import Measured
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.session import Session
@@ -40,6 +41,9 @@ FULL = VerdictLine(
     text="two\nlines \x1b[31m \udc80 \u2028 end",
     case="e1k1h32i32/tp1r0/t1/s0",
     worst=1.5,
+    measured=(
+        Measured(stage="down", configuration="e1k1h32i32/tp1r0", worst=math.inf),
+    ),
     examples=3,
     notes=("a", "b"),
     seconds=0.25,

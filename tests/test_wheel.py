@@ -87,6 +87,10 @@ def test_the_wheel_holds_the_packages_and_no_tests_of_ours(python: Path) -> None
         SOURCES
     )
     assert not list(home.rglob("golden"))
+    templates = home / "evals" / "report" / "templates"
+    assert sorted(path.name for path in templates.iterdir()) == [
+        *("page.css", "page.html.j2", "page.js")
+    ]
     model = home / "evals" / "grade_school" / "trained_model"
     trained = CHECKOUT / "evals" / "grade_school" / "trained_model"
     assert sorted(map(content, model.iterdir())) == sorted(

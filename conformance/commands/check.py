@@ -87,6 +87,13 @@ def check(
     run_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
     ] = None,
+    report_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="write the report of `mxmoe report` there as well (extra: report)",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON document on standard output")
     ] = False,
@@ -118,5 +125,6 @@ def check(
         marker=marker,
         keyword=keyword,
         run_folder=run_dir,
+        report_folder=report_dir,
         as_json=as_json,
     )

@@ -192,6 +192,7 @@ def _answer(question: Question, subject: WatchedSubject, settings: Settings) -> 
         text=text,
         case=record.case,
         worst=record.worst,
+        measured=tuple((*key, worst) for key, worst in record.measured.items()),
         examples=record.examples,
         notes=tuple(record.notes),
         facts=facts,

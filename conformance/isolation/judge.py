@@ -87,7 +87,9 @@ class IsolatedJudge(Judge):
             Question(repetition=repetition, case=case, searching=searching)
         )
         if answer.worst is not None:
-            self.saw(answer.worst)
+            self.record.worst = max(answer.worst, self.record.worst or 0.0)
+        for stage, configuration, worst in answer.measured:
+            self.record.measure(stage, configuration, worst)
         for note in answer.notes:
             self.note(note)
         if answer.outcome == PASSED:

@@ -52,6 +52,7 @@ class Answer:
     text: str = ""
     case: str | None = None
     worst: float | None = None
+    measured: tuple[tuple[str, str, float], ...] = ()
     examples: int = 0
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] | None = None

@@ -58,6 +58,7 @@ def gate(
     """
     import json
 
+    from mxmoe.conformance.escape import printable
     from mxmoe.conformance.rundir import new_run_id
     from mxmoe.evals.gate.reference import load_reference
     from mxmoe.evals.gate.shown import Shown
@@ -89,9 +90,9 @@ def gate(
     verdict = str(conclusion.verdict)
     name = candidate if fault is None else f"{candidate} with fault {fault}"
     for reason in conclusion.reasons:
-        typer.echo(reason)
-    typer.echo(f"run {folder}")
-    typer.echo(f"verdict: {verdict.upper()} {name} on {task}")
+        typer.echo(printable(reason))
+    typer.echo(printable(f"run {folder}"))
+    typer.echo(printable(f"verdict: {verdict.upper()} {name} on {task}"))
     if as_json:
         facts = {"verdict": verdict, "reasons": conclusion.reasons, "run": str(folder)}
         typer.echo(json.dumps(facts))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.registry import source_file
+from mxmoe.conformance.run_facts import candidate_facts
+from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
@@ -92,7 +94,11 @@ def run_gate(
     ended = _ended(writer)
     if ended is not None:
         return ended
-    writer.describe(protocol=asdict(protocol), rule=asdict(rule))
+    writer.describe(
+        candidates=[candidate_facts(subject)],
+        protocol=asdict(protocol),
+        rule=asdict(rule),
+    )
     progress = Progress(weigh(rule, 0, 0), [])
     other = reference.protocol.differences(protocol)
     if other:
@@ -203,7 +209,12 @@ def _writer(folder: Path, options: Options) -> RunWriter:
     }
     if not (folder / "run.json").exists():
         writer = open_run(folder)
-        writer.describe(command="gate", options=facts, **describe_machine())
+        writer.describe(
+            command="gate",
+            started=now(),
+            options=facts,
+            **describe_machine(),
+        )
         return writer
     writer = RunWriter.reopen(folder)
     before = writer.facts.get("options")

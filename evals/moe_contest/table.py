@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from mxmoe.conformance import escape
 
 CSV_HEADER = (
     *("tokens", "experts", "contestant"),
@@ -62,12 +64,16 @@ def _number(value: float | None, form: str) -> str:
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], candidate: str) -> None:
     """One line for each token count and contestant; a refused one has no times."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.DictWriter(file, CSV_HEADER, extrasaction="ignore")
-        lines.writeheader()
-        for row in rows:
-            shared = {name: row[name] for name in ("tokens", "experts", "floor_us")}
-            for name, figures in row["contestants"].items():
-                line = shared | dict(figures) | {"contestant": name}
-                if name == candidate and "ratio" in row:
-                    line["ratio"] = row["ratio"]
-                lines.writerow(line)
+        escape.write_csv(file, CSV_HEADER, _csv_lines(rows, candidate))
+
+
+def _csv_lines(
+    rows: Sequence[Mapping[str, Any]], candidate: str
+) -> Iterator[list[object]]:
+    for row in rows:
+        shared = {name: row[name] for name in ("tokens", "experts", "floor_us")}
+        for name, figures in row["contestants"].items():
+            line = shared | dict(figures) | {"contestant": name}
+            if name == candidate and "ratio" in row:
+                line["ratio"] = row["ratio"]
+            yield [line.get(column) for column in CSV_HEADER]

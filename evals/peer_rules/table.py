@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from mxmoe.conformance import escape
 from mxmoe.evals.peer_rules.findings import BOUND
 from mxmoe.evals.peer_rules.findings import GROSS
 from mxmoe.evals.peer_rules.findings import SUITE
+from mxmoe.evals.peer_rules.findings import Finding
 from mxmoe.evals.peer_rules.findings import Result
 from mxmoe.evals.peer_rules.findings import Word
 from mxmoe.evals.peer_rules.peers import PEERS
@@ -92,17 +94,17 @@ def markdown(lines: Lines) -> list[str]:
 def write_csv(path: Path, result: Result) -> None:
     """One line for each finding."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        lines = csv.writer(file)
-        lines.writerow(("subject", "effect", "rule", "data", "seed", "word"))
-        for finding in result.findings:
-            effect = result.effects.get(finding.subject)
-            shown = "" if effect is None else f"{effect:.6g}"
-            lines.writerow(
-                [
-                    *(finding.subject, shown, finding.rule, finding.data),
-                    *(finding.seed, finding.word),
-                ]
-            )
+        header = ("subject", "effect", "rule", "data", "seed", "word")
+        escape.write_csv(file, header, map(partial(_csv_line, result), result.findings))
+
+
+def _csv_line(result: Result, finding: Finding) -> list[object]:
+    effect = result.effects.get(finding.subject)
+    shown = "" if effect is None else f"{effect:.6g}"
+    return [
+        *(finding.subject, shown, finding.rule, finding.data),
+        *(finding.seed, finding.word),
+    ]
 
 
 def _title(rule: str) -> str:

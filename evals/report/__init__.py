@@ -1,0 +1,1 @@
+"""One page, and three files for programs, that say what runs have found."""

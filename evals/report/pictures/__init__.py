@@ -1,0 +1,1 @@
+"""Pictures as inline SVG: their colours are the page's, in light and in dark."""
