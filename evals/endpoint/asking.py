@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Generator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
@@ -86,7 +86,7 @@ class Asker:
         # Jitter need not be repeatable: it exists to differ.
         self._random = Random()
 
-    def __call__(self, questions: Sequence[int]) -> Iterator[AnswerLine]:
+    def __call__(self, questions: Sequence[int]) -> Generator[AnswerLine, None, None]:
         """The answers in the order in which they come."""
         running: dict[asyncio.Task[AnswerLine], int] = {}
         with asyncio.Runner() as runner:

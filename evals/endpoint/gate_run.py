@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import asdict
 from dataclasses import dataclass
+from dataclasses import field
 from pathlib import Path
 
 from mxmoe.evals.endpoint.address import Address
@@ -24,6 +25,7 @@ from mxmoe.evals.endpoint.attempts import Attempt
 from mxmoe.evals.endpoint.attempts import answered
 from mxmoe.evals.endpoint.attempts import read_attempts
 from mxmoe.evals.endpoint.limits import Limits
+from mxmoe.evals.endpoint.reply import LENGTH
 from mxmoe.evals.endpoint.run_folder import begin_or_reopen
 from mxmoe.evals.endpoint.run_folder import conclusion_before
 from mxmoe.evals.endpoint.run_folder import end
@@ -31,19 +33,21 @@ from mxmoe.evals.endpoint.run_folder import resume
 from mxmoe.evals.endpoint.task import EndpointTask
 from mxmoe.evals.endpoint.task import load_task
 from mxmoe.evals.endpoint.trouble import Trouble
+from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.asking import Plan
 from mxmoe.evals.gate.asking import Progress
 from mxmoe.evals.gate.asking import ask_until_decided
 from mxmoe.evals.gate.checked import between
 from mxmoe.evals.gate.checked import whole
 from mxmoe.evals.gate.evidence import weigh
+from mxmoe.evals.gate.health import Baseline
 from mxmoe.evals.gate.health import complaints
+from mxmoe.evals.gate.health import too_many
 from mxmoe.evals.gate.order import registered_order
 from mxmoe.evals.gate.reference import Reference
 from mxmoe.evals.gate.reference import load_reference
 from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.gate.verdict import Conclusion
-from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.gate.verdict import conclude
 from mxmoe.reference.errors import BadInput
 
@@ -73,7 +77,7 @@ class Options:
     api_key_env: str | None = None
     concurrency: int = 16
     full: bool = False
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     run_seconds: float = 86400.0
 
 
@@ -180,11 +184,22 @@ def _conclude(outcome: _Outcome, reference: Reference, folder: Path) -> Conclusi
     conclusion = conclude(
         reference.test.rule(),
         outcome.progress.standing,
-        did_not_run=outcome.no_answer,
+        did_not_run=outcome.no_answer or _unwritten(counted, reference.baseline),
         complaints=complaints(counted, reference.baseline) if counted else (),
     )
     said = _repeated(read_attempts(folder))
     return Conclusion(conclusion.verdict, (*conclusion.reasons, *said))
+
+
+def _unwritten(counted: Sequence[AnswerLine], baseline: Baseline) -> str | None:
+    """Of a chat model whose reasoning took the whole limit, again and again."""
+    count = sum(line.finish_reason == LENGTH and not line.text for line in counted)
+    if not too_many(count, len(counted), baseline.truncated, baseline):
+        return None
+    return (
+        f"{count} of {len(counted)} answers have no content, only reasoning up to the "
+        "output limit: no score"
+    )
 
 
 def _repeated(attempts: Sequence[Attempt]) -> list[str]:
@@ -231,14 +246,3 @@ def _facts(options: Options, address: Address) -> dict[str, object]:
         "api": options.api and str(options.api),
         "full": options.full,
     }
-
-
-def verdict_line(options: Options, conclusion: Conclusion, task: str) -> str:
-    """``verdict: PASS openai/gpt-oss-120b at http://... on ...; not verified: ...``."""
-    base = read_address(options.endpoint).base
-    not_verified = ", ".join(unverified(load_task(task)))
-    word = str(GateVerdict(conclusion.verdict)).upper()
-    return (
-        f"verdict: {word} {options.model} at {base} on {task}; "
-        f"not verified: {not_verified}"
-    )

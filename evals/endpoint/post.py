@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from collections.abc import Mapping
 from datetime import UTC
 from datetime import datetime
@@ -42,6 +42,7 @@ def open_client(
             **key.headers(),
             "Accept-Encoding": "identity",
             "Cache-Control": "no-store",
+            "Connection": "close",
         },
         # OpenSSL reads SSL_CERT_FILE itself; a plain connection has no certificates.
         verify=ssl.create_default_context() if address.encrypted else False,
@@ -77,7 +78,7 @@ async def pieces(
     limits: Limits,
     *,
     at_most: int,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The bytes of the answer as they come; raises `RequestFailed`."""
     count = 0
     try:

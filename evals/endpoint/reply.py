@@ -21,9 +21,9 @@ class Reply:
     """One whole answer.
 
     reply_id, model : as the server names them, or None. text : of the answer, "" where
-    the limit came before it. reasoning : what a chat model wrote before. finish_reason :
-    "stop" or "length". prompt_tokens, completion_tokens : the server's own counts; most
-    count the end token.
+    the limit came before it. reasoning : what a chat model wrote before.
+    finish_reason : "stop" or "length". prompt_tokens, completion_tokens : the server's
+    own counts; most count the end token.
     """
 
     reply_id: str | None

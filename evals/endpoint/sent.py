@@ -1,4 +1,4 @@
-"""Does a reply answer what was sent? What an endpoint lets us verify of the protocol."""
+"""Does a reply answer what was sent? All of the protocol that an endpoint shows."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from mxmoe.evals.endpoint.address import Api
 from mxmoe.evals.endpoint.asked import Asked
@@ -80,6 +81,7 @@ def _grade_school() -> EndpointTask:
 _TASKS = {"grade_school": _grade_school}
 
 
+@cache
 def load_task(name: str) -> EndpointTask:
     """The task `name`; `BadInput` for one that cannot be asked at an endpoint."""
     if name not in _TASKS:

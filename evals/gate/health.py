@@ -63,10 +63,10 @@ def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
             f"first question {broken[0]}"
         )
     cut = sum(line.finish_reason == "length" for line in answers)
-    if _too_many(cut, count, baseline.truncated, baseline):
+    if too_many(cut, count, baseline.truncated, baseline):
         found.append(f"{cut} of {count} answers were cut at the output limit")
     same = sum(repeats(line.text) for line in answers)
-    if _too_many(same, count, baseline.repeating, baseline):
+    if too_many(same, count, baseline.repeating, baseline):
         found.append(f"{same} of {count} answers repeat one word")
     healthy = sum(baseline.tokens[line.question] for line in answers)
     ratio = sum(line.tokens for line in answers) / healthy
@@ -78,7 +78,8 @@ def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
     return found
 
 
-def _too_many(seen: int, count: int, share: float, baseline: Baseline) -> bool:
+def too_many(seen: int, count: int, share: float, baseline: Baseline) -> bool:
+    """Whether healthy runs show `seen` of `count` with a chance below `_CHANCE`."""
     # A share that was never seen may still be one question in all.
     expected = max(share, 1 / len(baseline.tokens))
     return bool(binom.sf(seen - 1, count, expected) < _CHANCE)
