@@ -159,7 +159,8 @@ def _inside(folder: Path, *, model: str | None, **asked: Any) -> Conclusion:
         from mxmoe.evals.gate.grade_school import run_gate
     except ModuleNotFoundError as error:
         raise _missing("hf", error) from error
-    options = Options(**asked, **({} if model is None else {"model": Path(model)}))
+    folder_of_model = {} if model is None else {"model": Path(model)}
+    options = Options(**(asked | folder_of_model))
     with Shown() as shown:
         return run_gate(options, folder, heard=shown)
 
