@@ -33,8 +33,7 @@ from mxmoe.evals.gate.health import repeats
 from mxmoe.reference.errors import BadInput
 
 # Answers that go on to the wanted length whatever the model would do; vLLM, SGLang and
-# TensorRT-LLM take both, others refuse unknown fields with one of these.
-_FORCED = "ignore_eos", "min_tokens"
+# TensorRT-LLM take both fields, others refuse unknown ones with one of these.
 _UNKNOWN_FIELD = frozenset({400, 422})
 # Speculative decoding brings a few tokens at once; a server or proxy that brings more
 # does not stream, and the times between its pieces say nothing of tokens.
@@ -64,12 +63,15 @@ class Wanted:
         whole("--concurrency", self.concurrency, at_least=1, at_most=1024)
         whole("--requests", self.requests, at_least=1, at_most=10000)
         whole("--warmup", self.warmup, at_least=0, at_most=1000)
-        ours = sorted(set(self.extra) & set(self.body("", forced=True, stream=True)))
-        if ours and set(ours) - set(_FORCED):
+        ours = sorted(set(self.extra) & set(self._own("", forced=False, stream=True)))
+        if ours:
             raise BadInput(f"--extra: expected other fields than {', '.join(ours)}")
 
     def body(self, prompt: str, *, forced: bool, stream: bool) -> dict[str, Any]:
         """A request; stream : of an answer that is timed, else of one token."""
+        return {**self._own(prompt, forced=forced, stream=stream), **self.extra}
+
+    def _own(self, prompt: str, *, forced: bool, stream: bool) -> dict[str, Any]:
         said: dict[str, Any] = {"prompt": prompt}
         if self.api is Api.CHAT:
             said = {"messages": [{"role": "user", "content": prompt}]}
@@ -83,7 +85,6 @@ class Wanted:
             "max_tokens": length,
             **force,
             **(streamed if stream else {}),
-            **self.extra,
         }
 
 
@@ -120,8 +121,8 @@ async def _measure(
         try:
             forced = await server.can_force()
             words = await words_of_length(wanted.isl, server.count)
-            for seed in range(wanted.warmup):
-                await server.answer(words, -1 - seed)
+            for number in range(wanted.warmup):
+                await server.answer(words, wanted.requests + 1 + number)
             begun = time.perf_counter()
             answers = await server.all_answers(words)
             seconds = time.perf_counter() - begun
