@@ -41,9 +41,8 @@ def wait_for(server: Any, requests: int, process: subprocess.Popen[str]) -> None
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(
-    "kills", [1, pytest.param(8, marks=pytest.mark.nightly)], ids=["once", "often"]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("kills", [1, 8])
 def test_a_killed_gate_goes_on(server: Any, tmp_path: Path, kills: int) -> None:
     right, random, run = server.behaviour, Random(kills), tmp_path / "run"
 
