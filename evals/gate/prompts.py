@@ -11,6 +11,8 @@ from mxmoe.reference.errors import BadInput
 # gpt-oss's template writes today's date into the system message. A prompt that is
 # another one tomorrow cannot be compared; this is the day the model was published.
 _DATE = "2025-08-05"
+# A template's own macro hides transformers' function of this name.
+_FROZEN = "{% macro strftime_now(format) %}" + _DATE + "{% endmacro %}"
 
 
 def prompts_of(task: Task, tokenizer: Any) -> tuple[str, ...]:
@@ -21,13 +23,15 @@ def prompts_of(task: Task, tokenizer: Any) -> tuple[str, ...]:
         raise BadInput(
             f"task {task.name}: expected a tokenizer with a chat template, found none"
         )
-    options: dict[str, Any] = {"strftime_now": lambda _format: _DATE}
+    options: dict[str, Any] = {}
     if task.reasoning_effort is not None:
         options["reasoning_effort"] = task.reasoning_effort
     try:
+        template = _FROZEN + tokenizer.get_chat_template()
         return tuple(
             tokenizer.apply_chat_template(
                 [turn._asdict() for turn in conversation],
+                chat_template=template,
                 tokenize=False,
                 add_generation_prompt=True,
                 **options,
