@@ -28,6 +28,7 @@ from mxmoe.evals.grade_school import tokenizer
 from mxmoe.evals.gsm8k import task as gsm8k_task
 from mxmoe.evals.inside.load import load
 from mxmoe.reference.errors import BadInput
+from mxmoe.reference.types import MoEConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,15 +39,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 # Enough to be cut, as a random model never ends.
-OUTPUT_TOKENS = 12
+OUTPUT_TOKENS = 9
 
 
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of `mxmoe make-checkpoint` with a vocabulary and a template."""
     folder = tmp_path_factory.mktemp("model") / "random"
-    write_checkpoint(folder)
-    shard = folder / "model-00001-of-00003.safetensors"
+    small = MoEConfig(hidden=64, intermediate=64, experts=4, top_k=2)
+    write_checkpoint(folder, config=small, layers=1)
+    shard = folder / "model-00001-of-00002.safetensors"
     tensors = load_file(shard)
     wide = torch.Generator().manual_seed(0)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
