@@ -126,7 +126,7 @@ def compare_runs(
 def differences(baseline: GateRun, run: GateRun) -> Mapping[str, list[str]]:
     """What differs, by the names of `ACROSS`."""
     model = "model_sha256"
-    same_model = replace(run.protocol, **{model: baseline.protocol.model_sha256})
+    same_model = replace(run.protocol, model_sha256=baseline.protocol.model_sha256)
     theirs, mine = baseline.facts, run.facts
     answered = [
         f"expected {len(baseline.answers)} answered, found {len(run.answers)}"
