@@ -23,10 +23,17 @@ def gate(
             "--candidate",
             "-c",
             metavar="SPEC",
-            help="path/file.py:attr, package.module:attr or an installed name",
+            help="path/file.py:attr, package.module:attr, an installed name, or plain",
         ),
     ] = None,
-    task: Annotated[str, typer.Option(help="grade_school")] = "grade_school",
+    task: Annotated[str, typer.Option(help="grade_school or gsm8k")] = "grade_school",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="GSM8K: test.jsonl and train.jsonl; default: MXMOE_GSM8K, or the hub",
+        ),
+    ] = None,
     fault: Annotated[
         str | None,
         typer.Option(
@@ -36,7 +43,15 @@ def gate(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="default: the one that ships; at an endpoint its name"
+            metavar="DIR|NAME",
+            help="a gpt-oss folder (grade_school: the one that ships), or the name "
+            "at the endpoint",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT", help="pass from this score on, whatever the reference"
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="of the model: float32 or bfloat16")] = (
@@ -48,6 +63,14 @@ def gate(
         str | None,
         typer.Option(
             metavar="URL", help="ask this OpenAI-compatible server, not a candidate"
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="entry to compare an endpoint with, e.g. "
+            "gsm8k-gpt-oss-120b; default: the task's only one",
         ),
     ] = None,
     api: Annotated[
@@ -87,34 +110,37 @@ def gate(
     rest would is at most 1 in 1000. Each answer is kept as it comes: the same command
     on the same --run-dir goes on after a crash.
 
-    With --endpoint URL and --model NAME a server is asked instead. Nothing shows there
-    which kernel ran; the verdict says what it does not cover.
+    --task gsm8k asks a gpt-oss-20b or -120b as TensorRT-LLM does (5-shot, chat
+    template, greedy, 8192 output tokens) and needs the extra `eval`. --candidate plain
+    is the suite's own, for faults that no other candidate can have.
 
-    Exit codes: 0 pass; 1 fail; 3 invalid: another protocol, answers that were cut or
-    are missing, or the candidate did not run; 4 inconclusive: stopped before the
-    verdict was certain.
+    With --endpoint URL and --model NAME a server is asked instead (extra `endpoint`).
+    Nothing shows there which kernel ran; the verdict says what it does not cover.
+
+    Exit codes: 0 pass; 1 fail; 2 usage or bad input; 3 invalid: another protocol,
+    answers that were cut or are missing, or the candidate did not or cannot run; 4
+    inconclusive: stopped before the verdict was certain.
     """
     import json
 
     from mxmoe.conformance.escape import printable
     from mxmoe.conformance.rundir import new_run_id
-    from mxmoe.evals.gate.reference import load_reference
 
-    load_reference(task)
     if (candidate is None) is (endpoint is None):
         raise BadInput("gate: expected either --candidate or --endpoint")
     folder = run_dir or Path("runs") / new_run_id()
+    shared = {"task": task, "data": data, "threshold": threshold, "full": full}
     not_verified: list[str] = []
     if endpoint is None:
         conclusion = _inside(
             folder,
+            **shared,
             candidate=candidate,
             fault=fault,
             model=model,
             dtype=dtype,
             device=device,
             batch=batch,
-            full=full,
         )
         name = str(candidate) if fault is None else f"{candidate} with fault {fault}"
     else:
@@ -122,13 +148,13 @@ def gate(
             raise BadInput("--fault: expected --candidate, found --endpoint")
         conclusion, not_verified = _at_endpoint(
             folder,
-            task=task,
+            **shared,
             endpoint=endpoint,
+            reference=reference,
             model=model or "",
             api=_api(api),
             api_key_env=api_key_env,
             concurrency=concurrency,
-            full=full,
             request_seconds=request_seconds,
             run_seconds=run_seconds,
         )
@@ -150,13 +176,15 @@ def _inside(folder: Path, *, model: str | None, **asked: Any) -> Conclusion:
     """A candidate inside the model, here."""
     from mxmoe.evals.gate.shown import Shown
 
+    if asked["task"] != "grade_school" and model is None:
+        raise BadInput(f"--task {asked['task']}: expected --model, found none")
     if asked["dtype"] not in ("float32", "bfloat16"):
         raise BadInput(
             f"--dtype: expected float32 or bfloat16, found {asked['dtype']!r}"
         )
     try:
-        from mxmoe.evals.gate.grade_school import Options
-        from mxmoe.evals.gate.grade_school import run_gate
+        from mxmoe.evals.gate.options import Options
+        from mxmoe.evals.gate.run import run_gate
     except ModuleNotFoundError as error:
         raise _missing("hf", error) from error
     folder_of_model = {} if model is None else {"model": Path(model)}
@@ -176,13 +204,13 @@ def _at_endpoint(
         from mxmoe.evals.endpoint.gate_run import run_endpoint_gate
         from mxmoe.evals.endpoint.gate_run import unverified
         from mxmoe.evals.endpoint.limits import Limits
-        from mxmoe.evals.endpoint.task import load_task
+        from mxmoe.evals.endpoint.task import load_endpoint_task
     except ModuleNotFoundError as error:
         raise _missing("endpoint", error) from error
     options = Options(**asked, limits=Limits(request=request_seconds))
     with Shown() as shown:
         found = run_endpoint_gate(options, folder, heard=shown)
-    return found, unverified(load_task(options.task))
+    return found, unverified(load_endpoint_task(options.task, options.data))
 
 
 def _api(name: str | None) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxmoe.evals.endpoint.address import Api
+from mxmoe.evals.gate.task import Conversation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,12 @@ class Asked:
     model: str
     sampling: Sampling
 
-    def body(self, prompt: str) -> dict[str, Any]:
-        """The request for a prompt; in a chat it is the one message of the user."""
-        said: Mapping[str, Any] = {"prompt": prompt}
-        if self.api is Api.CHAT:
-            said = {"messages": [{"role": "user", "content": prompt}]}
+    def body(self, conversation: Conversation) -> dict[str, Any]:
+        """The request for a conversation; without a chat its text, to be completed."""
+        turns = [turn._asdict() for turn in conversation]
+        said: Mapping[str, Any] = {"messages": turns}
+        if self.api is Api.COMPLETIONS:
+            said = {"prompt": "".join(turn.content for turn in conversation)}
         optional = {
             "stop": list(self.sampling.stops),
             "reasoning_effort": self.sampling.reasoning_effort,

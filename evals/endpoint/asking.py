@@ -35,7 +35,6 @@ from mxmoe.evals.endpoint.sent import check_reply
 from mxmoe.evals.endpoint.task import EndpointTask
 from mxmoe.evals.endpoint.trouble import RequestFailed
 from mxmoe.evals.gate.answer_lines import AnswerLine
-from mxmoe.evals.gate.protocol import prompt_hash
 
 
 class NoAnswer(Exception):
@@ -171,12 +170,11 @@ class Asker:
         return ended(ANSWERED, reply=reply), reply
 
     async def _reply(self, client: httpx.AsyncClient, question: int) -> Reply:
-        endpoint, prompt = self._endpoint, self._task.prompts[question]
-        asked = endpoint.asked
+        endpoint, asked = self._endpoint, self._endpoint.asked
         body = await post(
             client,
             endpoint.address.url(asked.api),
-            asked.body(prompt),
+            asked.body(self._task.task.conversations[question]),
             endpoint.limits,
             at_most=Limits.body_bytes(asked.sampling.output_tokens),
         )
@@ -197,13 +195,12 @@ def answer_line(task: EndpointTask, attempt: Attempt, reply: Reply) -> AnswerLin
     Its tokens are the server's count. An endpoint shows no logits, so `finite` says
     only that nothing else was seen; the verdict names it as not verified.
     """
-    extracted, correct = task.grade(attempt.question, reply.text)
     return AnswerLine(
         question=attempt.question,
-        prompt_sha256=prompt_hash(task.prompts[attempt.question]),
+        prompt_sha256=task.prompt_sha256(attempt.question),
         text=reply.text,
-        extracted=extracted,
-        correct=correct,
+        extracted=task.task.extract(reply.text),
+        correct=task.task.is_correct(attempt.question, reply.text),
         tokens=reply.completion_tokens,
         finish_reason=reply.finish_reason,
         finite=True,

@@ -28,10 +28,11 @@ from mxmoe.evals.endpoint.limits import Limits
 from mxmoe.evals.endpoint.reply import LENGTH
 from mxmoe.evals.endpoint.run_folder import begin_or_reopen
 from mxmoe.evals.endpoint.run_folder import conclusion_before
-from mxmoe.evals.endpoint.run_folder import end
+from mxmoe.evals.endpoint.run_folder import end_or_leave
 from mxmoe.evals.endpoint.run_folder import resume
 from mxmoe.evals.endpoint.task import EndpointTask
-from mxmoe.evals.endpoint.task import load_task
+from mxmoe.evals.endpoint.task import load_endpoint_task
+from mxmoe.evals.endpoint.task import reference_at_endpoint
 from mxmoe.evals.endpoint.trouble import Trouble
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.asking import Plan
@@ -45,13 +46,13 @@ from mxmoe.evals.gate.health import complaints
 from mxmoe.evals.gate.health import too_many
 from mxmoe.evals.gate.order import registered_order
 from mxmoe.evals.gate.reference import Reference
-from mxmoe.evals.gate.reference import load_reference
 from mxmoe.evals.gate.rule import Rule
+from mxmoe.evals.gate.task import ORDER_SEED
+from mxmoe.evals.gate.task import Task
 from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import conclude
 from mxmoe.reference.errors import BadInput
 
-ORDER_SEED = 0
 _MOST_AT_ONCE = 1024
 # What a verdict at an endpoint does not cover; said with each.
 UNVERIFIED = (
@@ -66,13 +67,18 @@ _UNSEEN_PROMPT = "the prompt after the server's template"
 class Options:
     """What `mxmoe gate --endpoint` was asked for.
 
-    model : as the server names it. api_key_env : the variable with the key, never the
-    key. run_seconds : for all questions together.
+    model : as the server names it. data : of a task that ships no questions.
+    reference : the name of an entry. threshold : percent, in the place of its score.
+    api_key_env : the variable with the key, never the key. run_seconds : for all
+    questions together.
     """
 
     endpoint: str
     model: str
     task: str = "grade_school"
+    data: Path | None = None
+    reference: str | None = None
+    threshold: float | None = None
     api: Api | None = None
     api_key_env: str | None = None
     concurrency: int = 16
@@ -93,36 +99,41 @@ def run_endpoint_gate(
     because the server could not be reached may go on. Raises `BadInput` for options
     that cannot be carried out and for a folder of another or a damaged run.
     """
-    reference = load_reference(options.task)
-    task = load_task(options.task)
-    endpoint = _endpoint(options, reference)
+    reference = reference_at_endpoint(
+        options.task, options.reference, options.threshold
+    )
+    task = load_endpoint_task(options.task, options.data)
+    endpoint = _endpoint(options, task.task)
     until = time.monotonic() + between("run_seconds", options.run_seconds, 0, 1e7)
     writer = begin_or_reopen(folder, _facts(options, endpoint.address))
     before = conclusion_before(writer)
     if before is not None:
         return before
     protocol = task.protocol(
-        endpoint.asked,
-        order_seed=ORDER_SEED,
-        model_sha256=reference.protocol.model_sha256,
+        endpoint.asked, model_sha256=reference.protocol.model_sha256
     )
-    rule = reference.test.rule()
+    rule = reference.rule
     writer.describe(
-        protocol=asdict(protocol), rule=asdict(rule), unverified=unverified(task)
+        protocol=asdict(protocol),
+        rule=asdict(rule),
+        test=reference.notation(),
+        questions_sha256=task.task.questions_sha256,
+        unverified=unverified(task),
     )
-    other = reference.protocol.differences(protocol)
+    other = reference.differences(protocol)
     if other:
         found = conclude(rule, weigh(rule, 0, 0), other_protocol=other)
-        return end(writer, found, goes_on=False)
+        return end_or_leave(writer, found, goes_on=False)
     plan = Plan(
         rule=rule,
-        order=registered_order(len(task.prompts), seed=ORDER_SEED),
+        order=registered_order(task.count, seed=ORDER_SEED),
         # All that are missing: the asker itself bounds how many are in flight.
-        batch=len(task.prompts),
+        batch=task.count,
         full=options.full,
     )
     asked = _ask(plan, endpoint, task, folder, until, lambda p: heard(rule, p))
-    return end(writer, _conclude(asked, reference, folder), goes_on=asked.goes_on)
+    found = _conclude(asked, reference, folder)
+    return end_or_leave(writer, found, goes_on=asked.goes_on)
 
 
 def unverified(task: EndpointTask) -> list[str]:
@@ -182,7 +193,7 @@ def _final(attempts: Sequence[Attempt], temperature: float) -> Attempt | None:
 def _conclude(outcome: _Outcome, reference: Reference, folder: Path) -> Conclusion:
     counted = outcome.progress.counted
     conclusion = conclude(
-        reference.test.rule(),
+        reference.rule,
         outcome.progress.standing,
         did_not_run=outcome.no_answer or _unwritten(counted, reference.baseline),
         complaints=complaints(counted, reference.baseline) if counted else (),
@@ -212,9 +223,8 @@ def _repeated(attempts: Sequence[Attempt]) -> list[str]:
     return [f"{count} of {len(attempts)} attempts brought no answer: {kinds}"]
 
 
-def _endpoint(options: Options, reference: Reference) -> Endpoint:
-    protocol = reference.protocol
-    default = Api.CHAT if protocol.chat_template else Api.COMPLETIONS
+def _endpoint(options: Options, task: Task) -> Endpoint:
+    default = Api.CHAT if task.chat_template else Api.COMPLETIONS
     if not options.model:
         raise BadInput("--model: expected the name of a model, found none")
     return Endpoint(
@@ -224,10 +234,10 @@ def _endpoint(options: Options, reference: Reference) -> Endpoint:
             api=options.api or default,
             model=options.model,
             sampling=Sampling(
-                temperature=protocol.temperature,
-                output_tokens=protocol.output_tokens,
-                stops=protocol.stops,
-                reasoning_effort=protocol.reasoning_effort,
+                temperature=task.temperature,
+                output_tokens=task.output_tokens,
+                stops=task.stops,
+                reasoning_effort=task.reasoning_effort,
             ),
         ),
         limits=options.limits,
@@ -240,9 +250,14 @@ def _endpoint(options: Options, reference: Reference) -> Endpoint:
 def _facts(options: Options, address: Address) -> dict[str, object]:
     """What a run is of; how fast it is asked may change when it goes on."""
     return {
+        # As `mxmoe compare` names what two runs are of.
+        "candidate": f"{options.model} at {address.base}",
         "endpoint": address.base,
         "model": options.model,
         "task": options.task,
+        "data": None if options.data is None else str(options.data),
+        "reference": options.reference,
+        "threshold": options.threshold,
         "api": options.api and str(options.api),
         "full": options.full,
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
@@ -16,6 +17,8 @@ from mxmoe.evals.endpoint.attempts import resume_attempts
 from mxmoe.evals.endpoint.task import EndpointTask
 from mxmoe.evals.gate.answer_lines import append_answer
 from mxmoe.evals.gate.answer_lines import resume_answers
+from mxmoe.evals.gate.ended import end
+from mxmoe.evals.gate.ended import ended
 from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.reference.errors import BadInput
@@ -25,7 +28,9 @@ def begin_or_reopen(folder: Path, options: Mapping[str, Any]) -> RunWriter:
     """The writer of a new run, or of one with the same options; else `BadInput`."""
     if not (folder / "run.json").exists():
         writer = open_run(folder)
-        writer.describe(command="gate", options=dict(options), **describe_machine())
+        writer.describe(
+            command="gate", started=now(), options=dict(options), **describe_machine()
+        )
         return writer
     writer = RunWriter.reopen(folder)
     before = writer.facts.get("options")
@@ -39,20 +44,16 @@ def begin_or_reopen(folder: Path, options: Mapping[str, Any]) -> RunWriter:
 
 def conclusion_before(writer: RunWriter) -> Conclusion | None:
     """The conclusion of a run that has ended and may not go on."""
-    if "verdict" not in writer.facts or writer.facts.get("goes_on"):
-        return None
-    verdict = GateVerdict(writer.facts["verdict"])
-    return Conclusion(verdict, tuple(writer.facts["reasons"]))
+    return None if writer.facts.get("goes_on") else ended(writer)
 
 
-def end(writer: RunWriter, conclusion: Conclusion, *, goes_on: bool) -> Conclusion:
-    """Write the conclusion; goes_on : the same command may ask what is missing."""
-    writer.describe(
-        verdict=str(conclusion.verdict),
-        reasons=list(conclusion.reasons),
-        goes_on=goes_on,
-    )
-    return conclusion
+def end_or_leave(
+    writer: RunWriter, conclusion: Conclusion, *, goes_on: bool
+) -> Conclusion:
+    """Seal the conclusion; goes_on : the same command may ask what is missing."""
+    undecided = conclusion.verdict in (GateVerdict.INVALID, GateVerdict.INCONCLUSIVE)
+    writer.describe(goes_on=goes_on and undecided)
+    return end(writer, conclusion)
 
 
 def resume(folder: Path, task: EndpointTask) -> list[Attempt]:
@@ -82,9 +83,8 @@ def resume(folder: Path, task: EndpointTask) -> list[Attempt]:
 
 
 def _asked(question: int, task: EndpointTask) -> bool:
-    if not 0 <= question < len(task.prompts):
+    if not 0 <= question < task.count:
         raise BadInput(
-            f"attempts: expected one of the {len(task.prompts)} questions, "
-            f"found {question}"
+            f"attempts: expected one of the {task.count} questions, found {question}"
         )
     return True

@@ -27,11 +27,12 @@ _REPEATED, _ENOUGH_WORDS = 0.5, 12
 class Baseline:
     """What healthy runs of a protocol showed.
 
-    tokens : of each question's answer, by question. truncated, repeating : shares of
-    the answers.
+    tokens : of each question's answer, by question; None where no healthy run is
+    known, and then lengths are not compared. truncated, repeating : shares of the
+    answers.
     """
 
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] | None
     truncated: float = 0.0
     repeating: float = 0.0
 
@@ -68,8 +69,7 @@ def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
     same = sum(repeats(line.text) for line in answers)
     if too_many(same, count, baseline.repeating, baseline):
         found.append(f"{same} of {count} answers repeat one word")
-    healthy = sum(baseline.tokens[line.question] for line in answers)
-    ratio = sum(line.tokens for line in answers) / healthy
+    ratio = _length_ratio(answers, baseline)
     if not SHORTEST <= ratio <= LONGEST:
         found.append(
             f"answers have {ratio:.2f} times the tokens of healthy runs, "
@@ -78,8 +78,15 @@ def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
     return found
 
 
+def _length_ratio(answers: Sequence[AnswerLine], baseline: Baseline) -> float:
+    if baseline.tokens is None:
+        return 1.0
+    healthy = sum(baseline.tokens[line.question] for line in answers)
+    return sum(line.tokens for line in answers) / healthy
+
+
 def too_many(seen: int, count: int, share: float, baseline: Baseline) -> bool:
     """Whether healthy runs show `seen` of `count` with a chance below `_CHANCE`."""
-    # A share that was never seen may still be one question in all.
-    expected = max(share, 1 / len(baseline.tokens))
+    # A share that was never seen may still be one question in all that were seen.
+    expected = max(share, 1 / len(baseline.tokens or range(count)))
     return bool(binom.sf(seen - 1, count, expected) < _CHANCE)

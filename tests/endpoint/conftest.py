@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("httpx", reason="needs the extra 'endpoint'")
 
-from mxmoe.evals.endpoint.task import load_task
+from mxmoe.evals.endpoint.task import load_endpoint_task
 from mxmoe.evals.grade_school.frozen import load_test_problems
 from mxmoe.evals.grade_school.tokenizer import load as load_tokenizer
 
@@ -118,7 +118,7 @@ class FakeServer(ThreadingHTTPServer):
             "model": body["model"],
             "choices": [choice],
             "usage": {
-                "prompt_tokens": load_task("grade_school").tokens[number],  # type: ignore[index]
+                "prompt_tokens": load_endpoint_task("grade_school").tokens[number],  # type: ignore[index]
                 "completion_tokens": min(tokens, body["max_tokens"]),
             },
             **changes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -22,9 +23,10 @@ from mxmoe.evals.endpoint.asking import Endpoint
 from mxmoe.evals.endpoint.asking import NoAnswer
 from mxmoe.evals.endpoint.attempts import read_attempts
 from mxmoe.evals.endpoint.limits import Limits
-from mxmoe.evals.endpoint.task import load_task
+from mxmoe.evals.endpoint.task import load_endpoint_task
 from mxmoe.evals.endpoint.trouble import Trouble
 from mxmoe.evals.gate.answer_lines import AnswerLine
+from mxmoe.evals.grade_school.frozen import load_test_problems
 
 QUICK = Limits(connect=1, request=2, attempts=3, first_wait=0.01, longest_wait=2)
 KEY = "sk-secret-0123456789"
@@ -49,7 +51,7 @@ def endpoint_of(server: Any, **changes: Any) -> Endpoint:
 def ask(
     endpoint: Endpoint, run: Path, questions: Sequence[int] = (0,)
 ) -> list[AnswerLine]:
-    return list(Asker(endpoint, load_task("grade_school"), run)(questions))
+    return list(Asker(endpoint, load_endpoint_task("grade_school"), run)(questions))
 
 
 def outcomes(run: Path) -> list[str]:
@@ -192,8 +194,10 @@ def test_a_failure_is_no_answer(
 
 
 def test_a_server_that_is_not_there_is_tried_again(server: Any, tmp_path: Path) -> None:
-    endpoint = endpoint_of(server)
-    server.server_close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = read_address(f"http://127.0.0.1:{free.getsockname()[1]}")
+    endpoint = endpoint_of(server, address=nobody)
     with pytest.raises(NoAnswer, match="in 3 attempts: ConnectError"):
         ask(endpoint, tmp_path)
     assert outcomes(tmp_path) == [Trouble.REFUSED] * 3
@@ -283,7 +287,7 @@ def test_a_reply_given_twice_is_no_answer_to_the_second(
     server: Any, tmp_path: Path
 ) -> None:
     server.behaviour = edited(id="same")
-    task = load_task("grade_school")
+    task = load_endpoint_task("grade_school")
     answers = Asker(endpoint_of(server, concurrency=1), task, tmp_path)([0, 1])
     assert next(answers).question == 0
     with pytest.raises(NoAnswer, match="reply of its own, found same again"):
@@ -337,7 +341,7 @@ def test_answers_that_came_are_given_before_a_failure_ends_the_run(
         return handler.send_json(server.right(body))
 
     server.behaviour = behave
-    task = load_task("grade_school")
+    task = load_endpoint_task("grade_school")
     answers = Asker(endpoint_of(server), task, tmp_path)([2, 0, 1])
     assert {next(answers).question, next(answers).question} == {0, 1}
     with pytest.raises(NoAnswer, match="question 2"):
@@ -351,7 +355,7 @@ def test_closing_cancels_what_is_in_flight(server: Any, tmp_path: Path) -> None:
 
     server.behaviour = behave
     begun = time.monotonic()
-    answers = Asker(endpoint_of(server), load_task("grade_school"), tmp_path)(
+    answers = Asker(endpoint_of(server), load_endpoint_task("grade_school"), tmp_path)(
         [3, 5, 4, 9, 11, 12]
     )
     assert next(answers).question == 5
@@ -381,7 +385,7 @@ def test_a_chat_sends_one_message_and_keeps_the_reasoning(
     assert attempt.reply.reasoning == "so 4 + 3"
     [body] = server.requests
     assert body["messages"] == [
-        {"role": "user", "content": load_task("grade_school").prompts[0]}
+        {"role": "user", "content": load_test_problems()[0].prompt}
     ]
     assert (body["stop"], body["reasoning_effort"]) == (["Question:"], "low")
     assert (body["temperature"], body["max_tokens"]) == (0.0, 160)

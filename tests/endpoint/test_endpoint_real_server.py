@@ -36,7 +36,7 @@ from mxmoe.evals.endpoint.asking import Endpoint
 from mxmoe.evals.endpoint.gate_run import Options
 from mxmoe.evals.endpoint.gate_run import run_endpoint_gate
 from mxmoe.evals.endpoint.limits import Limits
-from mxmoe.evals.endpoint.task import load_task
+from mxmoe.evals.endpoint.task import load_endpoint_task
 from mxmoe.evals.gate.answer_lines import read_answers
 from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.gate.verdict import GateVerdict
@@ -144,7 +144,7 @@ def test_a_chat_is_answered_through_the_servers_template(tmp_path: Path) -> None
     config = json.loads((folder / "tokenizer_config.json").read_bytes())
     config["chat_template"] = "{{ messages[0]['content'] }}"
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    task = load_task("grade_school")
+    task = load_endpoint_task("grade_school")
     with serving(folder, tmp_path / "log") as url:
         endpoint = Endpoint(
             address=read_address(url),

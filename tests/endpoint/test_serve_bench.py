@@ -84,7 +84,7 @@ def piece(word: str) -> dict[str, Any]:
 
 
 def bench(url: str, run: Path, *more: str) -> int:
-    lengths = ("--isl", "60", "--osl", "24", "--requests", "4")
+    lengths = ("--isl", "60", "--osl", "24", "--requests", "3")
     quick = ("--model", "served", *lengths, "--json")
     with pytest.raises(SystemExit) as ended:
         main(["serve-bench", url, *quick, "--run-dir", str(run), *more])
@@ -113,8 +113,8 @@ def test_figures_are_those_of_the_server(
     assert "no gate was run" in said
     with (run / "bench.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["prompt_tokens"] for row in rows] == ["60"] * 4
-    assert [row["completion_tokens"] for row in rows] == ["24"] * 4
+    assert [row["prompt_tokens"] for row in rows] == ["60"] * 3
+    assert [row["completion_tokens"] for row in rows] == ["24"] * 3
     median = statistics.median(float(row["itl_ms"]) for row in rows)
     assert median == pytest.approx(itl["p50"], abs=1e-4)
     assert json.loads((run / "run.json").read_bytes())["latency"] == latency
@@ -126,19 +126,19 @@ def test_timed_prompts_differ_and_the_warm_up_is_not_timed(
     server.behaviour = Engine()
     assert bench(server.url, tmp_path / "run", "--warmup", "2") == 0
     timed = [body for body in server.requests if body.get("stream")]
-    assert len(timed) == 6
-    assert len({body["messages"][0]["content"] for body in timed}) == 6
+    assert len(timed) == 5
+    assert len({body["messages"][0]["content"] for body in timed}) == 5
     assert all(body["ignore_eos"] and body["min_tokens"] == 24 for body in timed)
     assert all(body["stream_options"] == {"include_usage": True} for body in timed)
 
 
 REFUSED = [
-    ("short", {"usage": lambda u: {**u, "completion_tokens": 23}}, "4 of 4 answers ha"),
-    ("prompt", {"usage": lambda u: {**u, "prompt_tokens": 59}}, "4 of 4 prompts have"),
+    ("short", {"usage": lambda u: {**u, "completion_tokens": 23}}, "3 of 3 answers ha"),
+    ("prompt", {"usage": lambda u: {**u, "prompt_tokens": 59}}, "3 of 3 prompts have"),
     ("no usage", {"usage": lambda u: None}, "expected usage with both token counts"),
-    ("repeats", {"words": lambda n: ["!"] * n}, "4 of 4 answers repeat one word"),
+    ("repeats", {"words": lambda n: ["!"] * n}, "3 of 3 answers repeat one word"),
     ("silent", {"words": lambda n: []}, "expected text, found none"),
-    ("pieces", {"words": lambda n: list(WORDS[: 2 * n])}, "4 of 4 answers came in"),
+    ("pieces", {"words": lambda n: list(WORDS[: 2 * n])}, "3 of 3 answers came in"),
     ("buffered", {"at_once": 24}, "answers are not streamed"),
     ("503", {"status": 503}, "HTTP 503"),
     ("404", {"status": 404}, "HTTP 404"),
@@ -219,7 +219,7 @@ def test_the_gate_of_another_server_is_refused(
 def test_users_ask_at_the_same_time(server: Any, tmp_path: Path) -> None:
     server.behaviour = Engine()
     run = tmp_path / "run"
-    assert bench(server.url, run, "--concurrency", "4") == 0
+    assert bench(server.url, run, "--concurrency", "3") == 0
     latency = json.loads((run / "run.json").read_bytes())["latency"]
     assert latency["tokens_per_s"] > 1.2 * latency["tokens_per_s_user"]["mean"]
 
