@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
 
+from mxmoe.conformance.rundir import RunWriter
 from mxmoe.evals.endpoint.address import Address
 from mxmoe.evals.endpoint.address import Api
 from mxmoe.evals.endpoint.address import read_address
@@ -109,18 +110,8 @@ def run_endpoint_gate(
     before = conclusion_before(writer)
     if before is not None:
         return before
-    protocol = task.protocol(
-        endpoint.asked, model_sha256=reference.protocol.model_sha256
-    )
     rule = reference.rule
-    writer.describe(
-        protocol=asdict(protocol),
-        rule=asdict(rule),
-        test=reference.notation(),
-        questions_sha256=task.task.questions_sha256,
-        unverified=unverified(task),
-    )
-    other = reference.differences(protocol)
+    other = _other_protocol(writer, task, endpoint.asked, reference)
     if other:
         found = conclude(rule, weigh(rule, 0, 0), other_protocol=other)
         return end_or_leave(writer, found, goes_on=False)
@@ -134,6 +125,21 @@ def run_endpoint_gate(
     asked = _ask(plan, endpoint, task, folder, until, lambda p: heard(rule, p))
     found = _conclude(asked, reference, folder)
     return end_or_leave(writer, found, goes_on=asked.goes_on)
+
+
+def _other_protocol(
+    writer: RunWriter, task: EndpointTask, asked: Asked, reference: Reference
+) -> list[str]:
+    """How what is asked differs from the reference; both are written down."""
+    protocol = task.protocol(asked, model_sha256=reference.protocol.model_sha256)
+    writer.describe(
+        protocol=asdict(protocol),
+        rule=asdict(reference.rule),
+        test=reference.notation(),
+        questions_sha256=task.task.questions_sha256,
+        unverified=unverified(task),
+    )
+    return reference.differences(protocol)
 
 
 def unverified(task: EndpointTask) -> list[str]:

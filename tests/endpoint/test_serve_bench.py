@@ -9,12 +9,14 @@ import statistics
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mxmoe.conformance.commands.main import main
+from mxmoe.conformance.rundir import open_run
 from mxmoe.evals.endpoint.address import Api
 from mxmoe.evals.endpoint.calibrate import WORDS
 from mxmoe.evals.endpoint.calibrate import prompt_of
@@ -23,6 +25,10 @@ from mxmoe.evals.endpoint.events import Events
 from mxmoe.evals.endpoint.latency import latency_of
 from mxmoe.evals.endpoint.serve_bench import Wanted
 from mxmoe.evals.endpoint.streamed import Streamed
+from mxmoe.evals.gate.ended import end
+from mxmoe.evals.gate.reference import load_reference
+from mxmoe.evals.gate.verdict import Conclusion
+from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.reference.errors import BadInput
 
 # Tokens of the fake server's template, and seconds before and between tokens.
@@ -178,16 +184,15 @@ def test_a_server_that_cannot_be_forced_is_measured_and_said(
     assert server.requests[-1]["top_k"] == 1
 
 
-def gate_run(folder: Path, url: str, verdict: str, **changes: Any) -> Path:
-    folder.mkdir()
-    facts = {
-        "schema": 1,
-        "command": "gate",
-        "options": {"endpoint": f"{url}/v1", "model": "served"},
-        "verdict": verdict,
-        **changes,
-    }
-    (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+def gate_run(folder: Path, url: str, verdict: str) -> Path:
+    """A gate's run, sealed as the gate does it."""
+    writer = open_run(folder)
+    writer.describe(
+        command="gate",
+        options={"endpoint": f"{url}/v1", "model": "served"},
+        protocol=asdict(load_reference("grade_school").protocol),
+    )
+    end(writer, Conclusion(GateVerdict(verdict), ("as if",)))
     return folder
 
 
@@ -205,6 +210,16 @@ def test_a_server_that_failed_its_gate_has_no_latency(
     said = "the gate passed:" if code == 0 else "refused: the gate of this server ended"
     assert said in capsys.readouterr().out
     assert bool(server.requests) is (code == 0)
+
+
+def test_a_verdict_that_was_edited_is_refused(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = gate_run(tmp_path / "gate", server.url, "fail")
+    facts = (gate / "run.json").read_text("utf-8")
+    (gate / "run.json").write_text(facts.replace('"fail"', '"pass"'), encoding="utf-8")
+    assert bench(server.url, tmp_path / "run", "--gate", str(gate)) == 2
+    assert "found it changed" in capsys.readouterr().err
 
 
 def test_the_gate_of_another_server_is_refused(
