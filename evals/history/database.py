@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import astuple
 from dataclasses import fields
@@ -47,23 +46,6 @@ def rebuild(path: Path, scanned: Scanned) -> None:
         partial.unlink(missing_ok=True)
         raise BadInput(
             f"{path}: expected a database that can be written, found {error}"
-        ) from error
-
-
-def read_rows(path: Path) -> Sequence[Row]:
-    """The runs in a database, by start; `BadInput` if it is none."""
-    names = ", ".join(field.name for field in fields(Row))
-    try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as c:
-            found = c.execute(f"SELECT {names} FROM runs ORDER BY started, folder")
-            return [
-                Row(**dict(zip(names.split(", "), row, strict=True))) for row in found
-            ]
-    except sqlite3.Error as error:
-        raise BadInput(
-            f"{path}: expected a history's database, found {error}"
         ) from error
 
 
