@@ -13,8 +13,8 @@ from mxmoe.evals.gate.gate_run import GateRun
 from mxmoe.evals.gate.gate_run import read_gate_run
 from mxmoe.reference.errors import BadInput
 
-# A run directory holds bundles, never another run: runs/<id>, or runs/<night>/<id>.
-_DEEPEST = 3
+# runs/<id>, and what the nights leave: runs/nights/<id>/<candidate>/gate.
+_DEEPEST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,8 @@ def _run_folders(runs: Path) -> Iterator[Path]:
     for here, folders, files in os.walk(runs):
         depth = len(Path(here).relative_to(runs).parts)
         if "run.json" in files and depth:
-            folders.clear()
             yield Path(here)
-        elif depth >= _DEEPEST:
+        if depth >= _DEEPEST:
             folders.clear()
         folders.sort()
 
