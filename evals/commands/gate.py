@@ -108,7 +108,7 @@ def gate(
         full=full,
         **({} if model is None else {"model": model}),
     )
-    with Shown() as shown:
+    with Shown(full=full) as shown:
         conclusion = run_gate(options, folder, heard=shown)
     verdict = str(conclusion.verdict)
     name = candidate if fault is None else f"{candidate} with fault {fault}"
