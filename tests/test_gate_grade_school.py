@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
+from mxmoe.conformance.faults.catalogue import installed_faults
 from mxmoe.evals.gate import run as gate_run
 from mxmoe.evals.gate.answer_lines import read_answers
 from mxmoe.evals.gate.begun import begin
@@ -18,6 +19,7 @@ from mxmoe.evals.gate.ended import end
 from mxmoe.evals.gate.evidence import Decision
 from mxmoe.evals.gate.evidence import weigh
 from mxmoe.evals.gate.options import Options
+from mxmoe.evals.gate.options import load_subject
 from mxmoe.evals.gate.reference import load_reference
 from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.gate.run import run_gate
@@ -178,3 +180,40 @@ def test_a_fault_that_cannot_be_planted_says_why(
 ) -> None:
     with pytest.raises(BadInput, match=said):
         run_gate(Options(candidate="trtllm_gen", fault=fault), tmp_path / "run")
+
+
+def test_a_candidate_that_cannot_run_here_is_no_verdict(tmp_path: Path) -> None:
+    candidate = tmp_path / "needs_a_gpu.py"
+    candidate.write_text(
+        "from types import SimpleNamespace\n"
+        "from mxmoe.kernels.torch_dense import candidate as base\n"
+        "candidate = SimpleNamespace(name='needs_a_gpu', prepare=base.prepare,\n"
+        "    forward=base.forward, unavailable=lambda: 'needs a B200')\n",
+        encoding="utf-8",
+    )
+    options = Options(candidate=f"{candidate}:candidate")
+    found = run_gate(options, tmp_path / "run")
+    assert found.verdict is GateVerdict.INVALID
+    assert found.verdict.exit_code == 3
+    assert found.reasons == ("the candidate cannot run here: needs a B200",)
+    assert run_gate(options, tmp_path / "run") == found
+
+
+@pytest.mark.nightly
+def test_a_fault_inside_the_plain_candidate_is_judged_there(tmp_path: Path) -> None:
+    options = Options(candidate="plain", fault="bias_not_shuffled_fc1")
+    found = run_gate(options, tmp_path / "run")
+    assert found.verdict is GateVerdict.FAIL, found
+
+
+def test_every_fault_of_the_catalogue_can_be_planted_in_plain_or_says_why() -> None:
+    refused = []
+    for name in installed_faults():
+        try:
+            load_subject(Options(candidate="plain", fault=name))
+        except BadInput as reason:
+            refused.append((name, str(reason)))
+    assert {reason.partition(": expected ")[2] for _, reason in refused} <= {
+        "a loader of the layout of plain, found another layout's"
+    }
+    assert len(refused) < len(installed_faults()) / 4

@@ -189,7 +189,7 @@ def _inside(folder: Path, *, model: str | None, **asked: Any) -> Conclusion:
         raise _missing("hf", error) from error
     folder_of_model = {} if model is None else {"model": Path(model)}
     options = Options(**(asked | folder_of_model))
-    with Shown() as shown:
+    with Shown(full=asked["full"]) as shown:
         return run_gate(options, folder, heard=shown)
 
 
@@ -208,7 +208,7 @@ def _at_endpoint(
     except ModuleNotFoundError as error:
         raise _missing("endpoint", error) from error
     options = Options(**asked, limits=Limits(request=request_seconds))
-    with Shown() as shown:
+    with Shown(full=options.full) as shown:
         found = run_endpoint_gate(options, folder, heard=shown)
     return found, unverified(load_endpoint_task(options.task, options.data))
 
