@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+import os
+from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 HOSTILE = Path(__file__).parent / "hostile.json"
+from mxmoe.conformance.rundir import RunWriter
+from mxmoe.evals.gate.answer_lines import AnswerLine
+from mxmoe.evals.gate.answer_lines import append_answer
+from mxmoe.evals.gate.ended import end
+from mxmoe.evals.gate.verdict import Conclusion
+from mxmoe.evals.gate.verdict import GateVerdict
+
 GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 
 # Triton is a dependency on Linux only.
@@ -33,3 +45,98 @@ def hostile() -> dict[str, str]:
         name: text if isinstance(text, str) else text["text"] * text["repeat"]
         for name, text in found.items()
     }
+def real_gsm8k() -> Path:
+    """The folder of GSM8K's real questions, which are no part of this project."""
+    shared = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"
+    folder = Path(os.environ.get("MXMOE_GSM8K") or shared)
+    if not (folder / "test.jsonl").exists():
+        pytest.skip("GSM8K's test.jsonl is not here; MXMOE_GSM8K names its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_gsm8k() -> Callable[[Path], Path]:
+    """Writes made-up questions in GSM8K's form into a folder: 3 to ask, 6 to train."""
+
+    def write(folder: Path) -> Path:
+        for name, count in (("test", 3), ("train", 6)):
+            rows = [
+                {
+                    "question": f"{name}: a crate has {n} jars, {n + 2} come. Now?",
+                    "answer": f"{n}+{n + 2}=<<{n}+{n + 2}={2 * n + 2}>>\n"
+                    f"#### {2 * n + 2}",
+                }
+                for n in range(10, 10 + count)
+            ]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def write_gate_run(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a run directory as `mxmoe gate` leaves it, with the marks given.
+
+    The first argument names it; `correct` is by question; other keywords replace
+    fields of the protocol, of the options or of the facts.
+    """
+    return functools.partial(_write_gate_run, tmp_path)
+
+
+def _write_gate_run(
+    folder: Path,
+    name: str,
+    correct: Mapping[int, bool],
+    *,
+    verdict: str = "pass",
+    **others: Any,
+) -> Path:
+    protocol: dict[str, Any] = {
+        "task": "grade_school",
+        "task_version": "1",
+        "model_sha256": "6bb3",
+        "questions": 1319,
+        "prompts_sha256": "da6e",
+        "order_seed": 0,
+        "few_shots": 0,
+        "chat_template": False,
+        "reasoning_effort": None,
+        "temperature": 0.0,
+        "output_tokens": 160,
+        "stops": [],
+        "extraction": "strict-match",
+        "harness": "mxmoe",
+    }
+    options = {"candidate": "torch_dense", "fault": None, "dtype": "float32"}
+    options |= {"batch": 64, "candidate_file": "c0de"}
+    facts: dict[str, Any] = {
+        "command": "gate",
+        "started": "2026-11-25T17:00:00+00:00",
+        "versions": {"torch": "2.13.0"},
+        "device": "cpu",
+        "driver": None,
+        "questions_sha256": "9601",
+        "template_sha256": None,
+    }
+    for key, value in others.items():
+        place = next((p for p in (protocol, options) if key in p), facts)
+        place[key] = value
+    writer = RunWriter(folder / name)
+    writer.describe(**facts, protocol=protocol, options=options)
+    for question, mark in correct.items():
+        line = AnswerLine(
+            question=question,
+            prompt_sha256="",
+            text="",
+            extracted="",
+            correct=mark,
+            tokens=1,
+            finish_reason="stop",
+            finite=True,
+            seconds=0.0,
+        )
+        append_answer(folder / name, line)
+    end(writer, Conclusion(GateVerdict(verdict), ("said so",)))
+    return folder / name

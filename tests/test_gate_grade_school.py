@@ -11,14 +11,19 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
-from mxmoe.evals.gate import grade_school
+from mxmoe.conformance.faults.catalogue import installed_faults
+from mxmoe.evals.gate import run as gate_run
 from mxmoe.evals.gate.answer_lines import read_answers
+from mxmoe.evals.gate.begun import begin
+from mxmoe.evals.gate.ended import end
 from mxmoe.evals.gate.evidence import Decision
 from mxmoe.evals.gate.evidence import weigh
-from mxmoe.evals.gate.grade_school import Options
-from mxmoe.evals.gate.grade_school import run_gate
+from mxmoe.evals.gate.options import Options
+from mxmoe.evals.gate.options import load_subject
 from mxmoe.evals.gate.reference import load_reference
 from mxmoe.evals.gate.rule import Rule
+from mxmoe.evals.gate.run import run_gate
+from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.inside.experts import Inside
 from mxmoe.reference.errors import BadInput
@@ -79,7 +84,7 @@ def test_nan_in_the_experts_fails(
 
         return inside
 
-    monkeypatch.setattr(grade_school, "put_inside", broken(grade_school.put_inside))
+    monkeypatch.setattr(gate_run, "put_inside", broken(gate_run.put_inside))
     found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
     assert found.verdict is GateVerdict.FAIL
     assert "NaN or infinity" in found.reasons[0]
@@ -88,8 +93,7 @@ def test_nan_in_the_experts_fails(
 def test_a_verdict_is_not_improved_by_asking_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = Options(candidate="torch_dense")
-    writer = grade_school._writer(run, options)
-    writer.describe(verdict="fail", reasons=["logits: found NaN"])
+    end(begin(run, options), Conclusion(GateVerdict.FAIL, ("logits: found NaN",)))
     found = run_gate(options, run)
     assert found.verdict is GateVerdict.FAIL
     assert found.reasons == ("logits: found NaN",)
@@ -101,7 +105,7 @@ def test_a_run_of_another_kernel_is_not_gone_on_with(tmp_path: Path) -> None:
     text = "from mxmoe.kernels.torch_dense import candidate\n"
     kernel.write_text(text, encoding="utf-8")
     options = Options(candidate=f"{kernel}:candidate")
-    grade_school._writer(tmp_path / "run", options)
+    begin(tmp_path / "run", options)
     kernel.write_text(text + "# repaired\n", encoding="utf-8")
     with pytest.raises(BadInput, match="expected an empty folder or a run of these"):
         run_gate(options, tmp_path / "run")
@@ -110,7 +114,7 @@ def test_a_run_of_another_kernel_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_a_layer_without_the_candidate_is_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = grade_school.put_inside
+    put = gate_run.put_inside
 
     def bypassed(*arguments: Any) -> Inside:
         found = put(*arguments)
@@ -118,7 +122,7 @@ def test_a_layer_without_the_candidate_is_no_score(
         found.experts[1].calls -= 1
         return found
 
-    monkeypatch.setattr(grade_school, "put_inside", bypassed)
+    monkeypatch.setattr(gate_run, "put_inside", bypassed)
     found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
     assert found.verdict is GateVerdict.INVALID
     assert found.reasons[0].startswith("layer 1: expected")
@@ -127,7 +131,7 @@ def test_a_layer_without_the_candidate_is_no_score(
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     options = Options(candidate="torch_dense", model=tmp_path)
-    with pytest.raises(BadInput, match="expected a model, found no"):
+    with pytest.raises(BadInput, match=r"config\.json: expected a readable file"):
         run_gate(options, tmp_path / "run")
 
 
@@ -152,14 +156,14 @@ def test_the_page_says_how_many_answers_suffice() -> None:
 def test_another_order_of_questions_is_another_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grade_school, "ORDER_SEED", 1)
+    monkeypatch.setattr("mxmoe.evals.gate.task.ORDER_SEED", 1)
     found = run_gate(Options(candidate="torch_dense"), tmp_path / "run")
     assert found.verdict is GateVerdict.INVALID
     assert found.reasons == ("other protocol: order_seed: expected 0, found 1",)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
-    grade_school._writer(tmp_path / "run", Options(candidate="torch_dense"))
+    begin(tmp_path / "run", Options(candidate="torch_dense"))
     with pytest.raises(BadInput, match="expected an empty folder or a run of these"):
         run_gate(Options(candidate="trtllm_gen"), tmp_path / "run")
 
@@ -176,3 +180,40 @@ def test_a_fault_that_cannot_be_planted_says_why(
 ) -> None:
     with pytest.raises(BadInput, match=said):
         run_gate(Options(candidate="trtllm_gen", fault=fault), tmp_path / "run")
+
+
+def test_a_candidate_that_cannot_run_here_is_no_verdict(tmp_path: Path) -> None:
+    candidate = tmp_path / "needs_a_gpu.py"
+    candidate.write_text(
+        "from types import SimpleNamespace\n"
+        "from mxmoe.kernels.torch_dense import candidate as base\n"
+        "candidate = SimpleNamespace(name='needs_a_gpu', prepare=base.prepare,\n"
+        "    forward=base.forward, unavailable=lambda: 'needs a B200')\n",
+        encoding="utf-8",
+    )
+    options = Options(candidate=f"{candidate}:candidate")
+    found = run_gate(options, tmp_path / "run")
+    assert found.verdict is GateVerdict.INVALID
+    assert found.verdict.exit_code == 3
+    assert found.reasons == ("the candidate cannot run here: needs a B200",)
+    assert run_gate(options, tmp_path / "run") == found
+
+
+@pytest.mark.nightly
+def test_a_fault_inside_the_plain_candidate_is_judged_there(tmp_path: Path) -> None:
+    options = Options(candidate="plain", fault="bias_not_shuffled_fc1")
+    found = run_gate(options, tmp_path / "run")
+    assert found.verdict is GateVerdict.FAIL, found
+
+
+def test_every_fault_of_the_catalogue_can_be_planted_in_plain_or_says_why() -> None:
+    refused = []
+    for name in installed_faults():
+        try:
+            load_subject(Options(candidate="plain", fault=name))
+        except BadInput as reason:
+            refused.append((name, str(reason)))
+    assert {reason.partition(": expected ")[2] for _, reason in refused} <= {
+        "a loader of the layout of plain, found another layout's"
+    }
+    assert len(refused) < len(installed_faults()) / 4

@@ -110,6 +110,24 @@ def test_an_answer_that_does_not_end_says_so(
         assert short.tokens == whole.tokens[:longest]
 
 
+def test_a_stop_string_ends_an_answer_as_if_it_had_gone_no_further(
+    plain: Loaded, together: list[Answer]
+) -> None:
+    # Of several tokens, early and late in an answer.
+    for stop in (" = <", "\n####"):
+        prompts = [problem.prompt for problem in SHORTEST]
+        found = sorted(
+            answers(plain, prompts, batch=2, longest=160, stops=("never", stop)),
+            key=lambda answer: answer.index,
+        )
+        for short, whole in zip(found, together[:2], strict=True):
+            assert short.text == whole.text.partition(stop)[0]
+            assert short.finish_reason == "stop"
+            assert short.tokens == whole.tokens[: len(short.tokens)]
+            assert stop in plain.tokenizer.decode(short.tokens)
+            assert stop not in plain.tokenizer.decode(short.tokens[:-1])
+
+
 def test_nan_of_a_candidate_is_reported_with_its_layer() -> None:
     model = with_candidate("torch_dense", Changed(lambda out: out * torch.nan))
     with pytest.raises(Failure, match="found NaN or infinity in 4 of 4") as caught:

@@ -24,13 +24,15 @@ from mxmoe.evals.gate.asking import Plan
 from mxmoe.evals.gate.asking import Progress
 from mxmoe.evals.gate.asking import ask_until_decided
 from mxmoe.evals.gate.evidence import Decision
-from mxmoe.evals.gate.grade_school import ORDER_SEED
-from mxmoe.evals.gate.grade_school import Asked
-from mxmoe.evals.gate.grade_school import DidNotRun
 from mxmoe.evals.gate.order import registered_order
+from mxmoe.evals.gate.prompts import prompts_of
 from mxmoe.evals.gate.rule import Rule
-from mxmoe.evals.grade_school.frozen import load_test_problems
+from mxmoe.evals.gate.run import Asked
+from mxmoe.evals.gate.run import DidNotRun
+from mxmoe.evals.gate.task import ORDER_SEED
+from mxmoe.evals.gate.tasks import load_task
 from mxmoe.evals.grade_school.model import FOLDER
+from mxmoe.evals.grade_school.task import NAME
 from mxmoe.evals.inside.experts import put_inside
 from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import load
@@ -72,17 +74,17 @@ class ByScore:
         _write(writer, subject, Verdict.MISMATCH if below else Verdict.OK, said)
 
     def _ask(self, subject: Subject, folder: Path) -> Progress:
-        problems = load_test_problems()
+        task = load_task(NAME, None)
         loaded = load(FOLDER, dtype=DTYPES["float32"], device=self.device)
+        prompts = prompts_of(task, loaded.tokenizer)
         plan = Plan(
             rule=Rule(self.questions, self.least_correct or 1),
-            order=registered_order(len(problems), seed=ORDER_SEED)[: self.questions],
+            order=registered_order(len(prompts), seed=ORDER_SEED)[: self.questions],
             batch=self.batch,
             full=self.least_correct is None,
         )
-        return ask_until_decided(
-            plan, Asked(put_inside(loaded, subject), problems), folder
-        )
+        asked = Asked(put_inside(loaded, subject), task, prompts)
+        return ask_until_decided(plan, asked, folder)
 
 
 def _write(writer: RunWriter, subject: Subject, verdict: Verdict, said: str) -> None:

@@ -1,20 +1,25 @@
 """``answers.jsonl`` of a run: one line a question, appended as it is answered.
 
 A run that was killed goes on from here: a question is answered once its line is whole,
-and no question is answered twice.
+and no question is answered twice. Each line ends in a hash of what is before it, so
+that no changed byte makes another score.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mxmoe.conformance import whole_lines
 from mxmoe.reference.errors import BadInput
 
 FILE = "answers.jsonl"
+_SUM = "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,8 @@ class AnswerLine:
 
 def append_answer(run: Path, line: AnswerLine) -> None:
     """Append the line of a question."""
-    whole_lines.append_line(run / FILE, asdict(line))
+    facts = asdict(line)
+    whole_lines.append_line(run / FILE, facts | {_SUM: _sha256(facts)})
 
 
 def resume_answers(run: Path) -> dict[int, AnswerLine]:
@@ -82,12 +88,20 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 def _read_line(text: bytes, where: str) -> AnswerLine:
     try:
         found = json.loads(text)
+        written = found.pop(_SUM, None)
         line = AnswerLine(**found)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"{where}: expected an answer, found {error}") from error
     for name, kind in _KINDS.items():
         value = getattr(line, name)
         # A bool is an int to isinstance, but not a question's number.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise BadInput(f"{where}: expected an answer, found {name} {value!r}")
+    if written != _sha256(found):
+        raise BadInput(f"{where}: expected an answer as written, found it changed")
     return line
+
+
+def _sha256(facts: Mapping[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

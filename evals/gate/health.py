@@ -27,11 +27,12 @@ _REPEATED, _ENOUGH_WORDS = 0.5, 12
 class Baseline:
     """What healthy runs of a protocol showed.
 
-    tokens : of each question's answer, by question. truncated, repeating : shares of
-    the answers.
+    tokens : of each question's answer, by question; None where no healthy run is
+    known, and then lengths are not compared. truncated, repeating : shares of the
+    answers.
     """
 
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] | None
     truncated: float = 0.0
     repeating: float = 0.0
 
@@ -63,13 +64,12 @@ def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
             f"first question {broken[0]}"
         )
     cut = sum(line.finish_reason == "length" for line in answers)
-    if _too_many(cut, count, baseline.truncated, baseline):
+    if too_many(cut, count, baseline.truncated, baseline):
         found.append(f"{cut} of {count} answers were cut at the output limit")
     same = sum(repeats(line.text) for line in answers)
-    if _too_many(same, count, baseline.repeating, baseline):
+    if too_many(same, count, baseline.repeating, baseline):
         found.append(f"{same} of {count} answers repeat one word")
-    healthy = sum(baseline.tokens[line.question] for line in answers)
-    ratio = sum(line.tokens for line in answers) / healthy
+    ratio = _length_ratio(answers, baseline)
     if not SHORTEST <= ratio <= LONGEST:
         found.append(
             f"answers have {ratio:.2f} times the tokens of healthy runs, "
@@ -78,7 +78,15 @@ def complaints(answers: Sequence[AnswerLine], baseline: Baseline) -> list[str]:
     return found
 
 
-def _too_many(seen: int, count: int, share: float, baseline: Baseline) -> bool:
-    # A share that was never seen may still be one question in all.
-    expected = max(share, 1 / len(baseline.tokens))
+def _length_ratio(answers: Sequence[AnswerLine], baseline: Baseline) -> float:
+    if baseline.tokens is None:
+        return 1.0
+    healthy = sum(baseline.tokens[line.question] for line in answers)
+    return sum(line.tokens for line in answers) / healthy
+
+
+def too_many(seen: int, count: int, share: float, baseline: Baseline) -> bool:
+    """Whether healthy runs show `seen` of `count` with a chance below `_CHANCE`."""
+    # A share that was never seen may still be one question in all that were seen.
+    expected = max(share, 1 / len(baseline.tokens or range(count)))
     return bool(binom.sf(seen - 1, count, expected) < _CHANCE)

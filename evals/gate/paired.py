@@ -40,8 +40,9 @@ class Paired:
     correctly, sorted. p_worse : one-sided p-value, small if the run is worse;
     p_different : two-sided. drop : (lost - gained) / asked. interval : of the drop, at
     95 % confidence. detectable : the smallest drop that this comparison would have
-    called worse with probability 0.8, or None if there is none. Drops are shares of
-    the questions, not percent.
+    called worse with probability 0.8, or None if there is none. mean_drop : against
+    several baselines, whose mean is no whole number. Drops are shares of the questions,
+    not percent.
     """
 
     asked: int
@@ -54,10 +55,13 @@ class Paired:
     p_different: float
     interval: tuple[float, float]
     detectable: float | None
+    mean_drop: float | None = None
 
     @property
     def drop(self) -> float:
         """The net loss, negative for a gain."""
+        if self.mean_drop is not None:
+            return self.mean_drop
         return (len(self.lost) - len(self.gained)) / self.asked
 
     @property
@@ -75,11 +79,7 @@ def compare_paired(
     answer is neither correct nor wrong.
     """
     between("alpha", alpha, 0, 0.5)
-    if not baseline or baseline.keys() != run.keys():
-        raise BadInput(_other_questions(baseline, run))
-    for name, answers in (("baseline", baseline), ("run", run)):
-        for question, correct in answers.items():
-            right_or_wrong(f"{name}, question {question}", correct)
+    check_marks(baseline, run)
     asked = len(baseline)
     lost = tuple(sorted(q for q in baseline if baseline[q] and not run[q]))
     gained = tuple(sorted(q for q in baseline if run[q] and not baseline[q]))
@@ -103,6 +103,15 @@ def compare_paired(
         interval=drop_interval(len(lost), len(gained), asked=asked),
         detectable=detectable,
     )
+
+
+def check_marks(baseline: Mapping[str, bool], run: Mapping[str, bool]) -> None:
+    """`BadInput` for other questions, none, or an answer neither correct nor wrong."""
+    if not baseline or baseline.keys() != run.keys():
+        raise BadInput(_other_questions(baseline, run))
+    for name, answers in (("baseline", baseline), ("run", run)):
+        for question, correct in answers.items():
+            right_or_wrong(f"{name}, question {question}", correct)
 
 
 def mcnemar(lost: int, gained: int) -> tuple[float, float]:

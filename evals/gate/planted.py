@@ -7,6 +7,7 @@ from typing import Any
 
 from mxmoe.conformance.faults.catalogue import installed_faults
 from mxmoe.conformance.faults.fault import Fault
+from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.subject import Subject
@@ -19,7 +20,8 @@ def plant(name: str, base: Subject) -> Subject:
 
     A fault that can be in any candidate is put into `base`; a faulty loader of the
     layout of `base` prepares the weights that `base` then computes with. Raises
-    `BadInput` for an unknown name, and for a fault inside of another candidate.
+    `BadInput` for an unknown name, and for a fault inside of another candidate; one
+    that lies inside of the suite's plain candidate can be planted in that one only.
     """
     fault = _named(name)
     if fault.spoil is not None:
@@ -29,9 +31,11 @@ def plant(name: str, base: Subject) -> Subject:
             raise BadInput(f"fault {name}: {base.spec} {reason}") from reason
     planted = subject_of(fault.plant(), f"fault:{name}")
     if planted.has("forward"):
+        if base.candidate is PLAIN:
+            return planted
         raise BadInput(
-            f"fault {name}: expected one that {base.spec} can have, "
-            "found one inside of our own plain candidate"
+            f"fault {name}: expected one that {base.spec} can have, found one inside "
+            f"of our own plain candidate; --candidate {PLAIN.name} takes it"
         )
     if planted.layout != base.layout:
         raise BadInput(

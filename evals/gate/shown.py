@@ -20,9 +20,13 @@ from mxmoe.evals.gate.rule import Rule
 
 
 class Shown:
-    """Hears of a run's progress; shows it where standard error is a terminal."""
+    """Hears of a run's progress; shows it where standard error is a terminal.
 
-    def __init__(self) -> None:
+    full : whether the run asks all questions, whatever is certain.
+    """
+
+    def __init__(self, *, full: bool = False) -> None:
+        self._full = full
         self._bar = Bar(
             TextColumn("{task.completed:.0f} answered"),
             BarColumn(),
@@ -51,10 +55,8 @@ class Shown:
         """Show where a run stands."""
         if self._bar.disable:
             return
-        if self._to_go is None:
-            self._to_go = questions_to_go(stopping_boundaries(rule))
         standing = progress.standing
-        left = float(self._to_go[standing.answered, standing.correct])
+        left = self._left(rule, standing.answered, standing.correct)
         said = (
             f"{standing.correct} correct, about {left:.0f} to go; evidence to pass "
             f"{_odds(standing.log_pass)}, to fail {_odds(standing.log_fail)}"
@@ -65,6 +67,14 @@ class Shown:
             total=standing.answered + left,
             description=said,
         )
+
+    def _left(self, rule: Rule, answered: int, correct: int) -> float:
+        """Questions to go: all that are out, or as many as are expected."""
+        if self._full:
+            return rule.asked - answered
+        if self._to_go is None:
+            self._to_go = questions_to_go(stopping_boundaries(rule))
+        return float(self._to_go[answered, correct])
 
 
 def _odds(log_evidence: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,8 +30,9 @@ _LOOK_EVERY = 8
 class Answer:
     """What the model wrote after prompt `index`.
 
-    text : without special tokens. tokens : as written, without the end token.
-    finish_reason : "stop" at an end token, "length" if none came.
+    text : without special tokens, up to a stop string. tokens : as written, without
+    the end token, with those of a stop string. finish_reason : "stop" at an end token
+    or a stop string, "length" if none came.
     """
 
     index: int
@@ -45,7 +47,7 @@ class _Rows:
 
     index [b], the prompts; ids [b, w], the next input; mask [b, n], 1 for a token and
     0 for padding, the next input included; written [b, longest]; length [b], tokens
-    written before the end, -1 while it has not come; finite [b], all logits of the
+    written up to the end, -1 while it has not come; finite [b], all logits of the
     answer so far.
     """
 
@@ -65,14 +67,24 @@ class _Rows:
 
 
 def answers(
-    loaded: Loaded, prompts: Sequence[str], *, batch: int, longest: int
+    loaded: Loaded,
+    prompts: Sequence[str],
+    *,
+    batch: int,
+    longest: int,
+    stops: Sequence[str] = (),
 ) -> Iterator[Answer]:
     """Complete every prompt with at most `longest` tokens; each answer as it ends.
 
+    stops : strings that end an answer, as an end token does. Prompts are taken as they
+    are, no token is put before them.
     Prompts of similar length run together, `batch` at a time, the longest first, padded
     on the left. Raises `Failure` (nonfinite) at NaN or infinite logits.
     """
-    encoded = [loaded.tokenizer(prompt)["input_ids"] for prompt in prompts]
+    encoded = [
+        loaded.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        for prompt in prompts
+    ]
     order = sorted(range(len(prompts)), key=lambda n: -len(encoded[n]))
     for first in range(0, len(order), batch):
         part = order[first : first + batch]
@@ -81,7 +93,9 @@ def answers(
             stop = min(done + _LOOK_EVERY, longest)
             _advance(loaded, rows, range(done, stop))
             _refuse_nonfinite(rows)
-            yield from _leave(loaded, rows, last=stop == longest)
+            _end_at(loaded, rows, stops, written=stop)
+            for answer in _leave(loaded, rows, written=stop):
+                yield replace(answer, text=before_stop(answer.text, stops))
             if not len(rows.index):
                 break
 
@@ -140,10 +154,39 @@ def _refuse_nonfinite(rows: _Rows) -> None:
     )
 
 
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    """`text` up to the first of the strings, or all of it."""
+    return text[: min((text.find(s) for s in stops if s in text), default=None)]
+
+
 @torch.inference_mode()
-def _leave(loaded: Loaded, rows: _Rows, *, last: bool) -> list[Answer]:
-    """The answers that have ended, or all; their rows leave the batch."""
-    alive = (rows.length < 0) & (not last)
+def _end_at(loaded: Loaded, rows: _Rows, stops: Sequence[str], *, written: int) -> None:
+    """Set the length of rows whose text holds a stop string, end tokens or not."""
+    if not stops:
+        return
+    # A token of byte-level BPE has a byte or more, so that a string that ended since
+    # the last look began at most so many tokens ago.
+    reach = _LOOK_EVERY + max(len(stop.encode()) for stop in stops)
+    first = max(0, written - reach)
+    for row in range(len(rows.index)):
+        length = int(rows.length[row])
+        tokens = rows.written[row, first : written if length < 0 else length].tolist()
+        if not _holds(loaded, tokens, stops):
+            continue
+        counts = range(1, len(tokens) + 1)
+        ended = next(n for n in counts if _holds(loaded, tokens[:n], stops))
+        rows.length[row] = first + ended
+
+
+def _holds(loaded: Loaded, tokens: list[int], stops: Sequence[str]) -> bool:
+    text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+    return any(stop in text for stop in stops)
+
+
+@torch.inference_mode()
+def _leave(loaded: Loaded, rows: _Rows, *, written: int) -> list[Answer]:
+    """The answers that have ended, or all at the limit; their rows leave the batch."""
+    alive = (rows.length < 0) & (written < rows.written.shape[1])
     found = []
     for row in (~alive).nonzero().flatten().tolist():
         length = int(rows.length[row])

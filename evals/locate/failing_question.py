@@ -9,16 +9,16 @@ from typing import Any
 
 from mxmoe.conformance.rundir import read_run
 from mxmoe.evals.gate.answer_lines import read_answers
-from mxmoe.evals.gate.grade_school import TASK
 from mxmoe.evals.gate.protocol import prompt_hash
 from mxmoe.evals.grade_school.frozen import load_test_problems
+from mxmoe.evals.grade_school.task import NAME as TASK
 from mxmoe.reference.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailingQuestion:
     """Its number, the prompt with the answer that was given behind it, and what the
-    run was asked for (see `mxmoe.evals.gate.grade_school.Options`)."""
+    run was asked for (see `mxmoe.evals.gate.options.Options`)."""
 
     number: int
     text: str
@@ -37,6 +37,11 @@ def failing_question(folder: Path, number: int | None) -> FailingQuestion:
         raise BadInput(
             f"{folder}: expected a run of mxmoe gate, "
             f"found one of {run.run.get('command')!r:.40}"
+        )
+    if options.get("task") != TASK:
+        raise BadInput(
+            f"{folder}: expected a run of {TASK}, whose prompts need no chat template, "
+            f"found one of {options.get('task')!r:.40}"
         )
     answers = read_answers(folder)
     wrong = [line.question for line in answers.values() if not line.correct]
