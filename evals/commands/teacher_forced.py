@@ -97,6 +97,7 @@ def teacher_forced(
         from mxmoe.evals.gate.forced import table
         from mxmoe.evals.gate.forced_run import run_forced
         from mxmoe.evals.gate.options import Options
+        from mxmoe.evals.grade_school.model import FOLDER
     except ModuleNotFoundError as error:
         raise BadInput(
             "teacher-forced: expected the extra 'hf' (pip install "
@@ -111,7 +112,7 @@ def teacher_forced(
         dtype=dtype,
         device=device,
         batch=batch,
-        **({} if model is None else {"model": model}),
+        model=model or FOLDER,
     )
     conclusion, score = run_forced(
         options, folder, questions=questions, against=against, limit=limit
