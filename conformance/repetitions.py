@@ -6,26 +6,15 @@ A check is a test function of `mxmoe.conformance.checks`. pytest repeats it over
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mxmoe.conformance.check_files import check_modules
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.reference.errors import BadInput
-
-CHECK_FILES = (
-    "test_against",
-    "test_l0_formats",
-    "test_l1_bytes",
-    "test_l2_routing",
-    "test_l3_numbers",
-    "test_l3_state",
-    "test_l4_distributed",
-    "test_l4_sharding",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +28,7 @@ class Repetition:
 
 def find_check(name: str) -> Callable[..., None]:
     """The test function called `name`; `BadInput` if there is none."""
-    for file in CHECK_FILES:
-        module = importlib.import_module(f"mxmoe.conformance.checks.{file}")
+    for module in check_modules():
         function = vars(module).get(name)
         if name.startswith("test_") and callable(function):
             found: Callable[..., None] = function

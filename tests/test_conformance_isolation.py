@@ -16,6 +16,7 @@ import pytest
 
 from mxmoe.conformance import search as search_module
 from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.commands.main import main
 from mxmoe.conformance.isolation import host as host_module
 from mxmoe.conformance.isolation.host import Losses
 from mxmoe.conformance.isolation.judge import IsolatedSubject
@@ -26,8 +27,10 @@ from mxmoe.conformance.isolation.opening import open_isolated
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import arguments_of
+from mxmoe.conformance.rundir import read_run
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
@@ -124,6 +127,18 @@ def judged(
     repetition = Repetition(check=check)
     make_check(judge, arguments_of(repetition, subject, settings))
     return judge
+
+
+@pytest.mark.nightly
+def test_every_level_is_judged_in_a_child(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "check --isolate --profile dev -c torch_dense --run-dir"
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), str(tmp_path / "run")])
+    assert ended.value.code == ExitCode.PASS, capsys.readouterr().out
+    judged = {line.level for line in read_run(tmp_path / "run").verdicts}
+    assert judged == {"L0", "L1", "L2", "L3", "L4"}
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@
 # The suite under its gpu profile in parts side by side, because most of its time is
 # Triton compiling; then the tests that need a GPU; then compute-sanitizer.
 # OUT/summary.txt has the exit code and the last lines of each part.
+# ONLY="laws state" runs these parts alone; PART_SECONDS is the limit of one part.
 # Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
 set -uo pipefail
+set -m # else a part started with & would ignore the interrupt
 out=$1
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -22,7 +24,9 @@ logs=$(mktemp -d)
 part() {
     local name=$1
     shift
-    timeout "$limit" "$@" >"$logs/$name.txt" 2>&1
+    [[ " ${ONLY:-$name} " == *" $name "* ]] || return
+    # Interrupted first: pytest then says what failed until there.
+    timeout --signal INT --kill-after 20 "$limit" "$@" >"$logs/$name.txt" 2>&1
     echo $? >"$logs/$name.code"
 }
 check() {
@@ -34,11 +38,16 @@ check() {
 check formats_bytes_routing -k "l0 or l1 or l2" &
 check output -k "test_output_stays_within_the_bound" &
 check hot_spots -k "hot_spot or layer_output" &
-check other_numbers -k "l3 and not test_output_stays and not hot_spot and not layer_output" &
+check laws -k "l3_laws" &
+check tactics -k "every_tactic" &
+check numbers -k "unsystematic or token_count or not_finite or traced or fused" &
+check state -k "l3_state" &
 check ranks -k "l4" &
 part tests python3 -m pytest -q -p no:cacheprovider -k "cuda and triton_moe" tests &
-part kernels python3 -m pytest -q -p no:cacheprovider -p no:mxmoe \
-    -o addopts=--import-mode=importlib tests/triton_moe &
+for file in tests/triton_moe/test_*.py; do
+    part "kernel_$(basename "$file" .py)" python3 -m pytest -q -p no:cacheprovider \
+        -p no:mxmoe -o addopts=--import-mode=importlib "$file" &
+done
 wait
 # Each tensor in an allocation of its own, so that an access beyond it is seen; graphs
 # cannot be captured then, and the tests that do are left out.

@@ -124,8 +124,10 @@ def test_a_graph_captures_it_and_replays_with_other_values(tokens, native) -> No
         routing, made = route_and_dispatch(
             logits, 4, first_expert=0, experts=128, block_t=16
         )
-        y = x[:, None].expand(-1, 4, -1).reshape(4 * tokens, 2880)
-        combine(y, routing.ids, routing.weights, first_expert=0, experts=128, out=out)
+        y = x.repeat_interleave(4, dim=0)
+        combine(
+            y[None], routing.ids, routing.weights, first_expert=0, experts=128, out=out
+        )
         tensors = (getattr(made, field.name) for field in fields(Dispatch))
         return routing.ids, routing.weights, out, *tensors
 
