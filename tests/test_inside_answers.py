@@ -114,7 +114,7 @@ def test_a_stop_string_ends_an_answer_as_if_it_had_gone_no_further(
     plain: Loaded, together: list[Answer]
 ) -> None:
     # Of several tokens, early and late in an answer.
-    for stop in (" = <", "\n####"):
+    for stop in ("<<", "\n####"):
         prompts = [problem.prompt for problem in SHORTEST]
         found = sorted(
             answers(plain, prompts, batch=2, longest=160, stops=("never", stop)),

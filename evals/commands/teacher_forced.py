@@ -84,6 +84,7 @@ def teacher_forced(
     import json
     from dataclasses import asdict
 
+    from mxmoe.conformance.escape import printable
     from mxmoe.conformance.rundir import new_run_id
     from mxmoe.reference.errors import BadInput
 
@@ -97,6 +98,7 @@ def teacher_forced(
         from mxmoe.evals.gate.forced import table
         from mxmoe.evals.gate.forced_run import run_forced
         from mxmoe.evals.gate.options import Options
+        from mxmoe.evals.grade_school.model import FOLDER
     except ModuleNotFoundError as error:
         raise BadInput(
             "teacher-forced: expected the extra 'hf' (pip install "
@@ -111,7 +113,7 @@ def teacher_forced(
         dtype=dtype,
         device=device,
         batch=batch,
-        **({} if model is None else {"model": model}),
+        model=model or FOLDER,
     )
     conclusion, score = run_forced(
         options, folder, questions=questions, against=against, limit=limit
@@ -119,11 +121,12 @@ def teacher_forced(
     for name, value in ({} if score is None else table(score)).items():
         typer.echo(f"{name:<7} {value}")
     for reason in conclusion.reasons:
-        typer.echo(reason)
+        typer.echo(printable(reason))
     verdict = str(conclusion.verdict)
     shown = candidate if fault is None else f"{candidate} with fault {fault}"
-    typer.echo(f"run {folder}")
-    typer.echo(f"verdict: {verdict.upper()} {shown} on {task}, teacher-forced")
+    typer.echo(printable(f"run {folder}"))
+    said = f"verdict: {verdict.upper()} {shown} on {task}, teacher-forced"
+    typer.echo(printable(said))
     if as_json:
         facts = {
             "verdict": verdict,

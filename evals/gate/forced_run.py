@@ -108,7 +108,9 @@ def _forced(
     prompts = prompts_of(task, loaded.tokenizer)
     pairs = [(prompts[question], task.golds[question]) for question in order]
     found = sorted(force(loaded, pairs, batch=options.batch), key=lambda f: f.index)
-    objection = inside and proof(inside.passes, inside.experts).objection()
+    objection = None
+    if inside is not None:
+        objection = proof(inside.passes, inside.experts).objection()
     del loaded, inside  # before the next model is read
     gc.collect()
     return found, objection
