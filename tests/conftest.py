@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-HOSTILE = Path(__file__).parent / "hostile.json"
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import append_answer
@@ -22,6 +21,7 @@ from mxmoe.evals.gate.ended import end
 from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import GateVerdict
 
+HOSTILE = Path(__file__).parent / "hostile.json"
 GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 
 # Triton is a dependency on Linux only.
@@ -45,6 +45,8 @@ def hostile() -> dict[str, str]:
         name: text if isinstance(text, str) else text["text"] * text["repeat"]
         for name, text in found.items()
     }
+
+
 def real_gsm8k() -> Path:
     """The folder of GSM8K's real questions, which are no part of this project."""
     shared = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"

@@ -16,6 +16,8 @@ from dataclasses import field
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.subject import Subject
 from mxmoe.evals.bisect.minimise import minimise
@@ -191,8 +193,10 @@ def _visited(swap: Swap, exercise: Exercise) -> set[Place]:
     swap.serve(())
     for number, layer in enumerate(swap.layers):
 
-        def hear(x: object, ids: object, w: object, number: int = number) -> None:
-            visited.update((number, int(e)) for e in ids.unique() if e >= 0)  # type: ignore[attr-defined]
+        def hear(
+            x: object, ids: Tensor, w: object, out: object, number: int = number
+        ) -> None:
+            visited.update((number, int(e)) for e in ids.unique() if e >= 0)
 
         layer.heard = hear
     exercise.distance(swap.inside.loaded)

@@ -126,9 +126,7 @@ def _judge(
             batch=options.batch,
             full=options.full,
         )
-        ask_until_decided(
-            plan, Asked(inside, task, prompts), writer.folder, heard=keep
-        )
+        ask_until_decided(plan, Asked(inside, task, prompts), writer.folder, heard=keep)
     except Failure as found:
         failure = found
     except DidNotRun as reason:
