@@ -103,6 +103,9 @@ def check(
     The same checks as `pytest --pyargs mxmoe.conformance`. Bytes are compared byte for
     byte, numbers with a bound derived from the declared arithmetic class. Everything
     that was found stands in the run directory.
+
+    Exit codes: 0 pass; 1 fail; 2 usage or bad input; 3 invalid: no requested check
+    could be run, or the suite failed.
     """
     from mxmoe.conformance.check_run import run_check
     from mxmoe.conformance.session import Options

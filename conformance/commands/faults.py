@@ -64,9 +64,11 @@ def faults(
 ) -> ExitCode:
     """Plant faults in a correct candidate and see that the suite finds them.
 
-    For each fault: first the check that must find it, then the others. Exit code 1 if
-    one survives. Faults come from the entry point group mxmoe.faults. With --mutants,
-    exit code 1 if one survives that docs/mutants.md does not explain.
+    For each fault: first the check that must find it, then the others. Faults come from
+    the entry point group mxmoe.faults.
+
+    Exit codes: 0 pass; 1 fail: a fault survives, or with --mutants one that
+    docs/mutants.md does not explain; 2 usage or bad input.
     """
     from mxmoe.conformance.faults.run import FaultOptions
     from mxmoe.conformance.faults.run import run_faults

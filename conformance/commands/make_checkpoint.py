@@ -23,6 +23,8 @@ def make_checkpoint(
 
     The layout is exactly Hugging Face's; the weights are random but designed, so that
     faults show. Nobody trained it.
+
+    Exit codes: 0 written; 2 usage or bad input.
     """
     from mxmoe.conformance.embedded import write_checkpoint
     from mxmoe.reference.types import MoEConfig

@@ -47,6 +47,9 @@ def replay(
 
     Prints the failure as it is now, or that the check passes now. A bundle holds data
     only: the candidate is loaded by its name or path, as `mxmoe check` does.
+
+    Exit codes: 0 the check passes now; 1 it fails, as it did or otherwise; 2 usage or
+    bad input; 3 invalid: it cannot be run here.
     """
     from mxmoe.conformance.replay import run_replay
 

@@ -62,6 +62,9 @@ def verify(
     Layer by layer, each rank is prepared by the candidate, compared and freed. A run
     that was killed goes on where it was, with the same --run-dir. To split it over
     processes and hosts: torchrun ... -m mxmoe.conformance.commands.main verify ...
+
+    Exit codes: 0 pass; 1 fail: bytes differ; 2 usage or bad input; 3 invalid: a layer
+    could not be compared.
     """
     from mxmoe.conformance.verify_request import VerifyOptions
     from mxmoe.conformance.verify_run import run_verify

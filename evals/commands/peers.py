@@ -44,8 +44,10 @@ def peers(
     alarm. The last column is the check of this suite that the fault names.
 
     The run directory gets run.json, peers.csv (one line a finding), faults.md,
-    totals.md and table.txt. Exit code 1: this suite missed a fault or rejected a
-    correct variant.
+    totals.md and table.txt.
+
+    Exit codes: 0 pass; 1 fail: this suite missed a fault or rejected a correct variant;
+    2 usage or bad input.
     """
     import json
 
