@@ -1,7 +1,7 @@
 """Thousands of clean runs: nothing is out of bound, and nothing is systematic.
 
 By default some hundred, in half a minute; nightly 20 000, or ``MXMOE_CLEAN_CASES`` of
-them, drawn anew each time.
+them, drawn anew each time. With a GPU also on real tensor cores, under several tactics.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.designed import on_device
 from mxmoe.conformance.faults.correct import NUMERIC
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.residual_gains import GainFits
 from mxmoe.conformance.residual_gains import fit_gains
 from mxmoe.conformance.residual_spread import wide_spreads
@@ -35,6 +36,7 @@ from mxmoe.conformance.residual_structure import Expected
 from mxmoe.conformance.residual_structure import Situation
 from mxmoe.conformance.residual_structure import expected_errors
 from mxmoe.conformance.strategies import cases
+from mxmoe.conformance.subject import Subject
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
@@ -47,6 +49,28 @@ NIGHTLY = int(os.environ.get("MXMOE_CLEAN_CASES", "20000"))
 # A bound that is never approached is too loose. Class fp32 has what does not average
 # out (exp, truncation) in its bound alone, and most of its variants have none of it.
 APPROACHED = (0.2, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A correct candidate, and which of its tactics: 0 the first, -1 the last."""
+
+    subject: Subject
+    tactic: int | None = None
+
+    def tactic_of(self, case: Case) -> object:
+        """The tactic for `case`, or None for the candidate's own choice."""
+        if self.tactic is None:
+            return None
+        claims = self.subject.capabilities
+        known = claims.tactics_of(case.config, case.tokens, case.shard)
+        return known[min(self.tactic, len(known) - 1)]
+
+
+Variants = Mapping[str, Variant]
+ON_CPU: Variants = {
+    name: Variant(subject=subject_of(plain)) for name, plain in NUMERIC.items()
+}
 
 
 @dataclass(frozen=True)
@@ -89,19 +113,20 @@ def clean(case: Case, arithmetic: Arithmetic) -> Clean:
     return Clean(data, situation, expected, fit_gains(situation, expected))
 
 
-def worst_ratios(case: Case) -> Mapping[str, tuple[float, float]]:
-    """(largest error / bound, largest gain / allowed) of each numeric variant."""
+def worst_ratios(case: Case, variants: Variants) -> Mapping[str, tuple[float, float]]:
+    """(largest error / bound, largest gain / allowed) of each variant."""
     known: dict[str, Clean] = {}
     worst = {}
-    for name, variant in NUMERIC.items():
-        subject = subject_of(variant)
+    for name, variant in variants.items():
+        subject = variant.subject
         wanted = subject.arithmetic
         if wanted.name not in known:
             known[wanted.name] = clean(case, wanted)
         c = known[wanted.name]
-        x = on_device(case, c.data, torch.device("cpu"))
+        x = on_device(case, c.data, subject.device)
         prepared = subject.prepare(c.data.weights, c.data.config, case.shard)
-        out = subject.forward(prepared, x.hidden_states, x.routing)
+        tactic = variant.tactic_of(case)
+        out = subject.forward(prepared, x.hidden_states, x.routing, tactic).cpu()
         truth = c.situation.truth["combine"]
         ratio = compare_numbers(out, truth, c.situation.allowed).worst
         residual = out.double() - truth
@@ -112,12 +137,12 @@ def worst_ratios(case: Case) -> Mapping[str, tuple[float, float]]:
     return worst
 
 
-def judge_clean_cases(pairs: int, *, fixed: bool) -> None:
+def judge_clean_cases(pairs: int, *, fixed: bool, variants: Variants = ON_CPU) -> None:
     bounds: dict[str, list[float]] = defaultdict(list)
     gains: dict[str, list[float]] = defaultdict(list)
 
     @settings(
-        max_examples=math.ceil(pairs / len(NUMERIC)),
+        max_examples=math.ceil(pairs / len(variants)),
         derandomize=fixed,
         database=None,
         deadline=None,
@@ -125,7 +150,7 @@ def judge_clean_cases(pairs: int, *, fixed: bool) -> None:
     )
     @given(cases(is_small, hot=tuple(HOT_SPOTS)))
     def judge(case: Case) -> None:
-        for name, (ratio, gain) in worst_ratios(case).items():
+        for name, (ratio, gain) in worst_ratios(case, variants).items():
             assert ratio <= 1, f"{name} on {case}: {ratio:.4g} x the bound"
             assert gain <= 1, f"{name} on {case}: gain {gain:.4g} x what is allowed"
             bounds[name].append(ratio)
@@ -141,7 +166,7 @@ def judge_clean_cases(pairs: int, *, fixed: bool) -> None:
     rounded = [
         ratio
         for name, ratios in bounds.items()
-        if NUMERIC[name].capabilities["arithmetic"] != "fp32"
+        if variants[name].subject.arithmetic.name != "fp32"
         for ratio in ratios
     ]
     everything = [ratio for ratios in bounds.values() for ratio in ratios]
@@ -158,3 +183,21 @@ def test_no_clean_pair_is_out_of_bound_or_systematic() -> None:
 @pytest.mark.nightly
 def test_no_clean_pair_of_a_night_is_out_of_bound_or_systematic() -> None:
     judge_clean_cases(NIGHTLY, fixed=False)
+
+
+@pytest.mark.nightly
+@pytest.mark.gpu
+def test_no_clean_pair_on_tensor_cores_is_out_of_bound_or_systematic() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    triton, dense = (
+        load_candidate(name, device="cuda") for name in ("triton_moe", "torch_dense")
+    )
+    tactics = {f"triton_moe, tactic {n}": n for n in (0, 1, 2, 4, -1)}
+    judge_clean_cases(
+        NIGHTLY,
+        fixed=False,
+        variants={"torch_dense": Variant(subject=dense)}
+        | {"triton_moe": Variant(subject=triton)}
+        | {name: Variant(subject=triton, tactic=n) for name, n in tactics.items()},
+    )
