@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -69,7 +70,8 @@ class Variant:
 
 Variants = Mapping[str, Variant]
 ON_CPU: Variants = {
-    name: Variant(subject=subject_of(plain)) for name, plain in NUMERIC.items()
+    name: Variant(subject=replace(subject_of(plain), device_request="cpu"))
+    for name, plain in NUMERIC.items()
 }
 
 
