@@ -29,12 +29,13 @@ and s adds at most sqrt(sum eta**2 / sigma_o**2) to the root of the sum, because
 larger than the share of o. Single columns need no M.
 
 A lane whose values repeat from token to token, or hardly vary, has one rounding error
-again and again: all of it is counted in eta_d.
+again and again: all of it is counted in eta_d. So has an output column, and a column of
+a slot that is rounded: in eta_o. (A rank without lanes adds the bias alone: with one
+slot a token all its rows are equal.)
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import replace
@@ -67,6 +68,8 @@ CHANCE = FALSE_ALARMS / _TESTS
 
 # Roundings of values that spread over fewer units in the last place repeat as well.
 _FLAT = 4
+# In units of a rounding: the truth of equal tokens differs by the order of its sums.
+_SAME = 2.0**-16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +131,8 @@ def _repeated(a: torch.Tensor, rounding: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(a, dtype=torch.bool)
     ordered, order = a.sort(dim=0)
     same = torch.zeros_like(a, dtype=torch.bool)
-    same[1:] = ordered[1:] == ordered[:-1]
+    near = _SAME * rounding.gather(0, order)
+    same[1:] = ordered[1:] - ordered[:-1] <= near[1:]
     same[:-1] |= same[1:].clone()
     equal = torch.zeros_like(same).scatter(0, order, same)
     return equal | (ordered[-1] - ordered[0] < 2 * _FLAT * rounding.amax(dim=0))
@@ -150,14 +154,17 @@ def expected_errors(situation: Situation) -> Expected:
     """What `bounds` derives, with each rounding as what it is: random."""
     s = situation
     combine = s.truth["combine"]
-    rounding = half_ulp(combine.abs() + s.allowed, s.arithmetic.output) / math.sqrt(3)
-    own_variance, own_eta = rounding**2, torch.zeros_like(combine)
-    inherited, eta = torch.zeros_like(combine), torch.zeros_like(combine)
+    rounding = half_ulp(combine.abs() + s.allowed, s.arithmetic.output)
+    again = _repeated(combine, rounding) * rounding
+    own_variance, own_eta = rounding**2 / 3, again.clone()
+    inherited, eta = torch.zeros_like(combine), again
     for e in s.experts():
         tokens, p = s.weights_of(e)
-        slot = half_ulp(e.down, s.arithmetic.slot) / math.sqrt(3)
-        own_variance[tokens] += p**2 * (e.second_gemm.sigma**2 + slot**2)
-        own_eta[tokens] += p.abs() * e.second_gemm.eta
+        slot = half_ulp(e.down, s.arithmetic.slot)
+        own_variance[tokens] += p**2 * (e.second_gemm.sigma**2 + slot**2 / 3)
+        slot_again = p.abs() * _repeated(e.down, slot) * slot
+        own_eta[tokens] += p.abs() * e.second_gemm.eta + slot_again
+        eta[tokens] += slot_again
         inherited[tokens] += p**2 * (e.down_error.sigma**2 - e.second_gemm.sigma**2)
         eta[tokens] += p.abs() * e.down_error.eta
     served = s.routing.weights.double().abs()[..., None] * s.truth["down"].abs()

@@ -17,12 +17,14 @@ from statistics import median
 import pytest
 import torch
 from hypothesis import HealthCheck
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import HOT_SPOTS
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
@@ -50,6 +52,10 @@ NIGHTLY = int(os.environ.get("MXMOE_CLEAN_CASES", "20000"))
 # A bound that is never approached is too loose. Class fp32 has what does not average
 # out (exp, truncation) in its bound alone, and most of its variants have none of it.
 APPROACHED = (0.2, 0.9)
+
+# A rank without lanes and one slot a token: all rows of the output are the same bias,
+# rounded the same way. That once was a significant gain.
+BIAS_ALONE = parse_case("e1k1h32i32/tp3r2/t63/s55")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +156,7 @@ def judge_clean_cases(pairs: int, *, fixed: bool, variants: Variants = ON_CPU) -
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
+    @example(BIAS_ALONE)
     @given(cases(is_small, hot=tuple(HOT_SPOTS)))
     def judge(case: Case) -> None:
         for name, (ratio, gain) in worst_ratios(case, variants).items():
