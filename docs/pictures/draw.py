@@ -184,7 +184,7 @@ def block_scale_swizzle() -> str:
     return svg(words, 660, 475, parts)
 
 
-def _orders_of_the_fault() -> tuple[list[int], list[int]]:
+def orders_of_the_fault() -> tuple[list[int], list[int]]:
     """Rows of one rank's fc1: as they belong, and as the faulty loader had its bias."""
     chain = TRTLLM_GEN.chains(GPT_OSS_120B, Shard(tp_size=8, tp_rank=0))["fc1_bias"]
     assert isinstance(chain, Chain)
@@ -198,23 +198,20 @@ def _orders_of_the_fault() -> tuple[list[int], list[int]]:
 
 def order_of_the_fault() -> str:
     """The bias of the pull request: expected and found, as strips and as a plot."""
-    expected, found = _orders_of_the_fault()
+    expected, found = orders_of_the_fault()
     size, shown, wide, left = len(expected), 32, 24, 90
     right_places = sum(a == b for a, b in zip(expected[:shown], found, strict=False))
     title = f"fc1_bias, its first {shown} of {size} rows (gpt-oss-120b, tp 8, rank 0)"
     parts = [text(10, 22, title, "title")]
     for y, name, rows in ((36, "expected", expected), (66, "found", found)):
         parts.append(text(10, y + 15, name))
-        first = [(str(row // 2), f"k{row % 2}") for row in rows[:shown]]
-        parts += row_of_cells(left, y, wide, first)
+        parts += row_of_cells(left, y, wide, [gate_or_up(row) for row in rows[:shown]])
     for n, (a, b) in enumerate(zip(expected[:shown], found, strict=False)):
         if a != b:
             parts.append(
                 f'<path class="wrong" d="M{left + wide * n + 4} 92h{wide - 8}"/>'
             )
-    note = (
-        f"blue gate, yellow up, the number is the lane; {right_places} of {shown} right"
-    )
+    note = f"u up, g gate, with its lane; red: wrong; {right_places} of {shown} right"
     parts.append(text(left, 112, note, "note"))
     parts += _plot(expected, found, left, 140)
     return svg("The order of the bias rows, expected and found", 870, 460, parts)
