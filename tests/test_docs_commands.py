@@ -82,16 +82,22 @@ def group() -> LazyCommands:
     return LazyCommands(GROUP, name="mxmoe")
 
 
+@functools.cache
+def command_named(path: tuple[str, ...]) -> Any:
+    """A command or a group; built once, since typer reads every signature anew."""
+    if not path:
+        return group()
+    found = command_named(path[:-1]).get_command(None, path[-1])
+    assert found is not None, f"no command {' '.join(path)}"
+    return found
+
+
 def command_of(arguments: list[str]) -> tuple[Any, list[str]]:
     """The command that is called, and what is left for it."""
-    found: Any = group()
-    while isinstance(found, LazyCommands):
-        if not arguments:
-            return found, []
-        name, arguments = arguments[0], arguments[1:]
-        found = found.get_command(None, name)
-        assert found is not None, f"no command {name}"
-    return found, arguments
+    path: list[str] = []
+    while arguments and isinstance(command_named(tuple(path)), LazyCommands):
+        path, arguments = [*path, arguments[0]], arguments[1:]
+    return command_named(tuple(path)), arguments
 
 
 def options_of(command: Any) -> set[str]:
@@ -103,15 +109,14 @@ def options_of(command: Any) -> set[str]:
 @functools.cache
 def every_option() -> set[str]:
     found: set[str] = set()
-    groups = [group()]
-    while groups:
-        one = groups.pop()
-        for name in one.list_commands(None):
-            command = one.get_command(None, name)
-            if isinstance(command, LazyCommands):
-                groups.append(command)
-            else:
-                found |= options_of(command)
+    paths: list[tuple[str, ...]] = [()]
+    while paths:
+        path = paths.pop()
+        command = command_named(path)
+        if isinstance(command, LazyCommands):
+            paths += [(*path, name) for name in command.list_commands(None)]
+        else:
+            found |= options_of(command)
     return found
 
 

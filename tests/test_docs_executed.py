@@ -205,14 +205,25 @@ def test_a_worse_run_is_compared_as_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    baseline = write_gate_run("runs/baseline", {n: n != 87 for n in range(1319)})
-    for night in range(1, 9):
-        shutil.copytree(baseline, f"runs/n{night}")
+    write_gate_run("runs/baseline", {n: n != 87 for n in range(1319)})
     worse = {n: not 100 <= n < 130 for n in range(1319)}
     write_gate_run("runs/tonight", worse, verdict="fail")
     code, said = printed(COMPARE[0], capsys)
     assert code == 1
     assert said == text_block("compare.md", 0)
+
+
+def test_a_worse_run_is_compared_with_eight(
+    write_gate_run: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = write_gate_run("runs/n1", {n: n != 7 for n in range(200)})
+    for night in range(2, 9):
+        shutil.copytree(first, f"runs/n{night}")
+    write_gate_run("runs/tonight", {n: n >= 30 for n in range(200)}, verdict="fail")
     code, said = printed(COMPARE[1], capsys)
     assert code == 1
     assert said.endswith("verdict: WORSE: runs/tonight\n")
