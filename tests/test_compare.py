@@ -16,14 +16,16 @@ from mxmoe.evals.gate.comparison import ACROSS
 from mxmoe.evals.gate.comparison import Comparison
 from mxmoe.evals.gate.comparison import compare_runs
 from mxmoe.evals.gate.gate_run import read_gate_run
+from mxmoe.evals.gate.order import registered_order
 from mxmoe.reference.errors import BadInput
 
 ASKED = 1319
+ORDER = registered_order(ASKED, seed=0)
 Write = Callable[..., Path]
 
 
 def marks(*wrong: int, asked: int = ASKED) -> dict[int, bool]:
-    return {question: question not in wrong for question in range(asked)}
+    return {question: question not in wrong for question in ORDER[:asked]}
 
 
 def compared(*folders: Path, **options: Any) -> Comparison:
@@ -103,7 +105,7 @@ def test_runs_that_stopped_elsewhere_are_compared_on_common_questions_if_told(
     write_gate_run: Write,
 ) -> None:
     first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(*range(12), asked=231))
+    second = write_gate_run("second", marks(*ORDER[:12], asked=231))
     assert compared(first, second).refused == (
         "questions: expected 1319 answered, found 231",
     )
@@ -117,7 +119,7 @@ def test_a_comparison_that_could_see_nothing_is_inconclusive(
     write_gate_run: Write,
 ) -> None:
     first = write_gate_run("first", marks(asked=5))
-    second = write_gate_run("second", marks(0, 1, 2, 3, 4, asked=5))
+    second = write_gate_run("second", marks(*ORDER[:5], asked=5))
     found = compared(first, second)
     assert found.exit_code is ExitCode.INCONCLUSIVE
 
