@@ -24,6 +24,7 @@ from mxmoe.evals.bisect.minimise import minimise
 from mxmoe.evals.bisect.teacher_forced import Distance
 from mxmoe.evals.bisect.teacher_forced import Exercise
 from mxmoe.evals.bisect.teacher_forced import make_exercise
+from mxmoe.evals.gate.planted import load_base
 from mxmoe.evals.gate.planted import plant
 from mxmoe.evals.grade_school.frozen import load_test_problems
 from mxmoe.evals.grade_school.model import FOLDER
@@ -210,7 +211,7 @@ def _load(options: Options) -> Loaded:
 
 
 def _subject(options: Options) -> Subject:
-    subject = load_candidate(options.candidate, device=options.device)
+    subject = load_base(options.candidate, device=options.device)
     if options.fault is None:
         return subject
     planted = plant(options.fault, subject)

@@ -29,9 +29,9 @@ def counted_answers(
     rule, order = _rule_and_order(facts, where)
     prefix = takewhile(answers.__contains__, order)
     found = tuple(answers[question] for question in prefix)
-    full = facts["options"].get("full") is True
-    stop = first_stop(rule, (line.correct for line in found), full=full)
-    return found[: stop.answered]
+    if facts["options"].get("full") is True:
+        return found
+    return found[: first_stop(rule, (line.correct for line in found)).answered]
 
 
 def _rule_and_order(
