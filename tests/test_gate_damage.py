@@ -195,7 +195,7 @@ def test_a_run_killed_in_its_first_write_begins_anew(tmp_path: Path) -> None:
 def test_the_command_survives_sigkill_at_random_times(tmp_path: Path) -> None:
     at = random.Random(20)
     command = [sys.executable, "-m", "mxmoe.conformance.commands.main", "gate"]
-    command += ["--candidate", "torch_dense", "--threshold", "20", "--batch", "4"]
+    command += ["--candidate", "torch_dense", "--threshold", "87.1", "--batch", "4"]
     right, run = tmp_path / "right", tmp_path / "run"
     begun_at = time.monotonic()
     done = subprocess.run([*command, "--run-dir", right], check=False)
@@ -203,7 +203,7 @@ def test_the_command_survives_sigkill_at_random_times(tmp_path: Path) -> None:
     assert done.returncode == 0
     kept: dict[int, AnswerLine] = {}
     kills = 0
-    for _ in range(2):
+    for _ in range(6):
         process = subprocess.Popen([*command, "--run-dir", run])
         try:
             process.wait(at.uniform(0.2, 0.9) * whole)
