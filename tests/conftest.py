@@ -47,6 +47,7 @@ def hostile() -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
 def real_gsm8k() -> Path:
     """The folder of GSM8K's real questions, which are no part of this project."""
     shared = Path(__file__).parents[2] / "shared" / "data" / "gsm8k"

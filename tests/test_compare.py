@@ -83,8 +83,10 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 def test_another_configuration_is_refused_unless_told(
     write_gate_run: Write, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(), **DIFFERENT[kind])
+    few = registered_order(40, seed=0)
+    right = dict.fromkeys(few, True)
+    first = write_gate_run("first", right, questions=len(few))
+    second = write_gate_run("second", right, questions=len(few), **DIFFERENT[kind])
     assert command(first, second) == ExitCode.INVALID
     assert f"refused  {kind}: {next(iter(DIFFERENT[kind]))}: expected" in (
         capsys.readouterr().out
