@@ -83,7 +83,8 @@ def write_gate_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes a run directory as `mxmoe gate` leaves it, with the marks given.
 
     The first argument names it; `correct` is by question; other keywords replace
-    fields of the protocol, of the options or of the facts.
+    fields of the protocol, of the options or of the facts. An answer counts if all
+    before it in the registered order are there too.
     """
     return functools.partial(_write_gate_run, tmp_path)
 
@@ -113,7 +114,7 @@ def _write_gate_run(
         "harness": "mxmoe",
     }
     options = {"candidate": "torch_dense", "fault": None, "dtype": "float32"}
-    options |= {"batch": 64, "candidate_file": "c0de"}
+    options |= {"batch": 64, "candidate_file": "c0de", "full": True}
     facts: dict[str, Any] = {
         "command": "gate",
         "started": "2026-11-25T17:00:00+00:00",
@@ -127,6 +128,7 @@ def _write_gate_run(
         place = next((p for p in (protocol, options) if key in p), facts)
         place[key] = value
     writer = RunWriter(folder / name)
+    facts.setdefault("rule", {"asked": protocol["questions"], "least_correct": 1})
     writer.describe(**facts, protocol=protocol, options=options)
     for question, mark in correct.items():
         line = AnswerLine(

@@ -16,14 +16,22 @@ from mxmoe.evals.gate.comparison import ACROSS
 from mxmoe.evals.gate.comparison import Comparison
 from mxmoe.evals.gate.comparison import compare_runs
 from mxmoe.evals.gate.gate_run import read_gate_run
+from mxmoe.evals.gate.order import registered_order
 from mxmoe.reference.errors import BadInput
 
 ASKED = 1319
+FEW = 200
+ORDER = registered_order(ASKED, seed=0)
 Write = Callable[..., Path]
 
 
 def marks(*wrong: int, asked: int = ASKED) -> dict[int, bool]:
-    return {question: question not in wrong for question in range(asked)}
+    return {question: question not in wrong for question in ORDER[:asked]}
+
+
+def few(*wrong: int) -> dict[int, bool]:
+    """The same of as few questions as show what is meant."""
+    return {question: question not in wrong for question in range(FEW)}
 
 
 def compared(*folders: Path, **options: Any) -> Comparison:
@@ -81,8 +89,8 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 def test_another_configuration_is_refused_unless_told(
     write_gate_run: Write, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(), **DIFFERENT[kind])
+    first = write_gate_run("first", few(), questions=FEW)
+    second = write_gate_run("second", few(), questions=FEW, **DIFFERENT[kind])
     assert command(first, second) == ExitCode.INVALID
     assert f"refused  {kind}: {next(iter(DIFFERENT[kind]))}: expected" in (
         capsys.readouterr().out
@@ -93,8 +101,8 @@ def test_another_configuration_is_refused_unless_told(
 
 
 def test_a_fault_is_another_candidate(write_gate_run: Write) -> None:
-    first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(), fault="biases_not_shuffled")
+    first = write_gate_run("first", few(), questions=FEW)
+    second = write_gate_run("second", few(), questions=FEW, fault="biases_not_shuffled")
     assert compared(first, second).exit_code is ExitCode.INVALID
     assert compared(first, second, across=["candidate"]).exit_code is ExitCode.PASS
 
@@ -103,7 +111,7 @@ def test_runs_that_stopped_elsewhere_are_compared_on_common_questions_if_told(
     write_gate_run: Write,
 ) -> None:
     first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(*range(12), asked=231))
+    second = write_gate_run("second", marks(*ORDER[:12], asked=231))
     assert compared(first, second).refused == (
         "questions: expected 1319 answered, found 231",
     )
@@ -117,7 +125,7 @@ def test_a_comparison_that_could_see_nothing_is_inconclusive(
     write_gate_run: Write,
 ) -> None:
     first = write_gate_run("first", marks(asked=5))
-    second = write_gate_run("second", marks(0, 1, 2, 3, 4, asked=5))
+    second = write_gate_run("second", marks(*ORDER[:5], asked=5))
     found = compared(first, second)
     assert found.exit_code is ExitCode.INCONCLUSIVE
 
@@ -126,31 +134,37 @@ def test_a_comparison_that_could_see_nothing_is_inconclusive(
 def test_a_run_without_a_score_is_refused_whatever_is_told(
     write_gate_run: Write, verdict: str
 ) -> None:
-    first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(), verdict=verdict)
+    first = write_gate_run("first", few(), questions=FEW)
+    second = write_gate_run("second", few(), questions=FEW, verdict=verdict)
     for folders in ((first, second), (second, first)):
         assert compared(*folders, across=list(ACROSS)).exit_code is ExitCode.INVALID
 
 
 def test_several_baselines_average_out_one_lucky_run(write_gate_run: Write) -> None:
     unstable = range(40)
-    lucky = write_gate_run("lucky", marks())
+    lucky = write_gate_run("lucky", few(), questions=FEW)
     others = [
-        write_gate_run(f"b{n}", marks(*[q for q in unstable if (q + n) % 2]))
+        write_gate_run(
+            f"b{n}", few(*[q for q in unstable if (q + n) % 2]), questions=FEW
+        )
         for n in range(7)
     ]
-    run = write_gate_run("run", marks(*unstable[:20]))
+    run = write_gate_run("run", few(*unstable[:20]), questions=FEW)
     assert compared(lucky, run).exit_code is ExitCode.FAIL
     found = compared(lucky, *others, run)
     assert found.exit_code is ExitCode.PASS
     assert found.paired is not None
-    assert found.paired.drop == pytest.approx((20 - 7 * 20 / 8) / ASKED)
+    assert found.paired.drop == pytest.approx((20 - 7 * 20 / 8) / FEW)
 
 
 def test_what_else_changed_is_noted(write_gate_run: Write) -> None:
-    first = write_gate_run("first", marks())
+    first = write_gate_run("first", few(), questions=FEW)
     second = write_gate_run(
-        "second", marks(), versions={"torch": "2.14.0"}, candidate_file="beef"
+        "second",
+        few(),
+        questions=FEW,
+        versions={"torch": "2.14.0"},
+        candidate_file="beef",
     )
     assert compared(first, second).notes == (
         "torch: was '2.13.0', is '2.14.0'",
@@ -161,7 +175,9 @@ def test_what_else_changed_is_noted(write_gate_run: Write) -> None:
 def test_one_line_of_json_is_all_that_is_printed(
     write_gate_run: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = (write_gate_run(name, marks()) for name in ("first", "second"))
+    first, second = (
+        write_gate_run(name, few(), questions=FEW) for name in ("first", "second")
+    )
     assert command(first, second, "--json") == ExitCode.PASS
     [line] = capsys.readouterr().out.splitlines()
     assert json.loads(line)["run"] == str(second)
@@ -197,7 +213,7 @@ def test_what_is_no_ended_run_of_the_gate_is_bad_input(
 def test_names_with_escape_codes_are_printed_harmlessly(
     write_gate_run: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = write_gate_run("first", marks())
-    second = write_gate_run("second", marks(), candidate="\x1b[2Jgood")
+    first = write_gate_run("first", few(), questions=FEW)
+    second = write_gate_run("second", few(), questions=FEW, candidate="\x1b[2Jgood")
     assert command(first, second) == ExitCode.INVALID
     assert "\x1b" not in capsys.readouterr().out

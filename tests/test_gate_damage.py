@@ -24,6 +24,7 @@ from mxmoe.evals.gate import run as gate_run
 from mxmoe.evals.gate.answer_lines import FILE
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import read_answers
+from mxmoe.evals.gate.gate_run import read_gate_run
 from mxmoe.evals.gate.options import Options
 from mxmoe.evals.gate.protocol import prompt_hash
 from mxmoe.evals.gate.reference import load_reference
@@ -195,7 +196,7 @@ def test_a_run_killed_in_its_first_write_begins_anew(tmp_path: Path) -> None:
 def test_the_command_survives_sigkill_at_random_times(tmp_path: Path) -> None:
     at = random.Random(20)
     command = [sys.executable, "-m", "mxmoe.conformance.commands.main", "gate"]
-    command += ["--candidate", "torch_dense", "--threshold", "20", "--batch", "4"]
+    command += ["--candidate", "torch_dense", "--threshold", "87.1", "--batch", "4"]
     right, run = tmp_path / "right", tmp_path / "run"
     begun_at = time.monotonic()
     done = subprocess.run([*command, "--run-dir", right], check=False)
@@ -203,10 +204,10 @@ def test_the_command_survives_sigkill_at_random_times(tmp_path: Path) -> None:
     assert done.returncode == 0
     kept: dict[int, AnswerLine] = {}
     kills = 0
-    for _ in range(2):
+    for _ in range(6):
         process = subprocess.Popen([*command, "--run-dir", run])
         try:
-            process.wait(at.uniform(0.2, 0.9) * whole)
+            process.wait(at.uniform(0.15, 0.5) * whole)
             break
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
@@ -215,10 +216,12 @@ def test_the_command_survives_sigkill_at_random_times(tmp_path: Path) -> None:
         now = read_answers(run)
         assert {q: now[q] for q in kept} == kept
         kept = now
-    assert kills > 0
+    assert kills >= 3
     assert subprocess.run([*command, "--run-dir", run], check=False).returncode == 0
     assert written(run) == written(right)
-    ours, theirs = read_answers(run), read_answers(right)
-    assert {q: ours[q] for q in kept} == kept
+    now = read_answers(run)
+    assert {q: now[q] for q in kept} == kept
+    # Those in flight at the end differ, as other questions are asked together.
+    ours, theirs = read_gate_run(run).answers, read_gate_run(right).answers
     assert ours.keys() == theirs.keys()
     assert all(ours[q].text == theirs[q].text for q in ours)

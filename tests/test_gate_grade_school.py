@@ -15,6 +15,7 @@ from mxmoe.conformance.faults.catalogue import installed_faults
 from mxmoe.evals.gate import run as gate_run
 from mxmoe.evals.gate.answer_lines import read_answers
 from mxmoe.evals.gate.begun import begin
+from mxmoe.evals.gate.begun import facts_of
 from mxmoe.evals.gate.ended import end
 from mxmoe.evals.gate.evidence import Decision
 from mxmoe.evals.gate.evidence import weigh
@@ -93,7 +94,10 @@ def test_nan_in_the_experts_fails(
 def test_a_verdict_is_not_improved_by_asking_again(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = Options(candidate="torch_dense")
-    end(begin(run, options), Conclusion(GateVerdict.FAIL, ("logits: found NaN",)))
+    end(
+        begin(run, facts_of(options)),
+        Conclusion(GateVerdict.FAIL, ("logits: found NaN",)),
+    )
     found = run_gate(options, run)
     assert found.verdict is GateVerdict.FAIL
     assert found.reasons == ("logits: found NaN",)
@@ -105,7 +109,7 @@ def test_a_run_of_another_kernel_is_not_gone_on_with(tmp_path: Path) -> None:
     text = "from mxmoe.kernels.torch_dense import candidate\n"
     kernel.write_text(text, encoding="utf-8")
     options = Options(candidate=f"{kernel}:candidate")
-    begin(tmp_path / "run", options)
+    begin(tmp_path / "run", facts_of(options))
     kernel.write_text(text + "# repaired\n", encoding="utf-8")
     with pytest.raises(BadInput, match="expected an empty folder or a run of these"):
         run_gate(options, tmp_path / "run")
@@ -163,7 +167,7 @@ def test_another_order_of_questions_is_another_protocol(
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
-    begin(tmp_path / "run", Options(candidate="torch_dense"))
+    begin(tmp_path / "run", facts_of(Options(candidate="torch_dense")))
     with pytest.raises(BadInput, match="expected an empty folder or a run of these"):
         run_gate(Options(candidate="trtllm_gen"), tmp_path / "run")
 

@@ -61,7 +61,13 @@ def compared(
     return run_dumps(options, tmp / "run")
 
 
-@pytest.mark.parametrize("model", [None, FOLDER], ids=["pair", "checkpoint"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(None, id="pair"),
+        pytest.param(FOLDER, id="checkpoint", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_wrong_entry_is_named(tmp_path: Path, model: Path | None) -> None:
     wrong = [stages(0), stages(1)]
     wrong[1]["down"] = wrong[1]["down"].clone()

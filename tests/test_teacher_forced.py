@@ -123,6 +123,7 @@ def test_a_candidate_against_itself_does_not_shift_at_all(tmp_path: Path) -> Non
     assert found_with("torch_dense", tmp_path / "r", against="torch_dense").shift == 0.0
 
 
+@pytest.mark.nightly
 def test_nan_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_layer(monkeypatch, 2, lambda prepared: prepared["down_bias"].fill_(float("nan")))
     conclusion, score = run_forced(

@@ -1,4 +1,5 @@
-"""The fewest layers, or experts, that the reference must compute for a right model.
+"""A smallest set of layers, or experts, that the reference must compute for a right
+model.
 
 Two models are measured first: an honest candidate, which rounds as the class says,
 everywhere (good), and the one in question everywhere (bad). Half way between them is
@@ -24,6 +25,7 @@ from mxmoe.evals.bisect.minimise import minimise
 from mxmoe.evals.bisect.teacher_forced import Distance
 from mxmoe.evals.bisect.teacher_forced import Exercise
 from mxmoe.evals.bisect.teacher_forced import make_exercise
+from mxmoe.evals.gate.planted import load_base
 from mxmoe.evals.gate.planted import plant
 from mxmoe.evals.grade_school.frozen import load_test_problems
 from mxmoe.evals.grade_school.model import FOLDER
@@ -60,7 +62,9 @@ class Carriers:
     good, bad : the honest candidate's and the candidate's distance from the reference.
     half_way : divergence. restored : with the reference in the set. alone : with the
     candidate in the set, and the reference everywhere else. unvisited : experts that
-    no token of the questions reaches. evaluations : of the model, the ends included.
+    no token of the questions reaches. passes : searches that found something; of the
+    places found by one, none can be left out of that one. evaluations : of the model,
+    the ends included.
     """
 
     layers: tuple[int, ...]
@@ -72,6 +76,7 @@ class Carriers:
     alone: Distance | None
     unvisited: int
     tokens: int
+    passes: int
     evaluations: int
 
 
@@ -100,6 +105,7 @@ def find_carriers(options: Options, heard: Heard = lambda doing, n: None) -> Car
         alone=None,
         unvisited=len(swap.everything) - len(visited),
         tokens=exercise.tokens,
+        passes=0,
         evaluations=4,
     )
     if bad.divergence < LEAST_RATIO * good.divergence:
@@ -140,12 +146,12 @@ class _Search:
         left when the large one is replaced is searched again, from there.
         """
         replaced: frozenset[Place] = frozenset()
-        left = found.bad
+        left, passes = found.bad, 0
         least = LEAST_RATIO * found.good.divergence
         while left.divergence >= least and replaced != self.swap.everything:
             limit = self._half_way(found.good, left)
             replaced |= self._smallest(replaced, limit, single=single)
-            left = self._distance(replaced)
+            left, passes = self._distance(replaced), passes + 1
         alone = self._distance(self.swap.everything - replaced)
         return replace(
             found,
@@ -153,6 +159,7 @@ class _Search:
             places=tuple(sorted(replaced)),
             restored=left,
             alone=alone,
+            passes=passes,
             evaluations=self.before + len(self.measured),
         )
 
@@ -210,7 +217,7 @@ def _load(options: Options) -> Loaded:
 
 
 def _subject(options: Options) -> Subject:
-    subject = load_candidate(options.candidate, device=options.device)
+    subject = load_base(options.candidate, device=options.device)
     if options.fault is None:
         return subject
     planted = plant(options.fault, subject)

@@ -42,8 +42,15 @@ def lines(found: Carriers, options: Options) -> list[str]:
         *said,
         f"with the reference there: {found.restored.divergence:.3g} nats a token; "
         f"with the candidate only there: {found.alone.divergence:.3g}",
-        f"verdict: FOUND {name}: {where}; none can be left out; {count}",
+        f"verdict: FOUND {name}: {where}; {_proved(found.passes)}; {count}",
     ]
+
+
+def _proved(passes: int) -> str:
+    """Passes do not look at each other's places again."""
+    if passes == 1:
+        return "none can be left out"
+    return f"found in {passes} passes, of each of which none can be left out"
 
 
 def as_facts(found: Carriers) -> dict[str, Any]:

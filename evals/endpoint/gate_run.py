@@ -27,7 +27,6 @@ from mxmoe.evals.endpoint.attempts import answered
 from mxmoe.evals.endpoint.attempts import read_attempts
 from mxmoe.evals.endpoint.limits import Limits
 from mxmoe.evals.endpoint.reply import LENGTH
-from mxmoe.evals.endpoint.run_folder import begin_or_reopen
 from mxmoe.evals.endpoint.run_folder import conclusion_before
 from mxmoe.evals.endpoint.run_folder import end_or_leave
 from mxmoe.evals.endpoint.run_folder import resume
@@ -39,6 +38,7 @@ from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.asking import Plan
 from mxmoe.evals.gate.asking import Progress
 from mxmoe.evals.gate.asking import ask_until_decided
+from mxmoe.evals.gate.begun import begin
 from mxmoe.evals.gate.checked import between
 from mxmoe.evals.gate.checked import whole
 from mxmoe.evals.gate.evidence import weigh
@@ -106,7 +106,7 @@ def run_endpoint_gate(
     task = load_endpoint_task(options.task, options.data)
     endpoint = _endpoint(options, task.task)
     until = time.monotonic() + between("run_seconds", options.run_seconds, 0, 1e7)
-    writer = begin_or_reopen(folder, _facts(options, endpoint.address))
+    writer = begin(folder, _facts(options, endpoint.address))
     before = conclusion_before(writer)
     if before is not None:
         return before

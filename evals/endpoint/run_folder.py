@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
-from mxmoe.conformance.rundir import describe_machine
-from mxmoe.conformance.rundir import open_run
 from mxmoe.evals.endpoint.asking import answer_line
 from mxmoe.evals.endpoint.attempts import Attempt
 from mxmoe.evals.endpoint.attempts import answered
@@ -22,24 +17,6 @@ from mxmoe.evals.gate.ended import ended
 from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.reference.errors import BadInput
-
-
-def begin_or_reopen(folder: Path, options: Mapping[str, Any]) -> RunWriter:
-    """The writer of a new run, or of one with the same options; else `BadInput`."""
-    if not (folder / "run.json").exists():
-        writer = open_run(folder)
-        writer.describe(
-            command="gate", started=now(), options=dict(options), **describe_machine()
-        )
-        return writer
-    writer = RunWriter.reopen(folder)
-    before = writer.facts.get("options")
-    if before != options:
-        raise BadInput(
-            f"{folder}: expected an empty folder or a run of these options, "
-            f"found one of {before}"
-        )
-    return writer
 
 
 def conclusion_before(writer: RunWriter) -> Conclusion | None:

@@ -19,22 +19,21 @@ from mxmoe.reference.errors import BadInput
 _FACTS, _PARTIAL = "run.json", "run.json.partial"
 
 
-def begin(folder: Path, options: Options) -> RunWriter:
-    """The writer of a new run, or of one with the same options and candidate file.
+def begin(folder: Path, options: Mapping[str, Any]) -> RunWriter:
+    """The writer of a new run, or of one with the same options.
 
     `BadInput` for a folder of another run, and for one that holds something else.
     """
-    facts = facts_of(options)
     if not (folder / _FACTS).exists():
         _clear_first_write(folder)
         writer = open_run(folder)
         writer.describe(
-            command="gate", started=now(), options=facts, **describe_machine()
+            command="gate", started=now(), options=dict(options), **describe_machine()
         )
         return writer
     writer = RunWriter.reopen(folder)
     before = writer.facts.get("options")
-    if before != facts:
+    if before != options:
         raise BadInput(
             f"{folder}: expected an empty folder or a run of these options, "
             f"found one of {before}"

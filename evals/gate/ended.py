@@ -1,8 +1,8 @@
 """The end of a gate's run, sealed: a verdict that cannot be told from another is none.
 
-`run.json` gets the verdict, its reasons, the counts and the hash of `answers.jsonl`,
-and a hash over these. One changed byte, a missing answer or a file of another run is
-found when the run is read again.
+`run.json` gets the verdict, its reasons, how many answers counted and were correct, the
+hash of `answers.jsonl`, and a hash over these. One changed byte, a missing answer or a
+file of another run is found when the run is read again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.evals.gate.answer_lines import FILE
+from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import read_answers
+from mxmoe.evals.gate.counted import counted_answers
 from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.reference.errors import BadInput
@@ -26,13 +28,16 @@ SEAL = "seal_sha256"
 
 def end(writer: RunWriter, conclusion: Conclusion) -> Conclusion:
     """Write the conclusion and seal it."""
-    lines = read_answers(writer.folder).values()
+    folder = writer.folder
+    lines: tuple[AnswerLine, ...] = ()
+    if "rule" in writer.facts:  # else it ended before it asked
+        lines = counted_answers(read_answers(folder), writer.facts, str(folder))
     facts = {
         "verdict": str(conclusion.verdict),
         "reasons": list(conclusion.reasons),
         "answered": len(lines),
         "correct": sum(line.correct for line in lines),
-        "answers_sha256": _answers_sha256(writer.folder),
+        "answers_sha256": _answers_sha256(folder),
     }
     writer.describe(**facts, **{SEAL: _seal({**writer.facts, **facts})})
     return conclusion

@@ -10,6 +10,7 @@ from typing import Any
 from mxmoe.conformance.rundir import read_run
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import read_answers
+from mxmoe.evals.gate.counted import counted_answers
 from mxmoe.evals.gate.ended import read_conclusion
 from mxmoe.evals.gate.protocol import Protocol
 from mxmoe.evals.gate.protocol import read_protocol
@@ -19,7 +20,9 @@ from mxmoe.reference.errors import BadInput
 
 @dataclass(frozen=True, kw_only=True)
 class GateRun:
-    """One ended run. facts : its run.json. answers : by question."""
+    """One ended run. facts : its run.json. answers : by question, those that count:
+    not what was in flight when the run was decided.
+    """
 
     folder: Path
     facts: Mapping[str, Any]
@@ -34,7 +37,7 @@ class GateRun:
 
     @property
     def full(self) -> bool:
-        """Whether all questions were answered: only then is `correct` a score."""
+        """Whether all questions count: only then is `correct` a score."""
         return len(self.answers) == self.protocol.questions
 
 
@@ -55,10 +58,11 @@ def read_gate_run(folder: Path) -> GateRun:
     conclusion = read_conclusion(folder, facts)
     if not isinstance(protocol := facts.get("protocol"), dict):
         raise BadInput(f"{folder}: expected a protocol, found {protocol!r:.40}")
+    counted = counted_answers(read_answers(folder), facts, str(folder))
     return GateRun(
         folder=folder,
         facts=facts,
         protocol=read_protocol(protocol, str(folder)),
         conclusion=conclusion,
-        answers=read_answers(folder),
+        answers={line.question: line for line in counted},
     )

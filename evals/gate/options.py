@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from dataclasses import replace
 from pathlib import Path
 
-from mxmoe.conformance.faults.plain import PLAIN
-from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.subject import Subject
+from mxmoe.evals.gate.planted import load_base
 from mxmoe.evals.gate.planted import plant
 from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.evals.grade_school.task import NAME as GRADE_SCHOOL
@@ -36,16 +34,9 @@ class Options:
 
 
 def load_subject(options: Options) -> Subject:
-    """The candidate, with its fault planted; `BadInput` where that cannot be.
-
-    "plain" is the suite's own candidate, in which the faults lie that no other can be
-    given.
-    """
+    """The candidate, with its fault planted; `BadInput` where that cannot be."""
     device = None if options.device == AUTO else options.device
-    if options.candidate == PLAIN.name:
-        subject = replace(subject_of(PLAIN, PLAIN.name), device_request=device)
-    else:
-        subject = load_candidate(options.candidate, device=device)
+    subject = load_base(options.candidate, device=device)
     if options.fault is None:
         return subject
     return replace(plant(options.fault, subject), device_request=device)

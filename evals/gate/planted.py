@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import Any
 
 from mxmoe.conformance.faults.catalogue import installed_faults
@@ -10,9 +11,20 @@ from mxmoe.conformance.faults.fault import Fault
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.reference.errors import BadInput
+
+
+def load_base(spec: str, *, device: str | None) -> Subject:
+    """The candidate that `spec` names; "plain" is the suite's own.
+
+    Faults lie in that one which no other can be given.
+    """
+    if spec == PLAIN.name:
+        return replace(subject_of(PLAIN, PLAIN.name), device_request=device)
+    return load_candidate(spec, device=device)
 
 
 def plant(name: str, base: Subject) -> Subject:

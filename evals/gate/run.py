@@ -21,6 +21,7 @@ from mxmoe.evals.gate.asking import Plan
 from mxmoe.evals.gate.asking import Progress
 from mxmoe.evals.gate.asking import ask_until_decided
 from mxmoe.evals.gate.begun import begin
+from mxmoe.evals.gate.begun import facts_of
 from mxmoe.evals.gate.ended import end
 from mxmoe.evals.gate.ended import ended
 from mxmoe.evals.gate.evidence import weigh
@@ -77,7 +78,7 @@ def run_gate(
         threshold=options.threshold,
     )
     protocol = task.protocol(weights_sha256(options.model))
-    writer = begin(folder, options)
+    writer = begin(folder, facts_of(options))
     conclusion = ended(writer)
     if conclusion is not None:
         return conclusion

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.run_facts import candidate_facts
 from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
@@ -22,6 +21,7 @@ from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.evals.gate.planted import load_base
 from mxmoe.evals.gate.planted import plant
 from mxmoe.evals.grade_school.frozen import load_test_problems
 from mxmoe.evals.grade_school.model import FOLDER
@@ -114,7 +114,7 @@ def run_locate(
 
 
 def _subject(options: Options) -> Subject:
-    subject = load_candidate(options.candidate, device=_device(options))
+    subject = load_base(options.candidate, device=_device(options))
     if options.fault is None:
         return subject
     planted = plant(options.fault, subject)

@@ -9,10 +9,9 @@ from functools import cache
 from typing import Any
 
 from mxmoe.evals.gate.answer_lines import AnswerLine
+from mxmoe.evals.gate.counted import counted_answers
 from mxmoe.evals.gate.evidence import DELTA
-from mxmoe.evals.gate.evidence import first_stop
 from mxmoe.evals.gate.evidence import log_evidence
-from mxmoe.evals.gate.order import registered_order
 from mxmoe.evals.gate.risk import Boundaries
 from mxmoe.evals.gate.risk import stopping_boundaries
 from mxmoe.evals.gate.rule import Rule
@@ -27,7 +26,6 @@ from mxmoe.evals.report.pictures.chart import Series
 from mxmoe.evals.report.pictures.chart import draw_chart
 from mxmoe.evals.report.run_data import RunData
 from mxmoe.evals.report.subjects import gate_name
-from mxmoe.reference.errors import BadInput
 
 _COLUMNS = ("candidate", "verdict", "right", "answered", "of", "needed", "run")
 _MARKS = {"pass": Mark.GOOD, "fail": Mark.BAD}
@@ -73,26 +71,13 @@ def gate_runs(runs: Sequence[RunData]) -> list[GateRun]:
 
 
 def _read(run: RunData, rule: dict[str, int], protocol: Any) -> GateRun:
-    try:
-        found = Rule(**rule)
-        seed = protocol["order_seed"]
-        task = str(protocol["task"])
-    except (TypeError, KeyError) as error:
-        raise BadInput(
-            f"{run.folder / 'run.json'}: expected the rule and the protocol of a gate, "
-            f"found {error}"
-        ) from error
-    counted = []
-    for question in registered_order(found.asked, seed=seed):
-        if question not in run.answers:
-            break
-        counted.append(run.answers[question])
-    # Those that were in flight when the verdict was certain do not count.
-    right = [line.correct for line in counted]
-    full = run.options.get("full") is True
-    del counted[first_stop(found, right, full=full).answered :]
+    counted = counted_answers(run.answers, run.facts, f"{run.folder / 'run.json'}")
     return GateRun(
-        name=gate_name(run), run=run, task=task, rule=found, counted=tuple(counted)
+        name=gate_name(run),
+        run=run,
+        task=str(protocol.get("task")),
+        rule=Rule(**rule),
+        counted=counted,
     )
 
 

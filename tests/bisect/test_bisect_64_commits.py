@@ -75,7 +75,8 @@ def test_one_culprit_among_commits_that_do_not_build_fail_otherwise_or_are_flaky
     assert found["result"] == "found"
     assert [repo.number(c["hash"]) for c in found["culprits"]] == [culprit]
     # Six if all could be tested. One that cannot be costs its own step, and git goes
-    # on beside the middle.
+    # on beside the middle. Seen: 8 with two skipped, 9 with three; how many are skipped
+    # is left to the flaky ones.
     skipped = sum(j["code"] == 125 for j in found["judgements"])
     assert found["steps"] <= 6 + 2 * skipped
 

@@ -59,6 +59,7 @@ def test_one_expert_of_one_layer_is_named(tmp_path: Path) -> None:
     found = find(planted(tmp_path, (2, 5)), single=True)
     assert found.places == ((2, 5),)
     assert found.layers == (2,)
+    assert found.passes == 1
     # 4 for the ends, then two for each halving of 4 layers and of 8 experts, and 2.
     assert found.evaluations <= 4 + 2 * 2 + 2 * 3 + 2
     assert found.restored.divergence < found.half_way < found.alone.divergence

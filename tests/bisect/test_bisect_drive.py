@@ -52,7 +52,9 @@ def bisected(repo, folder: Path, **options) -> Outcome:
     return drive(Asked(**asked | options), folder)
 
 
-@pytest.mark.parametrize("culprit", [1, 23, 63])
+@pytest.mark.parametrize(
+    "culprit", [23, *(pytest.param(end, marks=pytest.mark.nightly) for end in (1, 63))]
+)
 def test_the_culprit_of_64_commits_in_six_steps(
     make_repo, tmp_path: Path, culprit: int
 ) -> None:
@@ -235,13 +237,8 @@ def test_the_command_prints_a_line_a_commit_and_one_json_document(
     assert f"git bisect good {repo.commits[2]}" in (run / "bisect.log").read_text()
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),  # 5 s of imports
-    ],
-)
+@pytest.mark.nightly  # 5 s of imports each
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bisection_leaves_nothing_running_and_no_tree(
     make_repo, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -98,6 +98,7 @@ def test_each_kind_of_commit_gets_the_code_that_git_should_hear(
     assert repo.git("status", "--porcelain") == ""
 
 
+@pytest.mark.nightly
 def test_a_culprit_that_raises_in_every_call_can_be_looked_for(
     make_repo, bench: Bench
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_candidate_outside_of_the_repository_is_refused(
         bench.judge(repo.folder, BETWEEN)
 
 
+@pytest.mark.nightly
 def test_a_bundle_is_looked_for_by_what_it_shows(
     make_repo, bench: Bench, tmp_path: Path
 ) -> None:

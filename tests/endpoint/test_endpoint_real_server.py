@@ -42,6 +42,9 @@ from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.grade_school.model import FOLDER
 
+# The server alone takes 10 s to begin.
+pytestmark = pytest.mark.nightly
+
 # It is told "transformers serve" as a user would, but as a module of this Python.
 _SERVE = "from transformers.cli.transformers import main; main()"
 
@@ -110,7 +113,6 @@ def test_the_model_that_ships_passes_at_an_endpoint(
     assert all(line.correct for line in read_answers(tmp_path / "run").values())
 
 
-@pytest.mark.nightly
 def test_the_model_that_ships_passes_by_the_whole_rule(
     url: str, tmp_path: Path
 ) -> None:
@@ -119,7 +121,6 @@ def test_the_model_that_ships_passes_by_the_whole_rule(
     assert found.reasons[0].startswith(("231 of 231", "294 of 295"))
 
 
-@pytest.mark.nightly
 def test_a_server_with_biases_in_another_row_order_fails(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(FOLDER, folder)
@@ -137,7 +138,6 @@ def test_a_server_with_biases_in_another_row_order_fails(tmp_path: Path) -> None
     assert len(read_answers(tmp_path / "run")) <= 10
 
 
-@pytest.mark.nightly
 def test_a_chat_is_answered_through_the_servers_template(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(FOLDER, folder)
@@ -166,7 +166,6 @@ def test_a_chat_is_answered_through_the_servers_template(tmp_path: Path) -> None
             next(answers)
 
 
-@pytest.mark.nightly
 def test_latency_is_measured_where_the_length_can_be_forced(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +183,6 @@ def test_latency_is_measured_where_the_length_can_be_forced(
     assert "tokens/s/user" in said
 
 
-@pytest.mark.nightly
 def test_answers_that_end_early_have_no_latency(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,6 +191,7 @@ def gate_run(folder: Path, url: str, verdict: str) -> Path:
         command="gate",
         options={"endpoint": f"{url}/v1", "model": "served"},
         protocol=asdict(load_reference("grade_school").protocol),
+        rule=asdict(load_reference("grade_school").rule),
     )
     end(writer, Conclusion(GateVerdict(verdict), ("as if",)))
     return folder

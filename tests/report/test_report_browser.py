@@ -140,8 +140,15 @@ def widths(page: Any) -> tuple[int, int]:
     return scroll, seen
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        (PHONE, "light"),
+        (DESK, "dark"),
+        pytest.param(PHONE, "dark", marks=pytest.mark.nightly),
+        pytest.param(DESK, "light", marks=pytest.mark.nightly),
+    ],
+)
 def test_it_renders_readably(
     browser: Any, written: Path, scheme: str, size: dict[str, int]
 ) -> None:

@@ -225,7 +225,7 @@ def test_every_empty_section_names_a_command_that_exists(runs: Runs) -> None:
     for one in empty:
         program, command, *_ = one.fill.split()
         assert program == "mxmoe"
-        assert command in known | {"locate"}
+        assert command in known
 
 
 def test_no_picture_is_drawn_from_outside_of_the_run(copied: Any) -> None:

@@ -239,6 +239,7 @@ def test_without_the_extra_the_command_names_it(
         command.report([runs["right"]])
 
 
+@pytest.mark.nightly
 def test_check_writes_the_report_of_its_run(tmp_path: Path) -> None:
     code = "from mxmoe.conformance.commands.main import main; main()"
     words = "check -c torch_dense -k decode --run-dir run --report-dir page --json"
