@@ -224,10 +224,12 @@ def test_a_worse_run_is_compared_with_eight(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first = write_gate_run("runs/n1", {n: n != 7 for n in range(200)})
+    right = {n: n != 7 for n in range(200)}
+    first = write_gate_run("runs/n1", right, questions=200)
     for night in range(2, 9):
         shutil.copytree(first, f"runs/n{night}")
-    write_gate_run("runs/tonight", {n: n >= 30 for n in range(200)}, verdict="fail")
+    worse = {n: n >= 30 for n in range(200)}
+    write_gate_run("runs/tonight", worse, verdict="fail", questions=200)
     code, said = printed(COMPARE[1], capsys)
     assert code == 1
     assert said.endswith("verdict: WORSE: runs/tonight\n")
@@ -248,6 +250,7 @@ def test_a_drop_is_shown_as_on_the_page(
             {n: n >= wrong for n in range(100)},
             started=f"2026-11-{night + 1:02d}T02:00:00+00:00",
             questions=100,
+            verdict="fail" if wrong == 20 else "pass",
         )
     code, said = printed(HISTORY, capsys)
     assert code == 1
