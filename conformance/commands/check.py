@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsDocument
+from mxmoe.conformance.commands.options import OwnDevice
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -44,9 +47,7 @@ def check(
         str | None,
         typer.Option(metavar="WORD", help="one case, as a failure prints it"),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: the candidate's choice.")
-    ] = None,
+    device: OwnDevice = None,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -84,9 +85,7 @@ def check(
     require_class: Annotated[
         str | None, typer.Option(metavar="NAME", help="pin the arithmetic class")
     ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
+    run_dir: RunDir = None,
     report_dir: Annotated[
         Path | None,
         typer.Option(
@@ -94,9 +93,7 @@ def check(
             help="write the report of `mxmoe report` there as well (extra: report)",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsDocument = False,
 ) -> ExitCode:
     """Judge candidates against the reference, level by level.
 

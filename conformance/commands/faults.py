@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsDocument
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -55,12 +56,8 @@ def faults(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="of the mutants")] = 0,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    run_dir: RunDir = None,
+    as_json: AsDocument = False,
 ) -> ExitCode:
     """Plant faults in a correct candidate and see that the suite finds them.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsDocument
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -39,9 +40,7 @@ def replay(
             help="a process for the candidate. Default: as it failed.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsDocument = False,
 ) -> ExitCode:
     """Repeat the check that failed, on the inputs that the bundle kept.
 

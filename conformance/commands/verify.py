@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsDocument
+from mxmoe.conformance.commands.options import OwnDevice
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -32,9 +34,7 @@ def verify(
         int | None, typer.Option(help="only this tensor-parallel rank")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="0,5,35. Default: all.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: the candidate's choice.")
-    ] = None,
+    device: OwnDevice = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="default: runs/<id>; given again: continues"),
@@ -53,9 +53,7 @@ def verify(
         float | None,
         typer.Option(metavar="SECONDS", min=0.1, help="for a layer of another process"),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsDocument = False,
 ) -> ExitCode:
     """Compare every prepared byte of a checkpoint with the layout's index maps.
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsLine
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
 
@@ -50,12 +52,8 @@ def bench_moe(
         int, typer.Option(min=1, max=10000, help="timed for each cell; 50 or more")
     ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="of weights and tokens")] = 0,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="end with one line of JSON")
-    ] = False,
+    run_dir: RunDir = None,
+    as_json: AsLine = False,
 ) -> ExitCode:
     """Time a candidate, triton_kernels and bf16 grouped GEMMs on the same MoE layer.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from mxmoe.conformance.commands.options import AsLine
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
 
@@ -33,12 +35,8 @@ def bench_prepare(
         str, typer.Option(help="views (torch) or triton (on CUDA): moves the bytes")
     ] = "views",
     repeats: Annotated[int, typer.Option(min=1, max=1000)] = 7,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="end with one line of JSON")
-    ] = False,
+    run_dir: RunDir = None,
+    as_json: AsLine = False,
 ) -> ExitCode:
     """Time the preparation of one layer against a copy and the engines' loop.
 

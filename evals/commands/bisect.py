@@ -9,7 +9,10 @@ from typing import Any
 
 import typer
 
+from mxmoe.conformance.commands.options import AsDocument
+from mxmoe.conformance.commands.options import ResumedRunDir
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.evals.commands.model_options import Fault
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,12 +62,7 @@ def bisect(
             help="for --layers, --experts: path/file.py:attr or an installed name",
         ),
     ] = None,
-    fault: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="plant this fault first, as `mxmoe faults` names them"
-        ),
-    ] = None,
+    fault: Fault = None,
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: the one that ships")
     ] = None,
@@ -72,13 +70,8 @@ def bisect(
     questions: Annotated[
         int, typer.Option(min=1, max=1319, help="whose right answers are scored")
     ] = 16,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="gone on with if begun; default: runs/<id>"),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    run_dir: ResumedRunDir = None,
+    as_json: AsDocument = False,
 ) -> ExitCode:
     """Find the first bad commit between GOOD and BAD, or the fewest wrong experts.
 

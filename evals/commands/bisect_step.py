@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from mxmoe.conformance.commands.options import AsDocument
+from mxmoe.conformance.commands.options import OwnDevice
 from mxmoe.conformance.verdict import ExitCode
 
 if TYPE_CHECKING:
@@ -104,9 +106,7 @@ def bisect_step(
         Path | None,
         typer.Option(metavar="DIR", help="a gpt-oss MXFP4 folder. Default: embedded."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda. Default: the candidate's choice.")
-    ] = None,
+    device: OwnDevice = None,
     profile: Annotated[
         str, typer.Option(help="how many cases --check draws; ci draws the same ones")
     ] = "ci",
@@ -116,9 +116,7 @@ def bisect_step(
     run_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="keep each run. Default: none.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    as_json: AsDocument = False,
 ) -> int:
     """Judge the commit that is checked out; made for `git bisect run` and mxmoe bisect.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsOneLineOnly
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -33,9 +34,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="write compare.json there")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="print one line of JSON only")
-    ] = False,
+    as_json: AsOneLineOnly = False,
 ) -> ExitCode:
     """Compare runs on the same questions, question by question.
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import typer
 
+from mxmoe.conformance.commands.options import AsLine
+from mxmoe.conformance.commands.options import ResumedRunDir
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.evals.commands.model_options import Batch
+from mxmoe.evals.commands.model_options import Data
+from mxmoe.evals.commands.model_options import Device
+from mxmoe.evals.commands.model_options import Dtype
+from mxmoe.evals.commands.model_options import Fault
+from mxmoe.evals.commands.model_options import TaskName
 from mxmoe.reference.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,20 +34,9 @@ def gate(
             help="path/file.py:attr, package.module:attr, an installed name, or plain",
         ),
     ] = None,
-    task: Annotated[str, typer.Option(help="grade_school or gsm8k")] = "grade_school",
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|FILE",
-            help="GSM8K: test.jsonl and train.jsonl; default: MXMOE_GSM8K, or the hub",
-        ),
-    ] = None,
-    fault: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="plant this fault first, as `mxmoe faults` names them"
-        ),
-    ] = None,
+    task: TaskName = "grade_school",
+    data: Data = None,
+    fault: Fault = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -54,11 +51,9 @@ def gate(
             metavar="PERCENT", help="pass from this score on, whatever the reference"
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="of the model: float32 or bfloat16")] = (
-        "float32"
-    ),
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "cpu",
-    batch: Annotated[int, typer.Option(min=1, help="questions at once")] = 64,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    batch: Batch = 64,
     endpoint: Annotated[
         str | None,
         typer.Option(
@@ -95,13 +90,8 @@ def gate(
     full: Annotated[
         bool, typer.Option("--full", help="ask all questions, whatever is certain")
     ] = False,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="gone on with if begun; default: runs/<id>"),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="end with one line of JSON")
-    ] = False,
+    run_dir: ResumedRunDir = None,
+    as_json: AsLine = False,
 ) -> ExitCode:
     """Put a candidate into the model and let it answer until the verdict is certain.
 

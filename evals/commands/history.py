@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsOneLineOnly
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -27,9 +28,7 @@ def history(
         ),
     ] = 8,
     last: Annotated[int, typer.Option(min=1, help="runs to list of each trend")] = 10,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="print one line of JSON only")
-    ] = False,
+    as_json: AsOneLineOnly = False,
 ) -> ExitCode:
     """List the runs of the gate below a folder and look for a drop of the score.
 

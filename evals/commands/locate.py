@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsDocument
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.evals.commands.model_options import Fault
 
 
 def locate(
@@ -20,12 +23,7 @@ def locate(
             help="path/file.py:attr, package.module:attr or an installed name",
         ),
     ] = None,
-    fault: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="plant this fault first, as `mxmoe faults` names them"
-        ),
-    ] = None,
+    fault: Fault = None,
     fault_layer: Annotated[
         int | None, typer.Option(metavar="N", help="plant it in this layer alone")
     ] = None,
@@ -77,12 +75,8 @@ def locate(
     only_first: Annotated[
         bool, typer.Option("--first", help="stop behind the first wrong layer")
     ] = False,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON document on standard output")
-    ] = False,
+    run_dir: RunDir = None,
+    as_json: AsDocument = False,
 ) -> ExitCode:
     """Find the first divergence: layer, stage, expert, (token, slot) row, column.
 

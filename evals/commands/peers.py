@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsLine
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
 
 
@@ -27,12 +29,8 @@ def peers(
         int | None,
         typer.Option(min=1, max=256, help="worker processes; default: one a core"),
     ] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="end with one line of JSON")
-    ] = False,
+    run_dir: RunDir = None,
+    as_json: AsLine = False,
 ) -> ExitCode:
     """Run other projects' acceptance rules and this suite on the same planted faults.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from mxmoe.conformance.commands.options import AsLine
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.errors import BadInput
 
@@ -41,12 +43,8 @@ def serve_bench(
     request_seconds: Annotated[
         float, typer.Option(help="limit of one request, seconds")
     ] = 600.0,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="end with one line of JSON")
-    ] = False,
+    run_dir: RunDir = None,
+    as_json: AsLine = False,
 ) -> ExitCode:
     """Time streamed answers of an OpenAI-compatible server, if their content is valid.
 

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
+from mxmoe.conformance.commands.options import AsLine
+from mxmoe.conformance.commands.options import RunDir
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.evals.commands.model_options import Batch
+from mxmoe.evals.commands.model_options import Data
+from mxmoe.evals.commands.model_options import Device
+from mxmoe.evals.commands.model_options import Dtype
+from mxmoe.evals.commands.model_options import Fault
+from mxmoe.evals.commands.model_options import TaskName
 
 
 def teacher_forced(
@@ -20,12 +28,7 @@ def teacher_forced(
             help="path/file.py:attr, package.module:attr, an installed name, or plain",
         ),
     ],
-    fault: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="plant this fault first, as `mxmoe faults` names them"
-        ),
-    ] = None,
+    fault: Fault = None,
     against: Annotated[
         str,
         typer.Option(
@@ -33,14 +36,8 @@ def teacher_forced(
             help="the other experts: transformers (its own), or a candidate",
         ),
     ] = "transformers",
-    task: Annotated[str, typer.Option(help="grade_school or gsm8k")] = "grade_school",
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|FILE",
-            help="GSM8K: test.jsonl and train.jsonl; default: MXMOE_GSM8K, or the hub",
-        ),
-    ] = None,
+    task: TaskName = "grade_school",
+    data: Data = None,
     model: Annotated[
         Path | None,
         typer.Option(
@@ -58,17 +55,11 @@ def teacher_forced(
             "bfloat16, measured on the model that ships",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="of the model: float32 or bfloat16")] = (
-        "float32"
-    ),
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto")] = "cpu",
-    batch: Annotated[int, typer.Option(min=1, help="questions at once")] = 64,
-    run_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: runs/<id>")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="end with one line of JSON")
-    ] = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    batch: Batch = 64,
+    run_dir: RunDir = None,
+    as_json: AsLine = False,
 ) -> ExitCode:
     """Compare logits along the right answers, with the candidate and other experts.
 
