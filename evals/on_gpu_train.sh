@@ -7,19 +7,14 @@
 # log.jsonl. At most 8 files, each below 16 MB.
 # The first call measures the speed and chooses the steps, so that the whole run trains
 # for 15 minutes; --steps N decides it instead, --fill M changes the minutes.
-# Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
 set -uo pipefail
 out=$1
 shift
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
-pip=(python3 -m pip --disable-pip-version-check install --quiet --no-deps --root-user-action ignore)
-for wheel in wheels/*.whl; do
-    [ -e "$wheel" ] && "${pip[@]}" "$wheel"
-done
-"${pip[@]}" --no-build-isolation --editable . || exit 3
-export PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1 CUBLAS_WORKSPACE_CONFIG=:4096:8
+source kernels/on_gpu_install.sh
+export CUBLAS_WORKSPACE_CONFIG=:4096:8
 run=runs/grade_school
 timeout 570 python3 -m mxmoe.evals.train_grade_school "$run" \
     --steps 0 --fill 15 --minutes 8.5 --reserve 1 "$@"

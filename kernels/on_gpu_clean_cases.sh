@@ -3,18 +3,14 @@
 #   kernels/on_gpu_clean_cases.sh OUT
 # Correct variants on drawn cases: PROCESSES processes on the CPU with CASES pairs each,
 # and one on the GPU's tensor cores with GPU_CASES. OUT/summary.txt has what each said.
-# Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
+# Exits with 1 if one of them failed.
 set -uo pipefail
 out=$1
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.."
-pip=(python3 -m pip --disable-pip-version-check install --quiet --no-deps --root-user-action ignore)
-for wheel in wheels/*.whl; do
-    [ -e "$wheel" ] && "${pip[@]}" "$wheel"
-done
-"${pip[@]}" --no-build-isolation --editable . || exit 3
-export PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+source kernels/on_gpu_install.sh
+export OMP_NUM_THREADS=1
 logs=$(mktemp -d)
 night() {
     local name=$1 cases=$2 test=$3
@@ -35,3 +31,4 @@ for end in "$logs"/*.end; do
     tail -n 24 "${end%.end}.txt" | cut -c1-400
 done >"$out/summary.txt"
 cat "$out/summary.txt"
+! grep -qv ': exit 0$' "$logs"/*.end

@@ -3,18 +3,12 @@
 # the torch that is there, judge tensor and expert parallel layer steps with one rank a
 # GPU and NCCL between them, keep the run directory.
 #   kernels/on_two_gpus.sh OUT [mxmoe check options]
-# Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
 set -euo pipefail
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.."
-pip=(python3 -m pip --disable-pip-version-check install --quiet --no-deps --root-user-action ignore)
-for wheel in wheels/*.whl; do
-    [ -e "$wheel" ] && "${pip[@]}" "$wheel"
-done
-"${pip[@]}" --no-build-isolation --editable .
-export HF_HUB_OFFLINE=1 PYTHONSAFEPATH=1
+source kernels/on_gpu_install.sh
 # NVLink multicast adds nothing to a sum of two, and a program that breaks in it can
 # leave a shared host's GPUs unusable.
 export NCCL_NVLS_ENABLE=0

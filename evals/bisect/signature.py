@@ -23,18 +23,8 @@ from typing import Any
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
+from mxmoe.reference.types import STAGES
 
-# The stages of the contract, in data-flow order.
-STAGES = (
-    "router_logits",
-    "ids",
-    "weights",
-    "gate_up",
-    "activation",
-    "down",
-    "combine",
-    "all_reduce",
-)
 # What `why` lines say where nothing was found, or not searched.
 _UNEXPLAINED = ("no edit of", "none of the known", "no mixture of", "not searched")
 _CLOSE = "close to the bound"

@@ -6,19 +6,13 @@
 # Triton compiling; then the tests that need a GPU; then compute-sanitizer.
 # OUT/summary.txt has the exit code and the last lines of each part.
 # ONLY="laws state" runs these parts alone; PART_SECONDS is the limit of one part.
-# Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
 set -uo pipefail
 set -m # else a part started with & would ignore the interrupt
 out=$1
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/../.."
-pip=(python3 -m pip --disable-pip-version-check install --quiet --no-deps --root-user-action ignore)
-for wheel in wheels/*.whl; do
-    [ -e "$wheel" ] && "${pip[@]}" "$wheel"
-done
-"${pip[@]}" --no-build-isolation --editable . || exit 3
-export PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1
+source kernels/on_gpu_install.sh
 limit=${PART_SECONDS:-400}
 logs=$(mktemp -d)
 part() {

@@ -3,18 +3,12 @@
 #   kernels/trtllm_gen/on_gpu_prepare.sh OUT
 # Every step runs, whatever the ones before it said; OUT/summary.txt has the exit codes
 # and the last line of each step, which of the benchmarks is their JSON.
-# Pure-Python wheels that the machine lacks (typer, rich, ...) are taken from wheels/.
 set -uo pipefail
 out=$1
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/../.."
-pip=(python3 -m pip --disable-pip-version-check install --quiet --no-deps --root-user-action ignore)
-for wheel in wheels/*.whl; do
-    [ -e "$wheel" ] && "${pip[@]}" "$wheel"
-done
-"${pip[@]}" --no-build-isolation --editable . || exit 3
-export PYTHONSAFEPATH=1
+source kernels/on_gpu_install.sh
 run=$(mktemp -d)
 failed=0
 step() {
