@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from mxmoe.conformance.bundles import write_bundle
 from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.commands.main import main
 from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.isolation.judge import make_check
@@ -197,3 +198,40 @@ def test_damaged_inputs_are_refused(bundle: Path) -> None:
     path.unlink()
     with pytest.raises(BadInput, match="expected a whole safetensors file, found"):
         run_replay(bundle)
+
+
+# Each token after one whose first column is large is a little larger: within the bound.
+LAWLESS = """
+import torch
+from mxmoe.kernels.torch_dense import candidate as real
+
+class candidate:
+    name = "lawless"
+    capabilities = real.capabilities
+    prepare = staticmethod(real.prepare)
+
+    @staticmethod
+    def forward(prepared, x, routing, *, tactic=None):
+        out = real.forward(prepared, x, routing)
+        if len(x) > 1:
+            out[1:] += (x[:-1, :1].abs() > 1).to(out.dtype) * out[1:].abs() * 2**-8
+        return out
+"""
+
+
+def test_a_law_broken_in_a_child_repeats_from_its_bundle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lawless.py").write_text(LAWLESS, encoding="utf-8")
+    spec, run = f"{tmp_path / 'lawless.py'}:candidate", tmp_path / "run"
+    words = f"check --isolate --profile dev -c {spec} -k down_negates --run-dir {run}"
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == ExitCode.FAIL, capsys.readouterr().out
+    assert (
+        "broken law: negating W2 and b2 negates the output" in capsys.readouterr().out
+    )
+    (folder,) = (run / "bundles").iterdir()
+    assert run_replay(folder) is ExitCode.FAIL
+    assert "test_law_holds fails as it did" in capsys.readouterr().out
+    assert run_replay(folder, candidate="torch_dense") is ExitCode.PASS
