@@ -7,16 +7,31 @@ import threading
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from http.server import ThreadingHTTPServer
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("httpx", reason="needs the extra 'endpoint'")
 
+from mxmoe.evals.endpoint.address import Api
+from mxmoe.evals.endpoint.address import read_address
+from mxmoe.evals.endpoint.api_key import ApiKey
+from mxmoe.evals.endpoint.asked import Asked
+from mxmoe.evals.endpoint.asked import Sampling
+from mxmoe.evals.endpoint.asking import Asker
+from mxmoe.evals.endpoint.asking import Endpoint
+from mxmoe.evals.endpoint.attempts import read_attempts
+from mxmoe.evals.endpoint.limits import Limits
 from mxmoe.evals.endpoint.task import load_endpoint_task
+from mxmoe.evals.gate.answer_lines import AnswerLine
+from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.grade_school.frozen import load_test_problems
 from mxmoe.evals.grade_school.tokenizer import load as load_tokenizer
 
@@ -142,6 +157,58 @@ def server() -> Iterator[FakeServer]:
 @pytest.fixture
 def other_server() -> Iterator[FakeServer]:
     yield from _running()
+
+
+@pytest.fixture
+def key() -> str:
+    return "sk-secret-0123456789"
+
+
+@pytest.fixture
+def endpoint_of(server: FakeServer, key: str) -> Callable[..., Endpoint]:
+    """Of the running server, impatient, with what a test changes."""
+    asked = Asked(
+        api=Api.COMPLETIONS,
+        model=MODEL,
+        sampling=Sampling(temperature=0.0, output_tokens=160),
+    )
+    endpoint = Endpoint(
+        address=read_address(server.url),
+        key=ApiKey(key),
+        asked=asked,
+        limits=Limits(
+            connect=1, request=2, attempts=3, first_wait=0.01, longest_wait=2
+        ),
+        concurrency=4,
+    )
+    return partial(replace, endpoint)
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., list[AnswerLine]]:
+    """Questions of grade_school, the first if none are named; the run is `tmp_path`."""
+
+    def answered(
+        endpoint: Endpoint, questions: Sequence[int] = (0,)
+    ) -> list[AnswerLine]:
+        task = load_endpoint_task("grade_school")
+        return list(Asker(endpoint, task, tmp_path)(questions))
+
+    return answered
+
+
+@pytest.fixture
+def outcomes(tmp_path: Path) -> Callable[[], list[str]]:
+    """Of all attempts so far."""
+    return lambda: [attempt.outcome for attempt in read_attempts(tmp_path)]
+
+
+@pytest.fixture
+def quick_rule(monkeypatch: pytest.MonkeyPatch) -> Rule:
+    """A rule that few answers decide; what is asked stays the same."""
+    rule = Rule(1319, 500)  # decided by 10 right answers, or by 13 of 14
+    monkeypatch.setattr("mxmoe.evals.gate.rule.ReferenceTest.rule", lambda self: rule)
+    return rule
 
 
 def _running() -> Iterator[FakeServer]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance.commands.main import main
 from mxmoe.evals.endpoint.address import Api
 from mxmoe.evals.endpoint.attempts import FILE as ATTEMPTS
 from mxmoe.evals.endpoint.attempts import read_attempts
@@ -32,13 +31,6 @@ from mxmoe.reference.errors import BadInput
 
 ORDER = registered_order(1319, seed=0)
 LIMITS = Limits(connect=1, request=5, attempts=3, first_wait=0.01)
-RULE = Rule(1319, 500)  # decided by 10 right answers, or by 13 of 14
-
-
-@pytest.fixture
-def quick_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rule that few answers decide; what is asked stays the same."""
-    monkeypatch.setattr("mxmoe.evals.gate.rule.ReferenceTest.rule", lambda self: RULE)
 
 
 def options_of(server: Any, **changes: Any) -> Options:
@@ -316,64 +308,3 @@ def test_a_run_of_another_model_is_not_gone_on_with(
     gate(server, tmp_path / "run")
     with pytest.raises(BadInput, match="a run of these options"):
         gate(server, tmp_path / "run", model="other")
-
-
-def command(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(["gate", *arguments])
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
-def test_the_command_says_what_is_not_verified(
-    server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    quick_rule: None,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("ENGINE_KEY", "sk-secret-0123456789")
-    run = tmp_path / "run"
-    code = command(
-        *("--endpoint", server.url, "--model", "served", "--json"),
-        *("--api-key-env", "ENGINE_KEY", "--run-dir", str(run)),
-    )
-    said = capsys.readouterr().out
-    assert code == 0
-    *_, verdict, as_json = said.splitlines()
-    assert verdict == (
-        f"verdict: PASS served at {server.url} on grade_school; not verified: that the "
-        "kernel under test ran, which weights are served, finite logits"
-    )
-    assert json.loads(as_json)["not_verified"][1] == "which weights are served"
-    assert server.headers[0]["Authorization"] == "Bearer sk-secret-0123456789"
-    assert "sk-secret" not in said
-    assert not any(b"sk-secret" in path.read_bytes() for path in run.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ((), "expected either --candidate or --endpoint"),
-        (("--endpoint", "http://a", "-c", "b"), "either --candidate or --endpoint"),
-        (("--endpoint", "http://a"), "expected the name of a model"),
-        (("--endpoint", "http://u:hidden@a", "--model", "m"), "without user and pass"),
-        (("--endpoint", "http://a", "--model", "m", "--api", "x"), "chat or comp"),
-        (("--endpoint", "http://a", "--fault", "x"), "expected --candidate"),
-        (
-            ("--endpoint", "http://a", "--model", "m", "--api-key-env", "NO_SUCH_KEY"),
-            "expected a variable that is set, found NO_SUCH_KEY",
-        ),
-    ],
-)
-def test_what_cannot_be_asked_is_said_in_one_line(
-    tmp_path: Path,
-    arguments: tuple[str, ...],
-    said: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert command(*arguments, "--run-dir", str(tmp_path / "run")) == 2
-    found = capsys.readouterr().err
-    assert said in found
-    assert "hidden" not in found
-    assert not (tmp_path / "run").exists()
