@@ -53,9 +53,17 @@ NIGHTLY = int(os.environ.get("MXMOE_CLEAN_CASES", "20000"))
 # out (exp, truncation) in its bound alone, and most of its variants have none of it.
 APPROACHED = (0.2, 0.9)
 
-# A rank without lanes and one slot a token: all rows of the output are the same bias,
-# rounded the same way. That once was a significant gain.
-BIAS_ALONE = parse_case("e1k1h32i32/tp3r2/t63/s55")
+# A rank without lanes: its slots are a bias alone, with one slot a token its rows too,
+# each rounded the same way in all tokens. That once was a gain (the first), and a group
+# that was too wide (the second); rounded slots were a gain (the third).
+BIAS_ALONE, WIDE_ALIKE, SLOTS_ALIKE = map(
+    parse_case,
+    (
+        "e1k1h32i32/tp3r2/t63/s55",
+        "e1k1h32i32/tp3r2/t700/s4",
+        "e2k2h32i32/tp3r2/t255/s7",
+    ),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +165,8 @@ def judge_clean_cases(pairs: int, *, fixed: bool, variants: Variants = ON_CPU) -
         suppress_health_check=list(HealthCheck),
     )
     @example(BIAS_ALONE)
+    @example(WIDE_ALIKE)
+    @example(SLOTS_ALIKE)
     @given(cases(is_small, hot=tuple(HOT_SPOTS)))
     def judge(case: Case) -> None:
         for name, (ratio, gain) in worst_ratios(case, variants).items():

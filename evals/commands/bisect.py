@@ -73,7 +73,7 @@ def bisect(
     run_dir: ResumedRunDir = None,
     as_json: AsDocument = False,
 ) -> ExitCode:
-    """Find the first bad commit between GOOD and BAD, or the fewest wrong experts.
+    """Find the first bad commit between GOOD and BAD, or a smallest set of experts.
 
     Commits: git bisects in a working tree of its own; your checkout stays as it is.
     Both ends are verified first, and the culprit against its parent last. COMMAND runs
@@ -81,8 +81,8 @@ def bisect(
     its --candidate is a file of the tree.
 
     --layers, --experts: which of them must the reference compute, so that a model
-    with the candidate inside scores as it should? Delta debugging; none of the set
-    found can be left out.
+    with the candidate inside scores as it should? Delta debugging, in passes until
+    nothing is left: none of what a pass finds can be left out of it.
 
     Exit codes: 0 found; 2 usage; 3 invalid: an end is not what it is said to be, or
     the machinery failed; 4 inconclusive: commits that cannot be tested hide it, it was
