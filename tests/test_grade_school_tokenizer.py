@@ -56,7 +56,7 @@ def test_the_vocabulary_is_small_and_starts_with_an_exclamation_mark() -> None:
 
 
 def test_transformers_loads_it_as_we_do() -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
     theirs = transformers.AutoTokenizer.from_pretrained(task_tokenizer.FOLDER)
     text = TEST[0].prompt + TEST[0].completion
     assert theirs(text)["input_ids"] == LOADED.encode(text).ids

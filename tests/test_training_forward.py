@@ -55,7 +55,7 @@ def tokens(*size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def from_transformers(folder: Path):  # type: ignore[no-untyped-def]
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # transformers' own, on a CPU
         return transformers.AutoModelForCausalLM.from_pretrained(
@@ -82,7 +82,7 @@ def test_logits_and_answers_are_those_of_transformers(
         ours = forward(exported, SHAPE, ids, positions, visible).logits
         theirs = model(ids).logits
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'hf'")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     prompts = [problem.prompt for problem in frozen.load_test_problems()[:3]]
     asked = tokenizer(prompts, return_tensors="pt", padding=True)
