@@ -6,6 +6,9 @@ import torch
 import triton
 import triton.language as tl
 
+from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import wait
+
 # One program's columns: 4 for each of 128 threads, a load of 16 bytes of float32.
 _BLOCK_H = 512
 _WARPS = 4
@@ -47,6 +50,7 @@ def combine(
             TOP_K=top_k,
             BLOCK_H=_BLOCK_H,
             SLOTS_AT_ONCE=min(top_k, _SLOTS_AT_ONCE),
+            **chain_options(y.device),
             num_warps=_WARPS,
         )
     return out
@@ -72,7 +76,9 @@ def _combine_kernel(
     TOP_K: tl.constexpr,  # noqa: N803
     BLOCK_H: tl.constexpr,  # noqa: N803
     SLOTS_AT_ONCE: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    wait(CHAINED)
     token = tl.program_id(0).to(tl.int64)
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     total = tl.zeros([BLOCK_H], tl.float32)

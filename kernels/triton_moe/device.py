@@ -30,6 +30,11 @@ def has_wgmma(device: torch.device) -> bool:
     return _major(device) == _HOPPER
 
 
+def has_dependent_launch(device: torch.device) -> bool:
+    """Whether a kernel can be launched while the one before it ends: from sm_90 on."""
+    return _major(device) >= _HOPPER
+
+
 def has_prefetch(device: torch.device) -> bool:
     """Whether it is an NVIDIA GPU, whose L2 cache takes hints."""
     return _major(device) > 0

@@ -14,6 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
+from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import start_next
+from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.route import padded_experts
 
 # Slots that one program sorts, and those of one of its warps: 4 for each thread.
@@ -95,6 +98,7 @@ def dispatch(
         "TOP_K": top_k,
         "CHUNK": chunk,
         "EXPERTS": padded,
+        **chain_options(ids.device),
         "num_warps": max(1, chunk // _SLOTS_OF_WARP),
     }
     with torch.cuda.device_of(ids):
@@ -187,7 +191,10 @@ def _count_kernel(
     TOP_K: tl.constexpr,  # noqa: N803
     CHUNK: tl.constexpr,  # noqa: N803
     EXPERTS: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    start_next(CHAINED)
+    wait(CHAINED)
     expert = _experts_of_chunk(
         ids, slots, ids_token, ids_k, first_expert, experts, TOP_K, CHUNK
     )
@@ -216,7 +223,10 @@ def _place_kernel(
     COUNTS_AT_ONCE: tl.constexpr,  # noqa: N803
     BLOCK_T: tl.constexpr,  # noqa: N803
     EXPERTS: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    start_next(CHAINED)
+    wait(CHAINED)
     chunk, chunks = tl.program_id(0), tl.num_programs(0)
     expert = _experts_of_chunk(
         ids, slots, ids_token, ids_k, first_expert, experts, TOP_K, CHUNK

@@ -8,6 +8,8 @@ import triton.language as tl
 
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
+from mxmoe.kernels.triton_moe.next_launch import start_next
+from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.tactics import Tactic
 from mxmoe.kernels.triton_moe.tactics import split_tiles
 from mxmoe.kernels.triton_moe.weight_gemm import LEAST_TOKENS
@@ -75,11 +77,13 @@ def _down_kernel(
     BLOCK_T: tl.constexpr,  # noqa: N803
     STAGES: tl.constexpr,  # noqa: N803
     WGMMA: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
     """One program: 64 N rows of one expert, BLOCK_T slots, one split of the lanes."""
     programs = tl.cdiv(row_tiles, N)
     token_tile = tl.program_id(0) // programs
     first_row = tl.program_id(0) % programs * N
+    wait(CHAINED)
     expert = tl.load(tile_expert + token_tile)
     start = tl.load(tile_start + token_tile)
     stop = tl.load(tile_stop + token_tile)
@@ -91,7 +95,7 @@ def _down_kernel(
     tensors = (down, activation, words, scales, bias, slots)
     where = (start, stop, row, first_row, first_tile, last_tile)
     sizes = (slot_count, hidden, lanes, row_tiles, k_tiles)
-    flags: tl.constexpr = (HAS_BIAS, WIDE_SCALES, EVEN_K, N, K, STAGES, WGMMA)
+    flags: tl.constexpr = (HAS_BIAS, WIDE_SCALES, EVEN_K, N, K, STAGES, WGMMA, CHAINED)
     if stop - start > BLOCK_T // 2 or BLOCK_T == LEAST_TOKENS:
         _down_tile(tensors, where, sizes, flags, BLOCK_T)
     elif stop - start > BLOCK_T // 4 or BLOCK_T == 2 * LEAST_TOKENS:
@@ -119,6 +123,7 @@ def _down_tile(
     K: tl.constexpr = flags[4]  # noqa: N806
     STAGES: tl.constexpr = flags[5]  # noqa: N806
     WGMMA: tl.constexpr = flags[6]  # noqa: N806
+    CHAINED: tl.constexpr = flags[7]  # noqa: N806
     position = start + tl.arange(0, BLOCK_T)
     present = position < stop
     rows = activation + position.to(tl.int64) * lanes
@@ -128,6 +133,7 @@ def _down_tile(
         *(rows, present, row_tiles - first_row, first_tile, last_tile, k_tiles, lanes),
         *(N, K, BLOCK_T, EVEN_K, WIDE_SCALES, STAGES, WGMMA),
     )
+    start_next(CHAINED)
     has_bias = HAS_BIAS and first_tile == 0
     sums += load_bias(bias, row, row_tiles - first_row, has_bias, N)[:, None]
     slot = tl.load(slots + position, mask=present, other=0)

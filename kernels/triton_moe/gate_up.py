@@ -9,6 +9,8 @@ import triton.language as tl
 from mxmoe.kernels.triton_moe.device import has_prefetch
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
+from mxmoe.kernels.triton_moe.next_launch import start_next
+from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.next_weights import prefetch_weights
 from mxmoe.kernels.triton_moe.tactics import Tactic
 from mxmoe.kernels.triton_moe.tactics import split_tiles
@@ -102,11 +104,13 @@ def _gate_up_kernel(
     STAGES: tl.constexpr,  # noqa: N803
     WGMMA: tl.constexpr,  # noqa: N803
     SPLITS: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
     """One program: 64 N rows (32 N channels) of one expert, BLOCK_T of its slots."""
     programs = tl.cdiv(row_tiles, N)
     token_tile = tl.program_id(0) // programs
     first_row = tl.program_id(0) % programs * N
+    wait(CHAINED)
     expert = tl.load(tile_expert + token_tile)
     start = tl.load(tile_start + token_tile)
     stop = tl.load(tile_stop + token_tile)
@@ -116,7 +120,7 @@ def _gate_up_kernel(
     following = (next_words, next_row_tiles, next_k_tiles, next_split_tiles)
     where = (start, stop, expert.to(tl.int64), first_row)
     sizes = (x_stride, hidden, lanes, row_tiles, k_tiles, alpha, beta, limit, top_k)
-    format: tl.constexpr = (HAS_BIAS, TRACED, WIDE_SCALES, SPLITS)
+    format: tl.constexpr = (HAS_BIAS, TRACED, WIDE_SCALES, SPLITS, CHAINED)
     steps: tl.constexpr = (EVEN_K, N, K, STAGES, WGMMA)
     if stop - start > BLOCK_T // 2 or BLOCK_T == LEAST_TOKENS:
         _gate_up_tile(tensors, following, where, sizes, format, steps, BLOCK_T)
@@ -144,6 +148,7 @@ def _gate_up_tile(
     TRACED: tl.constexpr = format[1]  # noqa: N806
     WIDE_SCALES: tl.constexpr = format[2]  # noqa: N806
     SPLITS: tl.constexpr = format[3]  # noqa: N806
+    CHAINED: tl.constexpr = format[4]  # noqa: N806
     EVEN_K: tl.constexpr = steps[0]  # noqa: N806
     N: tl.constexpr = steps[1]  # noqa: N806
     K: tl.constexpr = steps[2]  # noqa: N806
@@ -166,6 +171,7 @@ def _gate_up_tile(
         program = first_row // N
         next_words, rows, tiles, split = following
         prefetch_weights(next_words, expert, program, rows, tiles, split, SPLITS)
+    start_next(CHAINED)
     channel = first_row * 32 + tl.arange(0, 32 * N)[:, None]
     sums += added[:, None]
     # Rows 16a + 8u + r: gate (u = 0) and up (u = 1) of channel 8a + r.

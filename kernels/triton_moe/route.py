@@ -12,6 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
+from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import start_next
+from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.reference.types import Routing
 
 
@@ -34,6 +37,7 @@ def route(logits: torch.Tensor, top_k: int, *, routed_scaling: float = 1.0) -> R
             *(*logits.stride(), routed_scaling),
             TOP_K=top_k,
             EXPERTS=padded_experts(experts),
+            **chain_options(logits.device),
             num_warps=1,
         )
     return routing
@@ -137,7 +141,10 @@ def _route_kernel(
     routed_scaling,
     TOP_K: tl.constexpr,  # noqa: N803
     EXPERTS: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    start_next(CHAINED)
+    wait(CHAINED)
     token = tl.program_id(0) + tl.arange(0, 1)
     slot, weight = choose(
         logits,

@@ -14,6 +14,9 @@ from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.dispatch import dispatch
 from mxmoe.kernels.triton_moe.dispatch import empty_dispatch
 from mxmoe.kernels.triton_moe.dispatch import write_tiles
+from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import start_next
+from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.route import choose
 from mxmoe.kernels.triton_moe.route import empty_routing
 from mxmoe.kernels.triton_moe.route import padded_experts
@@ -59,6 +62,7 @@ def route_and_dispatch(
             EXPERTS=padded,
             ALL_SERVED=experts == all_experts,
             BLOCK_T=block_t,
+            **chain_options(logits.device),
             num_warps=max(1, rows * padded // _LOGITS_OF_WARP),
         )
     return routing, made
@@ -94,7 +98,10 @@ def _route_and_dispatch_kernel(
     EXPERTS: tl.constexpr,  # noqa: N803
     ALL_SERVED: tl.constexpr,  # noqa: N803
     BLOCK_T: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    start_next(CHAINED)
+    wait(CHAINED)
     token = tl.arange(0, ROWS)
     slot, weight = choose(
         logits,

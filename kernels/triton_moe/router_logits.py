@@ -11,6 +11,9 @@ import torch
 import triton
 import triton.language as tl
 
+from mxmoe.kernels.triton_moe.device import has_dependent_launch
+from mxmoe.kernels.triton_moe.next_launch import start_next
+
 # Tokens up to which a program takes one expert. x is then read once for each expert:
 # 128 x 16 x 5.8 KB = 12 MB from the L2 cache for gpt-oss, about 3 us.
 _FEW_TOKENS = 16
@@ -61,6 +64,7 @@ def router_logits(
                 *arguments,
                 ROWS=rows,
                 COLUMNS=min(_MOST_COLUMNS, triton.next_power_of_2(x.shape[1])),
+                CHAINED=has_dependent_launch(x.device),
             )
         else:
             exact = x.dtype == router_weight.dtype == torch.bfloat16
@@ -71,6 +75,7 @@ def router_logits(
                 BLOCK_T=block_t,
                 BLOCK_E=block_e,
                 BLOCK_H=block_h,
+                CHAINED=has_dependent_launch(x.device),
                 num_stages=_STAGES,
             )
     return out
@@ -100,7 +105,9 @@ def _few_kernel(
     bias_expert,
     ROWS: tl.constexpr,  # noqa: N803
     COLUMNS: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    start_next(CHAINED)
     expert = tl.program_id(0).to(tl.int64)
     token = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     total = tl.zeros([ROWS], tl.float32)
@@ -138,7 +145,9 @@ def _many_kernel(
     BLOCK_T: tl.constexpr,  # noqa: N803
     BLOCK_E: tl.constexpr,  # noqa: N803
     BLOCK_H: tl.constexpr,  # noqa: N803
+    CHAINED: tl.constexpr,  # noqa: N803
 ):
+    start_next(CHAINED)
     token = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)
     expert = tl.program_id(1).to(tl.int64) * BLOCK_E + tl.arange(0, BLOCK_E)
     total = tl.zeros([BLOCK_T, BLOCK_E], tl.float32)
