@@ -20,6 +20,7 @@ import typer
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.evals.moe_contest.contestant import Layer
 from mxmoe.evals.moe_contest.measure import measure_moe
+from mxmoe.kernels.check_input import check_device
 from mxmoe.kernels.triton_moe import ops
 from mxmoe.kernels.triton_moe.layer import layer_of
 from mxmoe.kernels.triton_moe.tactics import TACTICS
@@ -84,7 +85,7 @@ def main(
         [ForcedTactic(parse_tactic(n).label(), arithmetic) for n in labels],
         MoEConfig(hidden=size, intermediate=size, experts=experts, top_k=4),
         sorted({int(count) for count in tokens.split(",")}),
-        torch.device(device),
+        check_device(device),
         replays=replays,
         seed=0,
         say=lambda line: None,
