@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import chained
 from mxmoe.kernels.triton_moe.next_launch import wait
 
 # One program's columns: 4 for each of 128 threads, a load of 16 bytes of float32.
@@ -50,7 +50,7 @@ def combine(
             TOP_K=top_k,
             BLOCK_H=_BLOCK_H,
             SLOTS_AT_ONCE=min(top_k, _SLOTS_AT_ONCE),
-            **chain_options(y.device),
+            **chained(y.device),
             num_warps=_WARPS,
         )
     return out

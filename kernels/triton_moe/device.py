@@ -35,11 +35,6 @@ def has_dependent_launch(device: torch.device) -> bool:
     return _major(device) >= _HOPPER
 
 
-def has_prefetch(device: torch.device) -> bool:
-    """Whether it is an NVIDIA GPU, whose L2 cache takes hints."""
-    return _major(device) > 0
-
-
 def _major(device: torch.device) -> int:
     assumed = _ASSUMED.get()
     return _major_of(device) if assumed is None else assumed

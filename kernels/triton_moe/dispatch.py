@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import chained
 from mxmoe.kernels.triton_moe.next_launch import start_next
 from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.route import padded_experts
@@ -98,7 +98,7 @@ def dispatch(
         "TOP_K": top_k,
         "CHUNK": chunk,
         "EXPERTS": padded,
-        **chain_options(ids.device),
+        **chained(ids.device),
         "num_warps": max(1, chunk // _SLOTS_OF_WARP),
     }
     with torch.cuda.device_of(ids):

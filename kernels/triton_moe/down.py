@@ -8,6 +8,7 @@ import triton.language as tl
 
 from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.layer import Layer
+from mxmoe.kernels.triton_moe.next_launch import chained
 from mxmoe.kernels.triton_moe.next_launch import start_next
 from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.tactics import Tactic
@@ -48,6 +49,7 @@ def down(
             *(len(activation), layer.hidden, layer.lanes),
             *(row_tiles, k_tiles, split_tiles(k_tiles, tactic)),
             **options(weights, layer, gemm, tactic.block_t, columns=layer.lanes),
+            **chained(activation.device),
         )
     return sums
 

@@ -1,7 +1,7 @@
 """The next kernel is launched while this one ends (programmatic dependent launch).
 
 A launch costs about a microsecond, in which the GPU would idle. A kernel that is
-launched with `options` starts as soon as every program of the kernel before it has
+launched as `chained` starts as soon as every program of the kernel before it has
 called `start_next`, or is done; it must call `wait` before it reads or writes any
 memory. `wait` returns once that kernel is complete and what it wrote can be seen.
 As each kernel of the chain waits, so are then all kernels before that one.
@@ -19,11 +19,14 @@ import triton.language as tl
 from mxmoe.kernels.triton_moe.device import has_dependent_launch
 
 
-def options(device: torch.device) -> dict[str, bool]:
-    """The options of a launch on `device`; a kernel takes CHAINED as a constant."""
-    if has_dependent_launch(device):
-        return {"CHAINED": True, "launch_pdl": True}
-    return {"CHAINED": False}
+def chained(device: torch.device, early: bool = True) -> dict[str, bool]:
+    """The options of a launch on `device`; a kernel takes CHAINED as a constant.
+
+    early : it may come while the kernel before it ends; the next one may in any case.
+    """
+    if not has_dependent_launch(device):
+        return {"CHAINED": False}
+    return {"CHAINED": True, "launch_pdl": early}
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import chained
 from mxmoe.kernels.triton_moe.next_launch import start_next
 from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.reference.types import Routing
@@ -37,7 +37,7 @@ def route(logits: torch.Tensor, top_k: int, *, routed_scaling: float = 1.0) -> R
             *(*logits.stride(), routed_scaling),
             TOP_K=top_k,
             EXPERTS=padded_experts(experts),
-            **chain_options(logits.device),
+            **chained(logits.device),
             num_warps=1,
         )
     return routing

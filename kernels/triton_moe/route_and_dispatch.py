@@ -14,7 +14,7 @@ from mxmoe.kernels.triton_moe.dispatch import Dispatch
 from mxmoe.kernels.triton_moe.dispatch import dispatch
 from mxmoe.kernels.triton_moe.dispatch import empty_dispatch
 from mxmoe.kernels.triton_moe.dispatch import write_tiles
-from mxmoe.kernels.triton_moe.next_launch import options as chain_options
+from mxmoe.kernels.triton_moe.next_launch import chained
 from mxmoe.kernels.triton_moe.next_launch import start_next
 from mxmoe.kernels.triton_moe.next_launch import wait
 from mxmoe.kernels.triton_moe.route import choose
@@ -62,7 +62,7 @@ def route_and_dispatch(
             EXPERTS=padded,
             ALL_SERVED=experts == all_experts,
             BLOCK_T=block_t,
-            **chain_options(logits.device),
+            **chained(logits.device),
             num_warps=max(1, rows * padded // _LOGITS_OF_WARP),
         )
     return routing, made

@@ -39,11 +39,11 @@ class GemmTactic:
         return f"{self.rows}x{self.columns}s{self.stages}w{self.warps}"
 
     def registers(self) -> dict[str, int]:
-        """The option that keeps two programs of eight warps on a multiprocessor.
+        """The option that keeps 16 warps or more on a multiprocessor.
 
-        It has 65,536 registers for 2 * 8 * 32 threads.
+        It has 65,536 registers, 128 for each of 16 * 32 threads.
         """
-        return {"maxnreg": 128} if self.warps == 8 else {}
+        return {"maxnreg": 128}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,16 +107,17 @@ def _tactic(block_t: int, gate_up: str, down: str, splits: int = 1) -> Tactic:
 BY_SLOTS: Mapping[int, Tactic] = MappingProxyType(
     {
         4: _tactic(16, "1x2s4w4", "1x1s4w4", splits=2),
-        8: _tactic(16, "2x1s4w4", "2x1s4w4", splits=2),
-        32: _tactic(16, "1x2s4w4", "2x1s4w4", splits=2),
+        16: _tactic(16, "2x1s4w4", "2x1s4w4", splits=2),
+        32: _tactic(64, "2x1s4w4", "2x1s4w4"),
     }
 )
 """Up to so many slots, the tactic: programs are few, and time goes by latencies."""
 
 BY_SLOTS_PER_EXPERT: Mapping[float, Tactic] = MappingProxyType(
     {
-        4: _tactic(16, "2x1s4w4", "2x1s4w4"),
-        8: _tactic(32, "2x1s4w4", "2x1s4w4"),
+        0.5: _tactic(16, "2x1s4w4", "2x1s4w4"),
+        1.25: _tactic(16, "2x1s4w4", "1x2s4w4"),
+        3: _tactic(32, "2x1s4w4", "2x1s4w4"),
         64: _tactic(64, "2x1s4w4", "2x1s4w4"),
         float("inf"): _tactic(128, "2x1s3w8", "2x1s3w8"),
     }

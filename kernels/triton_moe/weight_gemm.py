@@ -14,7 +14,6 @@ from mxmoe.kernels.triton_moe.decode import decode_tiles
 from mxmoe.kernels.triton_moe.device import has_wgmma
 from mxmoe.kernels.triton_moe.layer import Layer
 from mxmoe.kernels.triton_moe.layer import Weights
-from mxmoe.kernels.triton_moe.next_launch import options as chain_options
 from mxmoe.kernels.triton_moe.tactics import GemmTactic
 
 # Words of codes and words of scales of one tile of 64 x 64 weights.
@@ -40,7 +39,6 @@ def options(
         "STAGES": gemm.stages,
         "WGMMA": has_wgmma(weights.words.device),
         "num_warps": gemm.warps,
-        **chain_options(weights.words.device),
         **gemm.registers(),
     }
 
