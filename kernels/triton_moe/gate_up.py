@@ -22,7 +22,7 @@ from mxmoe.kernels.triton_moe.weight_gemm import options
 # Up to so many slots this kernel waits for the routing before it is launched. Were the
 # second GEMM's programs launched beside programs that came early, an H100 would spread
 # them unevenly: 47 in place of 40 us at one token, 72 in place of 58 at two.
-_FEW_SLOTS = 8
+_FEW_SLOTS = 12
 
 
 def gate_up(
