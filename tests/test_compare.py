@@ -68,7 +68,7 @@ def test_a_worse_run_is_told_with_what_flipped(
     assert "111 and 18 more\n" in said
     assert "gained   1: 87\n" in said
     assert "drop     2.20 points (95 % interval 1.4" in said
-    facts = json.loads((tmp_path / "out" / "compare.json").read_bytes())
+    facts = json.loads((tmp_path / "out" / "run.json").read_bytes())["compared"]
     assert facts["verdict"] == "fail"
     assert facts["lost"] == list(range(100, 130))
     assert facts["gained"] == [87]

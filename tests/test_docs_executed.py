@@ -233,7 +233,7 @@ def test_a_worse_run_is_compared_with_eight(
     code, said = printed(COMPARE[1], capsys)
     assert code == 1
     assert said.endswith("verdict: WORSE: runs/tonight\n")
-    assert (tmp_path / "runs" / "compared" / "compare.json").is_file()
+    assert (tmp_path / "runs" / "compared" / "run.json").is_file()
 
 
 def test_a_drop_is_shown_as_on_the_page(

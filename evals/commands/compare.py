@@ -32,7 +32,8 @@ def compare(
         typer.Option(help="chance of a false alarm, one-sided, above 0 to 0.5"),
     ] = 0.01,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="write compare.json there")
+        Path | None,
+        typer.Option(metavar="DIR", help="a run directory for mxmoe report"),
     ] = None,
     as_json: AsOneLineOnly = False,
 ) -> ExitCode:
@@ -51,6 +52,7 @@ def compare(
     import json
 
     from mxmoe.conformance.escape import printable
+    from mxmoe.conformance.rundir import open_run
     from mxmoe.evals.gate.comparison import compare_runs
     from mxmoe.evals.gate.comparison_text import lines_of
     from mxmoe.evals.gate.gate_run import read_gate_run
@@ -62,13 +64,14 @@ def compare(
         )
     *baselines, run = [read_gate_run(folder) for folder in runs]
     found = compare_runs(baselines, run, across=across or (), alpha=alpha)
-    text = json.dumps(found.as_json(), allow_nan=False)
+    lines = list(lines_of(found))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "compare.json").write_text(text + "\n", encoding="utf-8")
+        open_run(out).describe(
+            command="compare", verdict=lines[-1], compared=found.as_json()
+        )
     if as_json:
-        typer.echo(text)
+        typer.echo(json.dumps(found.as_json(), allow_nan=False))
     else:
-        for line in lines_of(found):
+        for line in lines:
             typer.echo(printable(line))
     return found.exit_code

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.evals.gate.flips import Flip
+from mxmoe.evals.gate.flips import flips_of
 from mxmoe.evals.gate.gate_run import GateRun
 from mxmoe.evals.gate.paired import ALPHA
 from mxmoe.evals.gate.paired import Paired
@@ -42,7 +44,7 @@ class Comparison:
 
     refused : differences that were not allowed, as sentences; then there is no
     `paired`. crossed : those that were. notes : what else differs, and may explain
-    flips.
+    flips. flips : the questions behind `paired`, with what was answered.
     """
 
     baselines: tuple[Path, ...]
@@ -51,6 +53,7 @@ class Comparison:
     crossed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     paired: Paired | None = None
+    flips: tuple[Flip, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -64,7 +67,7 @@ class Comparison:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For compare.json and `--json`."""
+        """For `--json`, and what a run directory keeps."""
         facts: dict[str, Any] = {
             "verdict": self.exit_code.name.lower(),
             "baselines": [str(folder) for folder in self.baselines],
@@ -77,6 +80,7 @@ class Comparison:
             facts |= asdict(self.paired)
             facts |= {"drop": self.paired.drop, "worse": self.paired.worse}
             facts |= {n: [int(q) for q in facts[n]] for n in ("lost", "gained")}
+            facts["flips"] = [asdict(flip) for flip in self.flips]
             del facts["mean_drop"]
         return facts
 
@@ -120,7 +124,10 @@ def compare_runs(
         {f"{q:04d}": each.answers[q].correct for q in common}
         for each in (*baselines, run)
     ]
-    return replace(found, paired=compare_with_many(marks[:-1], marks[-1], alpha=alpha))
+    paired = compare_with_many(marks[:-1], marks[-1], alpha=alpha)
+    answers = [baseline.answers for baseline in baselines]
+    flips = flips_of(paired, answers, run.answers, task=run.protocol.task)
+    return replace(found, paired=paired, flips=flips)
 
 
 def differences(baseline: GateRun, run: GateRun) -> Mapping[str, list[str]]:

@@ -11,7 +11,7 @@ from mxmoe.evals.gate.paired import CONFIDENCE
 from mxmoe.evals.gate.paired import POWER
 from mxmoe.evals.gate.paired import Paired
 
-# Ids on one line; compare.json has them all.
+# Ids on one line; `--json` has them all.
 _SHOWN = 12
 _VERDICTS = {
     ExitCode.PASS: "not worse",

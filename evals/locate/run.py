@@ -271,7 +271,7 @@ def again(options: Options) -> str:
 def _ended(
     writer: RunWriter, code: ExitCode, lines: Sequence[str], facts: dict[str, Any]
 ) -> Located:
-    facts = {**facts, "verdict": lines[0], "run": str(writer.folder)}
+    facts |= {"verdict": lines[0], "lines": list(lines), "run": str(writer.folder)}
     writer.describe(
         finished=now(), exit_code=int(code), verdict=lines[0], located=facts
     )

@@ -16,11 +16,13 @@ from mxmoe.evals.report.document import Report
 from mxmoe.evals.report.document import Statement
 from mxmoe.evals.report.environment import environment
 from mxmoe.evals.report.failures import failures
+from mxmoe.evals.report.flips import comparisons
 from mxmoe.evals.report.flips import flips
 from mxmoe.evals.report.gate_section import GateRun
 from mxmoe.evals.report.gate_section import gate_runs
 from mxmoe.evals.report.gate_section import gate_section
 from mxmoe.evals.report.kill_matrix import kill_matrix
+from mxmoe.evals.report.located import located
 from mxmoe.evals.report.not_run import not_run
 from mxmoe.evals.report.other_runs import other_runs
 from mxmoe.evals.report.run_data import RunData
@@ -42,13 +44,15 @@ def build_report(folders: Sequence[Path], *, baseline: Path | None = None) -> Re
     runs = [read_data(folder) for folder in folders]
     judged = subjects(runs)
     gates = gate_runs(runs)
+    against = None if baseline is None else _baseline(baseline)
     sections = (
         failures(judged),
+        located(runs),
         not_run(judged),
         stage_matrix(judged),
         attribution_section(judged),
         gate_section(gates),
-        flips(gates, None if baseline is None else _baseline(baseline)),
+        flips(comparisons(runs, gates, against)),
         trend(gates),
         kill_matrix(runs),
         speed(runs),

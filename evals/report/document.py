@@ -56,10 +56,11 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class FailureGroup:
-    """Failures with one explanation.
+    """Failures with one explanation, or one that was located.
 
     why : the explanation. text : what the first of them said, whole. checks : all of
-    them, (check, case or "", bundle or ""). again : the command that repeats the first.
+    them, (check, case or "", bundle or ""), none if it was located. again : the
+    command that repeats the first.
     """
 
     candidate: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from mxmoe.evals.report.document import Section
 from mxmoe.evals.report.explanation import again
 from mxmoe.evals.report.explanation import explanation
 from mxmoe.evals.report.pictures.of_bundle import pictures_of
-from mxmoe.evals.report.run_data import RunData
 from mxmoe.evals.report.subjects import Judged
 
 # A page is read, not searched: pictures of more groups would be megabytes of it.
@@ -92,8 +90,8 @@ def _failures(one: Judged) -> list[_Failure]:
             check=line.check.partition("::")[2] or line.check,
             case=line.case or "",
             text=line.text or line.reason,
-            bundle=_bundle(run, line.bundle),
-            folder=_inside(run, line.bundle),
+            bundle=run.bundle_word(line.bundle),
+            folder=run.bundle_folder(line.bundle),
         )
         for run, line in one.lines
         if line.verdict.failed
@@ -111,19 +109,3 @@ def _failures(one: Judged) -> list[_Failure]:
         for _, layer, rank in one.ranks
         if rank.verdict.failed
     ]
-
-
-def _bundle(run: RunData, bundle: str | None) -> str:
-    """As a shell takes it: readers copy the command that it stands in."""
-    return "" if bundle is None else shlex.quote(str(run.folder / bundle))
-
-
-def _inside(run: RunData, bundle: str | None) -> Path | None:
-    """The bundle's folder, if it is one of this run."""
-    if bundle is None:
-        return None
-    try:
-        folder = (run.folder / bundle).resolve()
-    except (ValueError, OSError):  # NUL, a lone surrogate: no name of a folder
-        return None
-    return folder if folder.is_relative_to(run.folder.resolve()) else None

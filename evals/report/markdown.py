@@ -86,8 +86,8 @@ def _section(section: Section) -> Iterator[str]:
 def _group(group: FailureGroup) -> Iterator[str]:
     yield ""
     count = len(group.checks)
-    checks = f"{count} check{'s' * (count != 1)}"
-    yield f"**{for_markdown(group.candidate)}** {for_markdown(group.level)}, {checks}:"
+    checks = f", {count} check{'s' * (count != 1)}" if count else ""
+    yield f"**{for_markdown(group.candidate)}** {for_markdown(group.level)}{checks}:"
     yield for_markdown(group.why)
     yield ""
     text = group.text

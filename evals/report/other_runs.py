@@ -1,4 +1,4 @@
-"""Runs that have no section of their own: locate, compare, bisect, peers and others.
+"""Runs that have no section of their own: bisect, peers and others.
 
 Their facts are shown as they stand in ``run.json``: plain values in one table, each
 list of records in one of its own.
@@ -18,7 +18,10 @@ from mxmoe.evals.report.document import Table
 from mxmoe.evals.report.run_data import CHECKING
 from mxmoe.evals.report.run_data import RunData
 
-_SHOWN_ELSEWHERE = (*CHECKING, "gate", "faults", "verify", "bench moe", "bench prepare")
+_SHOWN_ELSEWHERE = frozenset(
+    {*CHECKING, "gate", "faults", "verify", "bench moe", "bench prepare"}
+    | {"locate", "compare"}
+)
 # What every run has; the environment's section shows it.
 _COMMON = frozenset(
     {"schema", "id", "command", "versions", "platform", "device", "sm", "driver"}
@@ -39,12 +42,12 @@ def other_runs(runs: Sequence[RunData]) -> Section:
         tables += [_records(run, name, value) for name, value in records.items()]
     says = tuple(f"{run.command}: {run.verdict}" for run in mine)
     return Section(
-        key="located",
-        title="Located, compared and other runs",
+        key="other",
+        title="Other runs",
         mark=Mark.PLAIN,
         says=says,
         tables=tuple(table for table in tables if table.rows),
-        fill="mxmoe locate --candidate CANDIDATE",
+        fill="mxmoe bisect --experts -c CANDIDATE",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,20 @@ class RunData:
         """What the user typed, as far as it was kept."""
         found = self.facts.get("options")
         return found if isinstance(found, dict) else {}
+
+    def bundle_word(self, bundle: str | None) -> str:
+        """As a shell takes it: readers copy the command that it stands in."""
+        return "" if bundle is None else shlex.quote(str(self.folder / bundle))
+
+    def bundle_folder(self, bundle: str | None) -> Path | None:
+        """The bundle's folder, if it is one of this run."""
+        if bundle is None:
+            return None
+        try:
+            folder = (self.folder / bundle).resolve()
+        except (ValueError, OSError):  # NUL, a lone surrogate: no name of a folder
+            return None
+        return folder if folder.is_relative_to(self.folder.resolve()) else None
 
 
 def read_data(folder: Path) -> RunData:

@@ -50,6 +50,9 @@ def _answer(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, Mark, str]
         texts = [line.text for line in failed] + [rank.text for rank in broken]
         count = f"{len(texts)} of {judged} checks failed."
         return "No", Mark.BAD, " ".join((*_commonest(texts), count))
+    found = [run for run in one.located if run.facts.get("exit_code") == 1]
+    if found:
+        return "No", Mark.BAD, f"{found[0].verdict}."
     lost = [run for run in one.gates if _gate_verdict(run) is GateVerdict.FAIL]
     if lost:
         score, *causes = _reasons(lost[0]) or ["The gate failed."]
@@ -95,7 +98,7 @@ def _not_known(run: RunData) -> bool:
 
 def _runs_of(one: Judged) -> list[RunData]:
     seen = [run for run, _ in one.lines] + [run for run, _, _ in one.ranks]
-    return list({id(run): run for run in (*seen, *one.gates)}.values())
+    return list({id(run): run for run in (*seen, *one.gates, *one.located)}.values())
 
 
 def _level(one: Judged, level: str, name: str) -> LevelResult:

@@ -21,7 +21,8 @@ class Judged:
 
     spec : how it was named on the command line, None with a planted fault. lines :
     verdict lines with the run that they stand in. ranks : what `mxmoe verify` found,
-    (layer, rank). gates : task scores with this candidate inside.
+    (layer, rank). gates : task scores with this candidate inside. located : searches
+    for its first divergence.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Judged:
     lines: list[tuple[RunData, VerdictLine]] = field(default_factory=list)
     ranks: list[tuple[RunData, int, RankLine]] = field(default_factory=list)
     gates: list[RunData] = field(default_factory=list)
+    located: list[RunData] = field(default_factory=list)
 
 
 def subjects(runs: Sequence[RunData]) -> list[Judged]:
@@ -45,12 +47,13 @@ def subjects(runs: Sequence[RunData]) -> list[Judged]:
             _add(run, found)
     named = {one.spec: one.name for one in found.values()}
     for run in runs:
-        if run.command == "gate":
+        dumps = run.facts.get("dumps")
+        if run.command in ("gate", "locate") and not dumps:
             planted = run.options.get("fault") is not None
             spec = None if planted else str(run.options.get("candidate"))
             name = named.get(spec) or gate_name(run)
             one = _known(found, name, spec, run)
-            one.gates.append(run)
+            (one.gates if run.command == "gate" else one.located).append(run)
             if run.candidates:
                 one.facts = one.facts or run.candidates[0]
     return list(found.values())
@@ -86,7 +89,7 @@ def _known(
 
 
 def gate_name(run: RunData) -> str:
-    """The candidate of a gate; a planted fault makes it another one."""
+    """The candidate inside a model; a planted fault makes it another one."""
     name = _short(str(run.options.get("candidate")))
     fault = run.options.get("fault")
     return name if fault is None else f"{name} with fault {fault}"

@@ -21,7 +21,10 @@ from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import append_answer
+from mxmoe.evals.gate.comparison import Comparison
+from mxmoe.evals.gate.flips import Flip
 from mxmoe.evals.gate.order import registered_order
+from mxmoe.evals.gate.paired import compare_paired
 from mxmoe.evals.gate.rule import Rule
 
 Runs = dict[str, Path]
@@ -174,7 +177,8 @@ def number_bundle(writer: RunWriter) -> str:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """By name: right, wrong, gate (20 nights: gate00 ...), faults, bench, locate."""
+    """By name: right, wrong, gate (20 nights: gate00 ...), faults, bench, locate,
+    compare, bisect."""
     root = tmp_path_factory.mktemp("runs")
     away = replace(
         OK, verdict=Verdict.NOT_RUN, reason="declares no tactics", worst=None
@@ -187,11 +191,48 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         made[f"gate{night:02d}"] = gate_run(root / f"gate{night:02d}", right)
     made["faults"] = faults_run(root / "faults", ["a_fault", "another_fault"])
     made["bench"] = bench_run(root / "bench", ["ours", "theirs"])
-    RunWriter(root / "locate").describe(
-        command="locate", verdict="verdict: FAIL", steps=[{"layer": 3, "ok": False}]
+    made["locate"] = locate_run(root / "locate", "found")
+    made["compare"] = compare_run(root / "compare", "night")
+    RunWriter(root / "bisect").describe(
+        command="bisect", verdict="verdict: FAIL", steps=[{"layer": 3, "ok": False}]
     )
-    made["locate"] = root / "locate"
+    made["bisect"] = root / "bisect"
     return made
+
+
+def locate_run(folder: Path, text: str) -> Path:
+    """Something found in layer 2 of a candidate of that name, with a bundle."""
+    writer = RunWriter(folder)
+    bundle = number_bundle(writer)
+    path = {"layer": 2, "stage": text, "expert": 1, "prompt": 0, "token": 5}
+    path |= {"slot": None, "column": 7}
+    lines = [text, "the evidence", f"again  mxmoe locate -c {text}"]
+    writer.describe(
+        command="locate",
+        options={"candidate": text, "fault": None},
+        exit_code=1,
+        verdict=text,
+        located={"found": [path | {"why": [text]}], "lines": lines, "bundle": bundle},
+    )
+    return folder
+
+
+def compare_run(folder: Path, text: str) -> Path:
+    """A run of that name that lost question 5 and nothing else."""
+    paired = compare_paired({"5": True, "6": True}, {"5": False, "6": True})
+    answers = {"asked": text, "baseline": text, "run": text}
+    found = Comparison(
+        baselines=(Path(text),),
+        run=Path(text),
+        crossed=(text,),
+        notes=(text,),
+        paired=paired,
+        flips=(Flip(question=5, lost=True, **answers),),
+    )
+    RunWriter(folder).describe(
+        command="compare", verdict=text, compared=found.as_json()
+    )
+    return folder
 
 
 def wrong_run(folder: Path) -> Path:
@@ -250,6 +291,8 @@ def hostile_runs(
     ]
     for number, text in enumerate(texts):
         right = [False] * 3
+        found.insert(0, compare_run(root / f"compare{number:02d}", text))
+        found.insert(0, locate_run(root / f"locate{number:02d}", text))
         gate = root / f"gate{number:02d}"
         found.append(gate_run(gate, right, text=text, verdict=text, **options))
     RunWriter(root / "other").describe(

@@ -101,7 +101,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def written(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    chosen = ["right", "wrong", "faults", "bench", "locate"]
+    chosen = ["right", "wrong", "faults", "bench", "locate", "compare", "bisect"]
     chosen += [f"gate{night:02d}" for night in range(20)]
     folder = tmp_path_factory.mktemp("page")
     report = build_report([runs[name] for name in chosen], baseline=runs["gate00"])

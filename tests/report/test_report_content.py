@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def cells(table: Table) -> dict[str, dict[str, Cell]]:
 
 @pytest.fixture(scope="module")
 def report(runs: Runs) -> Report:
-    chosen = ("right", "wrong", "gate00", "faults", "bench", "locate")
+    chosen = ("right", "wrong", "gate00", "faults", "bench", "bisect")
     return build_report([runs[name] for name in chosen], baseline=runs["gate19"])
 
 
@@ -178,6 +179,45 @@ def test_flips_name_the_questions_that_were_lost(runs: Runs) -> None:
     assert found.mark is Mark.BAD
 
 
+def test_a_kept_comparison_is_shown_with_its_questions(runs: Runs) -> None:
+    found = section(build_report([runs["compare"]]), "flips")
+    (row,) = cells(found.tables[0]).values()
+    assert row["verdict"].text == "inconclusive"
+    assert row["would have seen"].text == "none"
+    (flip,) = cells(found.details[0]).values()
+    assert (flip["flip"].text, flip["run wrote"].text) == ("lost", "night")
+
+
+@pytest.mark.parametrize(
+    "damage", [{"interval": [0]}, {"drop": "nan"}, {"flips": [3]}, {"lost": 3}]
+)
+def test_a_damaged_comparison_is_refused(
+    damage: dict[str, Any], runs: Runs, tmp_path: Path
+) -> None:
+    kept = json.loads((runs["compare"] / "run.json").read_text())
+    kept["compared"] |= damage
+    (tmp_path / "run.json").write_text(json.dumps(kept))
+    with pytest.raises(BadInput, match="expected a comparison, found"):
+        build_report([tmp_path])
+
+
+def test_what_was_located_is_a_path_with_explanation_bundle_and_pictures(
+    runs: Runs,
+) -> None:
+    report = build_report([runs["locate"]])
+    found = section(report, "located")
+    (path,) = cells(found.tables[0]).values()
+    shown = {step: path[step].text for step in ("expert", "token", "slot", "column")}
+    assert shown == {"expert": "1", "token": "5", "slot": "-", "column": "7"}
+    (group,) = found.groups
+    assert group.level == "layer 2"
+    assert group.again == "mxmoe locate -c found"
+    assert Path(group.bundle, "tensors.safetensors").exists()
+    assert group.pictures
+    (statement,) = report.statements
+    assert (statement.answer, statement.reason) == ("No", "found.")
+
+
 def test_the_trend_finds_the_night_of_the_change(runs: Runs) -> None:
     nights = [runs[f"gate{night:02d}"] for night in reversed(range(20))]
     found = section(build_report(nights), "trend")
@@ -212,15 +252,15 @@ def test_a_refused_contestant_has_no_time(report: Report) -> None:
 
 
 def test_a_run_without_a_section_is_shown_as_it_stands(report: Report) -> None:
-    plain, steps = section(report, "located").tables
+    plain, steps = section(report, "other").tables
     assert cells(plain)["verdict"]["value"].text == "verdict: FAIL"
     assert cells(steps)["3"]["ok"].text == "false"
 
 
 def test_every_empty_section_names_a_command_that_exists(runs: Runs) -> None:
-    report = build_report([runs["locate"]])
+    report = build_report([runs["bisect"]])
     empty = [one for one in report.sections if one.empty]
-    assert len(empty) == 9
+    assert len(empty) == 10
     known = {entry.name for entry in metadata.entry_points(group="mxmoe.commands")}
     for one in empty:
         program, command, *_ = one.fill.split()
