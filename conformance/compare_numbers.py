@@ -60,9 +60,10 @@ def damage(bad: torch.Tensor, routing: Routing | None = None) -> str:
     if int(bad.sum()) == 1:
         return "a single element"
     first = int(columns.int().argmax())
-    # A right element may be small enough for a missing one to be within its bound.
+    # A right element may be small enough for a missing one to be within its bound; and
+    # a few right ones at the front are chance, no tail behind them.
     tail = columns[first:].double().mean()
-    if first > 0 and (tail == 1 or (tail > 0.75 and first >= width // 2)):
+    if first >= max(width // (4 if tail == 1 else 2), 1) and tail > 0.75:
         whose = "every token" if rows.all() else f"{int(rows.sum())} of {t} tokens"
         return f"trailing columns {first}..{width - 1} of {whose}: look at the N tail"
     if t > 1 and int(rows.sum()) == 1:

@@ -101,6 +101,8 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         ("nibbles of {} swapped", "blocks", _swap_nibbles),
         ("{} scales of the next K block", "scales", _next_block),
         ("last K block of {} dropped", "blocks", _without_last_block),
+        ("{} scales twice as large", "scales", _doubled),
+        ("{} scales half as large", "scales", _halved),
     ):
         gate_up, down = f"gate_up_{kind}", f"down_{kind}"
         yield name.format("gate_up"), _weights(**{gate_up: edit})
@@ -124,6 +126,9 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
     yield "routing weights in reverse slot order", _routing(lambda w: w.flip(1))
     yield "last slot dropped", _routing(_without_last_slot)
     yield "only the first slot added", _routing(_only_first_slot)
+    if config.top_k > 1:
+        yield "only the last slot added", _routing(_only_last_slot)
+        yield "experts overwrite each other's sum, the last one stays", _last_expert
     yield "output all zero", _routing(torch.zeros_like)
 
 
@@ -170,6 +175,26 @@ def _without_last_block(x: torch.Tensor) -> torch.Tensor:
     cut = x.clone()
     cut[:, :, -1:] = 0
     return cut
+
+
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    # 254 stays: one more would be NaN.
+    return torch.where(x < 254, x + 1, x)
+
+
+def _halved(x: torch.Tensor) -> torch.Tensor:
+    return torch.where((x > 0) & (x < 255), x - 1, x)
+
+
+def _last_expert(s: Situation) -> Situation:
+    """Experts come in the order of their ids; each writes where it should add."""
+    ids, weights = s.routing.ids, s.routing.weights
+    stays = ids == ids.amax(dim=1, keepdim=True)
+    return replace(s, routing=Routing(ids, torch.where(stays, weights, 0.0)))
+
+
+def _only_last_slot(w: torch.Tensor) -> torch.Tensor:
+    return _only_first_slot(w.flip(1)).flip(1)
 
 
 def _without_last_slot(w: torch.Tensor) -> torch.Tensor:

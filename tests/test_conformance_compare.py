@@ -36,6 +36,7 @@ TO_EXPERTS = Routing(
         (bad((0, EVERY), (2, EVERY)), "exactly the tokens that visit expert 0"),
         (bad((slice(2, 6), EVERY)), "tokens 2..5, every column"),
         (bad((1, EVERY), (2, EVERY)), "2 of 6 tokens, every column"),
+        (bad((EVERY, slice(1, 16))), "every token in 15 of 16 columns"),
         (bad((EVERY, 3)), "every token in 1 of 16 columns"),
         (bad((1, 3), (4, 7)), "scattered over 2 tokens and 2 columns"),
     ],

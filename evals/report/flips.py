@@ -28,7 +28,7 @@ from mxmoe.evals.report.run_data import RunData
 _COLUMNS = ("question", "flip", "asked", "baseline wrote", "run wrote")
 _HEAD = ("run", "baseline", "verdict")
 _NUMBERS = ("asked", "lost", "gained", "drop", f"{100 * CONFIDENCE:.0f} %")
-_TOTALS = (*_HEAD, *_NUMBERS, "would have seen", "p")
+_TOTALS = (*_HEAD, *_NUMBERS, "detectable", "p")
 _WORDS = {
     ExitCode.PASS: ("not worse", Mark.GOOD),
     ExitCode.FAIL: ("worse", Mark.BAD),

@@ -52,7 +52,7 @@ def _answer(one: Judged, levels: Sequence[LevelResult]) -> tuple[str, Mark, str]
         return "No", Mark.BAD, " ".join((*_commonest(texts), count))
     found = [run for run in one.located if run.facts.get("exit_code") == 1]
     if found:
-        return "No", Mark.BAD, f"{found[0].verdict}."
+        return "No", Mark.BAD, f"{_capital(found[0].verdict)}."
     lost = [run for run in one.gates if _gate_verdict(run) is GateVerdict.FAIL]
     if lost:
         score, *causes = _reasons(lost[0]) or ["The gate failed."]
@@ -83,7 +83,17 @@ def _commonest(texts: Sequence[str]) -> list[str]:
     # What is said behind the first semicolon is about other tensors.
     reasons = Counter(explanation(text).partition("; ")[0] for text in texts)
     found = reasons.most_common(2)
-    return [f"{why} ({n} checks)." for why, n in found if why and n * 3 > found[0][1]]
+    return [
+        f"{_capital(why)} ({n} check{'s' * (n != 1)})."
+        for why, n in found
+        if why and n * 3 > found[0][1]
+    ]
+
+
+def _capital(words: str) -> str:
+    """As a sentence begins, unless a name such as fc1_bias begins it."""
+    first = words.partition(" ")[0]
+    return f"{words[:1].upper()}{words[1:]}" if first.isalpha() else words
 
 
 def _reached(level: LevelResult) -> bool:
@@ -147,7 +157,7 @@ def _reasons(run: RunData) -> list[str]:
     found = run.facts.get("reasons")
     if not isinstance(found, list):
         return []
-    return [f"{str(reason)[:1].upper()}{str(reason)[1:]}." for reason in found]
+    return [f"{_capital(str(reason))}." for reason in found]
 
 
 def _facts(one: Judged) -> tuple[tuple[str, str], ...]:

@@ -183,7 +183,7 @@ def test_a_kept_comparison_is_shown_with_its_questions(runs: Runs) -> None:
     found = section(build_report([runs["compare"]]), "flips")
     (row,) = cells(found.tables[0]).values()
     assert row["verdict"].text == "inconclusive"
-    assert row["would have seen"].text == "none"
+    assert row["detectable"].text == "none"
     (flip,) = cells(found.details[0]).values()
     assert (flip["flip"].text, flip["run wrote"].text) == ("lost", "night")
 
@@ -215,7 +215,7 @@ def test_what_was_located_is_a_path_with_explanation_bundle_and_pictures(
     assert Path(group.bundle, "tensors.safetensors").exists()
     assert group.pictures
     (statement,) = report.statements
-    assert (statement.answer, statement.reason) == ("No", "found.")
+    assert (statement.answer, statement.reason) == ("No", "Found.")
 
 
 def test_the_trend_finds_the_night_of_the_change(runs: Runs) -> None:

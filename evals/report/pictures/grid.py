@@ -30,6 +30,8 @@ STEPS = (
 WORST = "b3"
 MASK = {0: "h0", 1: "b1"}
 _LEFT, _TOP, _BOTTOM = 56.0, 8.0, 32.0
+# Width of a letter of the axes, at 13 units of height.
+_LETTER = 8.0
 
 
 def shrink(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,6 +61,7 @@ def draw_grid(
 ) -> str:
     """SVG. rows : the name of each row. columns : of the first and the last."""
     height = _row_height(len(classes)) * len(classes)
+    height = max(height, _LETTER * len(down))  # or the axis would be cut
     width = svg.WIDTH - _LEFT - 8
     body = [svg.rect(_LEFT, _TOP, width, height, "empty")]
     for kind, steps in _paths(classes, width, height).items():

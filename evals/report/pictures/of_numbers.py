@@ -68,8 +68,8 @@ def _by_expert(ratio: Numbers, experts: NDArray[np.int32]) -> Picture:
     worst = rows.max(axis=1)
     bad = [f"{e} ({_said(w)})" for e, w in zip(names, worst, strict=True) if w > 1]
     says = (
-        f"Error / bound of {len(names)} experts by column, the largest of the tokens "
-        f"that visit the expert. Beyond the bound: {', '.join(bad[:8]) or 'none'}."
+        f"Error / bound of {len(names)} expert{'s' * (len(names) != 1)} by column, the "
+        f"largest of the tokens that visit the expert. Beyond the bound: {', '.join(bad[:8]) or 'none'}."
     )
     return Picture(
         title="Error / bound by expert and column",
