@@ -69,7 +69,8 @@ def _by_expert(ratio: Numbers, experts: NDArray[np.int32]) -> Picture:
     bad = [f"{e} ({_said(w)})" for e, w in zip(names, worst, strict=True) if w > 1]
     says = (
         f"Error / bound of {len(names)} expert{'s' * (len(names) != 1)} by column, the "
-        f"largest of the tokens that visit the expert. Beyond the bound: {', '.join(bad[:8]) or 'none'}."
+        "largest of the tokens that visit the expert. Beyond the bound: "
+        f"{', '.join(bad[:8]) or 'none'}."
     )
     return Picture(
         title="Error / bound by expert and column",
