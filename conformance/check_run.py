@@ -35,6 +35,7 @@ from mxmoe.conformance.summary import Conclusion
 from mxmoe.conformance.summary import conclude
 from mxmoe.conformance.summary import print_summary
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.watched import watched
 from mxmoe.reference.errors import BadInput
 
 
@@ -133,7 +134,7 @@ class Reporter:
             self._log.close()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        if not self.console.is_terminal:
+        if not watched(self.console):
             return
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),

@@ -27,6 +27,7 @@ from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verify_request import VerifyRequest
+from mxmoe.conformance.watched import watched
 from mxmoe.reference.types import Shard
 
 
@@ -75,7 +76,7 @@ class Display:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not watched(self.console),
         )
         self._task = self._progress.add_task("layers", total=len(request.layers))
 

@@ -63,7 +63,8 @@ def print_matrix(console: Console, kills: Sequence[Kill]) -> None:
     """One row a fault. ``x`` caught, ``.`` passed, ``-`` nothing judged."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("fault", "in", *LEVELS, "first check", "caught", "s"):
-        table.add_column(name, no_wrap=name in LEVELS, overflow="fold")
+        # Where a terminal is narrow, names of faults stay whole: `--fault` takes them.
+        table.add_column(name, no_wrap=name != "first check", overflow="ellipsis")
     for name, seeds in by_fault(kills).items():
         caught = [one for one in seeds if one.first is not None]
         away = next((one.reason for one in seeds if one.reason), "")

@@ -45,6 +45,7 @@ from mxmoe.conformance.session import shake_hands
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.watched import watched
 from mxmoe.reference.errors import BadInput
 
 # A table into a pipe is not broken: the longest check has 55 characters.
@@ -193,7 +194,7 @@ class _Step:
 
     def __call__(self, name: str) -> None:
         self.bar.update(self.task, completed=self.done, description=printable(name))
-        if not self.bar.console.is_terminal and self.done % 50 == 0:
+        if self.bar.disable and self.done % 50 == 0:
             sys.stderr.write(f"{self.done} of {self.total}: {printable(name):.60}\n")
         self.done += 1
 
@@ -208,7 +209,7 @@ def progress(total: int) -> Iterator[_Step]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not watched(console),
     )
     with bar:
         yield _Step(bar, total)

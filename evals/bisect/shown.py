@@ -11,6 +11,7 @@ from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.watched import watched
 from mxmoe.evals.bisect.drive import AGAIN
 from mxmoe.evals.bisect.drive import Heard
 from mxmoe.evals.bisect.history import Commit
@@ -37,7 +38,7 @@ class Shown:
             console=console,
             auto_refresh=False,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not watched(console),
         )
         self._task = self._bar.add_task("", total=None)
 

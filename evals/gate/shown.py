@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from types import TracebackType
 
 import numpy as np
@@ -13,6 +12,7 @@ from rich.progress import Progress as Bar
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 
+from mxmoe.conformance.watched import watched
 from mxmoe.evals.gate.asking import Progress
 from mxmoe.evals.gate.risk import questions_to_go
 from mxmoe.evals.gate.risk import stopping_boundaries
@@ -27,16 +27,18 @@ class Shown:
 
     def __init__(self, *, full: bool = False) -> None:
         self._full = full
+        console = Console(stderr=True)
+        # Together at most 79 characters, for whom a terminal has 80.
         self._bar = Bar(
-            TextColumn("{task.completed:.0f} answered"),
-            BarColumn(),
-            TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
+            TextColumn("{task.fields[correct]} of {task.completed:.0f} correct"),
+            BarColumn(bar_width=6),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not watched(console),
             transient=True,
         )
-        self._task = self._bar.add_task("", total=None)
+        self._task = self._bar.add_task("", total=None, correct=0)
         self._to_go: NDArray[np.float64] | None = None
 
     def __enter__(self) -> Shown:
@@ -58,14 +60,15 @@ class Shown:
         standing = progress.standing
         left = self._left(rule, standing.answered, standing.correct)
         said = (
-            f"{standing.correct} correct, about {left:.0f} to go; evidence to pass "
-            f"{_odds(standing.log_pass)}, to fail {_odds(standing.log_fail)}"
+            f"~{left:.0f} to go; odds pass {_odds(standing.log_pass)}, "
+            f"fail {_odds(standing.log_fail)}"
         )
         self._bar.update(
             self._task,
             completed=standing.answered,
             total=standing.answered + left,
             description=said,
+            correct=standing.correct,
         )
 
     def _left(self, rule: Rule, answered: int, correct: int) -> float:
@@ -78,4 +81,4 @@ class Shown:
 
 
 def _odds(log_evidence: float) -> str:
-    return f"{np.exp(np.clip(log_evidence, -20, 20)):.2g}"
+    return f"{np.exp(np.clip(log_evidence, -20, 20)):.1g}"

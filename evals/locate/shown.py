@@ -16,6 +16,7 @@ from rich.progress import TimeElapsedColumn
 from rich.text import Text
 
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.watched import watched
 
 _STYLES = {ExitCode.PASS: "bold green", ExitCode.FAIL: "bold red"}
 
@@ -30,7 +31,7 @@ def shown() -> Iterator[Callable[[str], None]]:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not watched(console),
     )
     task = bar.add_task("", total=None)
     with bar:
