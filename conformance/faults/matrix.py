@@ -59,25 +59,44 @@ def conclude_kills(kills: Sequence[Kill], seconds: float) -> tuple[ExitCode, str
     return ExitCode.PASS, f"verdict: PASS {counted}{away} ({around})"
 
 
+# Names of faults have up to 43 letters and stay whole, as `--fault` takes them. Where
+# it is narrower than this, the run directory alone has candidate and check.
+_WIDE = 100
+
+
 def print_matrix(console: Console, kills: Sequence[Kill]) -> None:
     """One row a fault. ``x`` caught, ``.`` passed, ``-`` nothing judged."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("fault", "in", *LEVELS, "first check", "caught", "s"):
-        # Where a terminal is narrow, names of faults stay whole: `--fault` takes them.
+    for name in _columns(console):
         table.add_column(name, no_wrap=name != "first check", overflow="ellipsis")
     for name, seeds in by_fault(kills).items():
-        caught = [one for one in seeds if one.first is not None]
-        away = next((one.reason for one in seeds if one.reason), "")
-        first = (caught[0].first if caught else away or "SURVIVED") or ""
-        table.add_row(
-            Text(printable(name)),
-            Text(printable(seeds[0].base)),
-            *(_cell(seeds, level) for level in LEVELS),
-            Text(printable(first), style="" if caught or away else "red bold"),
-            f"{len(caught)} of {len(seeds)}",
-            f"{median(one.seconds for one in caught):.2f}" if caught else "-",
-        )
+        row = _row(name, seeds)
+        table.add_row(*(row[column] for column in _columns(console)))
     console.print(table)
+
+
+def _columns(console: Console) -> tuple[str, ...]:
+    ends = ("first check", "caught", "s")
+    if console.width < _WIDE:
+        return ("fault", *LEVELS, *ends[1:])
+    return ("fault", "in", *LEVELS, *ends)
+
+
+def _row(name: str, seeds: Sequence[Kill]) -> Mapping[str, Text]:
+    caught = [one for one in seeds if one.first is not None]
+    away = next((one.reason for one in seeds if one.reason), "")
+    first = (caught[0].first if caught else away or "SURVIVED") or ""
+    seconds = f"{median(one.seconds for one in caught):.2f}" if caught else "-"
+    return {
+        "fault": Text(printable(name)),
+        "in": Text(printable(seeds[0].base)),
+        **{level: Text(_cell(seeds, level)) for level in LEVELS},
+        "first check": Text(
+            printable(first), style="" if caught or away else "red bold"
+        ),
+        "caught": Text(f"{len(caught)} of {len(seeds)}"),
+        "s": Text(seconds),
+    }
 
 
 def _cell(seeds: Sequence[Kill], level: str) -> str:
