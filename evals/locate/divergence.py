@@ -66,6 +66,11 @@ class Divergence:
         return self.routing.ids == expert
 
 
+def faint(found: Divergence) -> bool:
+    """Whether it is so near its bound that nearly anything would explain it."""
+    return bool(((found.found - found.truth).abs() <= 2 * found.allowed).all())
+
+
 def first_divergence(
     stage: str,
     found: torch.Tensor,

@@ -77,6 +77,12 @@ class LayerUnderTest:
             arithmetic=self.arithmetic,
         )
 
+    def layer_of(self, hidden_states: torch.Tensor, routing: Routing) -> Layer:
+        """The same with other inputs [t, h] and routing [t, k]."""
+        layer = replace(self.layer(), hidden_states=hidden_states, routing=routing)
+        config = replace(self.config, top_k=routing.ids.shape[1])
+        return replace(layer, config=config)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Numbers:

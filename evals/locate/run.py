@@ -35,7 +35,7 @@ from mxmoe.evals.locate.search import Search
 from mxmoe.evals.locate.search import search
 from mxmoe.evals.locate.words import evidence
 from mxmoe.evals.locate.words import sentence
-from mxmoe.evals.locate.words import stage_and_column
+from mxmoe.evals.locate.words import spot
 from mxmoe.evals.locate.written_bundle import bundle_of
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
@@ -239,15 +239,15 @@ def _facts(found: Found) -> dict[str, Any]:
     }
     if at is not None:
         token = found.result.under.inputs.tokens[at.row]
-        stage, column = stage_and_column(found.result, at, found.causes)
+        where = spot(found.result, at, found.causes)
         facts |= {
-            "stage": stage,
-            "expert": at.expert,
+            "stage": where.stage,
+            "expert": where.expert,
             "experts": list(at.experts),
             "prompt": token.prompt,
             "token": token.position,
-            "slot": at.slot,
-            "column": column,
+            "slot": where.slot,
+            "column": where.column,
         }
     return facts
 

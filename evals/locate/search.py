@@ -17,7 +17,7 @@ from dataclasses import replace
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.inside.swap import Place
 from mxmoe.evals.inside.swap import Swap
-from mxmoe.evals.locate.causes import Cause
+from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.causes import causes
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.layer import LayerResult
