@@ -35,7 +35,7 @@ def activation_causes(
     *,
     through: Through,
 ) -> list[str]:
-    """Phrases for what explains every row, or ().
+    """Phrases for what explains every row, or (); () also if the right one does.
 
     gate_up : [n, 2i], what went in. found, allowed : [n, width].
     """
@@ -43,6 +43,8 @@ def activation_causes(
     def fits(rows: torch.Tensor) -> bool:
         return bool(((found - through(rows)).abs() <= _SLACK * allowed).all())
 
+    if fits(activate(gate_up, right)):
+        return []
     named = [name for name, a in _variants(gate_up, right) if fits(a)]
     if named:
         return [f"behaves as if: {name}" for name in named]
@@ -72,7 +74,6 @@ def _variants(z: torch.Tensor, right: Activation) -> Iterator[tuple[str, torch.T
     yield "the up half is clamped from above only", of(low_gate, up.clamp(max=top))
     yield "the up half is clamped from below only", of(low_gate, up.clamp(min=-top))
     yield "the gate half is clamped on both sides", of(gate.clamp(-top, top), both)
-    yield "gate and up swapped", of(up.clamp(max=top), gate.clamp(-top, top))
     yield "no +1 on the up half", activate(z, replace(right, beta=0.0))
     yield "alpha taken as 1", activate(z, replace(right, alpha=1.0))
     yield "plain silu(gate) * up", activate(z, SILU)

@@ -69,15 +69,17 @@ def weight_causes(whole: Sum) -> list[WeightCause]:
     if not part.out.isfinite().all() or part.fits(part.routing.weights.double()):
         return []
     given = part.routing.weights.double()
+    # Each element counts as exactly as it is known.
+    known = 1 / part.allowed.clamp(min=torch.finfo(torch.float32).tiny)
     used = torch.linalg.lstsq(
-        part.down.transpose(1, 2), part.out[..., None], driver="gelsd"
+        (part.down * known[:, None]).transpose(1, 2),
+        (part.out * known)[..., None],
+        driver="gelsd",
     ).solution[..., 0]
-    if not part.fits(used):
-        return []
     for weights, cause in _hypotheses(part, given, used):
         if part.fits(weights):
             return [cause]
-    return [WeightCause(text=OTHER_WEIGHTS)]
+    return [WeightCause(text=OTHER_WEIGHTS)] if part.fits(used) else []
 
 
 def _hypotheses(

@@ -56,11 +56,11 @@ def judge_layer(under: LayerUnderTest, count: Evaluations) -> LayerResult:
     try:
         if subject.has("route"):
             routing = routing_fault(subject, under.weights, under.config, under.inputs)
-        numbers = judge_numbers(under, count)
+        part, numbers = judge_numbers(under, count)
     except Failure as failure:
         return LayerResult(
             under=under, wrong_bytes=differs, routing=routing, failure=failure
         )
     return LayerResult(
-        under=under, wrong_bytes=differs, routing=routing, numbers=numbers
+        under=part, wrong_bytes=differs, routing=routing, numbers=numbers
     )

@@ -40,6 +40,13 @@ from mxmoe.reference.types import Trace
 
 BY_TRACE, BY_SLOT, BY_OUTPUT = "trace", "slot by slot", "output"
 
+# Stages and bounds of so many tokens are held at a time as take this much memory: truth
+# and allowed of each stage twice (with inherited errors, and without), the candidate's,
+# and the parts of the errors, in float64.
+_STAGES_BYTES, _STAGE_COPIES = 2**30, 8
+# Fewer hardly visit the experts of gpt-oss-120b.
+_FEWEST_TOKENS = 64
+
 # What is systematic is searched in so many tokens that all directions together, one
 # an expert and four more, take this much memory in float64; and in so many at most.
 _DIRECTIONS_BYTES = 2**28
@@ -77,6 +84,10 @@ class LayerUnderTest:
             arithmetic=self.arithmetic,
         )
 
+    def of_tokens(self, rows: torch.Tensor) -> LayerUnderTest:
+        """With some of the inputs' tokens."""
+        return replace(self, inputs=self.inputs.rows(rows))
+
     def layer_of(self, hidden_states: torch.Tensor, routing: Routing) -> Layer:
         """The same with other inputs [t, h] and routing [t, k]."""
         layer = replace(self.layer(), hidden_states=hidden_states, routing=routing)
@@ -102,11 +113,37 @@ class Numbers:
     notes: tuple[str, ...] = ()
 
 
-def judge_numbers(under: LayerUnderTest, count: Evaluations) -> Numbers:
-    """Raises `Failure` where `forward` does."""
-    layer, routing = under.layer(), under.inputs.routing
+def judge_numbers(
+    under: LayerUnderTest, count: Evaluations
+) -> tuple[LayerUnderTest, Numbers]:
+    """The first tokens that are wrong, alone, and what is; all of them if none are.
+
+    The candidate is called once with all tokens; stages and bounds are held for as
+    many as fit into memory. Raises `Failure` where `forward` does.
+    """
     count.layers += 1
     out = forward(under, under.inputs)
+    right = None
+    for rows in torch.arange(len(out)).split(_tokens_at_once(under.config)):
+        part = under if len(rows) == len(out) else under.of_tokens(rows)
+        numbers = _judge_part(part, out[rows], count)
+        if numbers.divergence is not None:
+            return part, numbers
+        right = right or (part, numbers)
+    assert right is not None
+    return right
+
+
+def _tokens_at_once(config: MoEConfig) -> int:
+    width = 3 * config.intermediate + config.hidden
+    each = 8 * config.top_k * width * _STAGE_COPIES
+    return max(_FEWEST_TOKENS, _STAGES_BYTES // each)
+
+
+def _judge_part(
+    under: LayerUnderTest, out: torch.Tensor, count: Evaluations
+) -> Numbers:
+    layer, routing = under.layer(), under.inputs.routing
     judged = judge_rank(
         layer.part,
         layer.config,

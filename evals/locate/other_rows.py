@@ -14,6 +14,7 @@ import torch
 from mxmoe.conformance.explain_bytes import EDITS
 from mxmoe.evals.locate.product_causes import Product
 from mxmoe.reference.formats import decode
+from mxmoe.reference.types import BLOCK
 
 # Rows of the weights, and rows of the inputs, that a guess is tried on.
 _COLUMNS, _ROWS = 32, 64
@@ -72,10 +73,24 @@ def other_matrices(
     for kinds in _KINDS:
         for edit in EDITS:
             fits = all(k in mine and edit.fits(names[k], mine[k]) for k in kinds)
-            if not fits or edit.name == "all zero":
+            if not fits or (edit.name == "all zero" and kinds != ("bias",)):
                 continue
             edited = {kind: edit.apply(one[kind][None])[0] for kind in kinds}
-            yield f"{_named(matrix, kinds)}: {edit.name}", *made(one | edited)
+            text = f"{_named(matrix, kinds)}: {edit.name}"
+            if edit.name == "all zero":
+                text = f"{matrix}_bias is not added"
+            yield text, *made(one | edited)
+    yield from _without_blocks(made(one), matrix)
+
+
+def _without_blocks(
+    made: tuple[torch.Tensor, torch.Tensor], matrix: str
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    weights, bias = made
+    for g in range(weights.shape[1] // BLOCK):
+        cut = weights.clone()
+        cut[:, BLOCK * g : BLOCK * (g + 1)] = 0
+        yield f"K block {g} of {matrix} is left out in every row", cut, bias
 
 
 def _named(matrix: str, kinds: tuple[str, ...]) -> str:

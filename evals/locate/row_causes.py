@@ -113,7 +113,7 @@ def _columns(
     for column in wrong[:_WRONG]:
         near = (got[:, column, None] - truth).abs() <= 2 * allowed
         same = near.all(dim=0).nonzero()[:, 0].tolist()
-        if len(same) != 1:
+        if len(same) != 1 or same[0] == column:
             return None
         holds[column] = same[0]
     first = next(iter(holds))

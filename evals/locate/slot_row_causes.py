@@ -92,7 +92,7 @@ def _of_weights(result: LayerResult) -> list[Cause]:
 def _of_activation(result: LayerResult, found: Divergence) -> list[str]:
     under, expert = result.under, found.expert
     assert expert is not None
-    w, at = under.weights, found.rows_of(expert)
+    w, at = under.weights, found.rows_of(expert) & found.bad.any(dim=-1)
     matrix = decode(w.down_blocks[expert], w.down_scales[expert])
     bias = 0 if w.down_bias is None else w.down_bias[expert].double()
     return activation_causes(

@@ -32,8 +32,8 @@ def sentence(result: LayerResult, causes: Sequence[Cause]) -> str:
     if found is not None:
         return f"{where}, {_place(result, found, causes)}: {why}"
     if result.routing is not None:
-        token = result.under.inputs.tokens[result.routing.row]
-        return f"{where}, stage {result.routing.stage}, {token}: {result.routing.line}"
+        routing = result.routing
+        return f"{where}, stage {routing.stage}, {routing.token}: {routing.line}"
     if result.wrong_bytes:
         return f"{where}: {why}; these inputs do not show it"
     lines = result.numbers.residual
@@ -139,8 +139,8 @@ def evidence(result: LayerResult) -> list[str]:
         lines.append(f"bytes differ: {wrong.tensor}{_experts(wrong.experts)}")
         lines += [f"  {line.strip()}" for line in wrong.lines]
     if result.routing is not None:
-        row = result.under.inputs.tokens[result.routing.row]
-        lines.append(f"{result.routing.stage}, {row}: {result.routing.line}")
+        routing = result.routing
+        lines.append(f"{routing.stage}, {routing.token}: {routing.line}")
     if result.divergence is not None:
         lines += _number_lines(result, result.divergence)
     lines += result.numbers.residual

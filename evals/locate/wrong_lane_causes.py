@@ -18,6 +18,7 @@ from mxmoe.evals.locate.product_causes import column_cause
 from mxmoe.reference.formats import decode
 
 HALVES = ("gate", "up")
+_SLACK = 2.0
 
 
 def lane_words(
@@ -68,8 +69,13 @@ def _of_lane(result: LayerResult, found: Divergence, lane: WrongLane) -> list[Ca
             bad=torch.ones(int(rows.sum()), 1, dtype=torch.bool),
         )
         cause = column_cause(product, 0)
+        words = None
         if cause is not None:
-            text = f"{word} {lane.lane}: {cause.words(float(product.bias[0]))}"
+            words = cause.words(float(product.bias[0]))
+        elif len(product.residual):
+            words = _other_row(product, x[rows] @ w1.T, bias.double(), column)
+        if words is not None:
+            text = f"{word} {lane.lane}: {words}"
             causes.append(Cause(text=text, stage="gate_up", column=column))
     if len(causes) == 1:
         _, _, text = causes[0].text.partition(": ")
@@ -78,3 +84,17 @@ def _of_lane(result: LayerResult, found: Divergence, lane: WrongLane) -> list[Ca
         return causes
     text = f"lane {lane.lane} of the activation explains every row"
     return [Cause(text=text, stage="activation", column=lane.lane)]
+
+
+def _other_row(
+    half: Product, products: torch.Tensor, bias: torch.Tensor, column: int
+) -> str | None:
+    """Whether the half [n, 1] is another row's product [n, M], beside either bias."""
+    found = products[:, column] + bias[column] + half.residual[:, 0]
+    near = _SLACK * half.allowed
+    for whose, added in (("its own", bias[column]), ("that row's", bias)):
+        left = (products + added - found[:, None]).abs()
+        rows = (left <= near).all(dim=0).nonzero()[:, 0].tolist()
+        if len(rows) == 1 and rows[0] != column:
+            return f"computed with the weights of row {rows[0]} and {whose} bias"
+    return None
