@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from mxmoe.evals.locate.explained import explained
 from mxmoe.reference.activation import activate
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import SILU
@@ -21,8 +22,6 @@ from mxmoe.reference.types import Activation
 Through = Callable[[torch.Tensor], torch.Tensor]
 """From the activation [n, i] to the rows that were seen."""
 
-# A parameter that is fitted takes up part of what is allowed.
-_SLACK = 2.0
 _STEPS = 25
 _INFINITE = float("inf")
 
@@ -35,16 +34,16 @@ def activation_causes(
     *,
     through: Through,
 ) -> list[str]:
-    """Phrases for what explains every row, or (); () also if the right one does.
+    """Phrases for what explains every row, or ().
 
     gate_up : [n, 2i], what went in. found, allowed : [n, width].
     """
 
-    def fits(rows: torch.Tensor) -> bool:
-        return bool(((found - through(rows)).abs() <= _SLACK * allowed).all())
+    before = found - through(activate(gate_up, right))
 
-    if fits(activate(gate_up, right)):
-        return []
+    def fits(rows: torch.Tensor) -> bool:
+        return explained(before, found - through(rows), allowed)
+
     named = [name for name, a in _variants(gate_up, right) if fits(a)]
     if named:
         return [f"behaves as if: {name}" for name in named]

@@ -11,8 +11,8 @@ import torch
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.evaluations import Evaluations
-from mxmoe.evals.locate.layer_numbers import LayerUnderTest
-from mxmoe.evals.locate.layer_numbers import forward
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
+from mxmoe.evals.locate.layer_under_test import forward
 from mxmoe.evals.locate.whole_model import WrongCall
 from mxmoe.reference.types import WHOLE
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+from mxmoe.evals.locate.explained import SLACK
+from mxmoe.evals.locate.explained import explained
 from mxmoe.reference.activation import activate
 from mxmoe.reference.types import Activation
 
-_SLACK = 2.0
 # Lanes that are looked for together: two exchanged rows of W1 spoil two, or four.
 _LANES = 4
 # Of a lane: its rounding to bfloat16.
@@ -52,7 +53,7 @@ def wrong_lanes(
         chosen.append(int(along.argmax()))
         change = torch.linalg.lstsq(w2[:, chosen], residual.T, driver="gelsd").solution
         left = residual - change.T @ w2[:, chosen].T
-        if bool((left.abs() <= _SLACK * allowed).all()):
+        if explained(residual, left, allowed):
             near = allowed.square().mean(dim=1)
             return [
                 WrongLane(lane, change[n], (near / size[lane]).sqrt())
@@ -69,10 +70,27 @@ def held_at_limit(
     for limit in (activation.limit, -activation.limit)[: 1 + half]:
         pair = _pair(lane, gate_up)
         pair[:, half] = limit
-        near = _SLACK * lane.near + _ROUNDED * wanted.abs()
+        near = SLACK * lane.near + _ROUNDED * wanted.abs()
         if bool(((activate(pair, activation)[:, 0] - wanted).abs() <= near).all()):
             return limit
     return None
+
+
+def other_rows_of_half(
+    lane: WrongLane,
+    gate_up: torch.Tensor,
+    rows: torch.Tensor,
+    activation: Activation,
+    half: int,
+) -> list[int]:
+    """Which of `rows` [n, m] give the lane in the place of its gate (0) or up (1)."""
+    pair = _pair(lane, gate_up)
+    wanted = activate(pair, activation) + lane.change[:, None]
+    pairs = pair[:, None].expand(-1, rows.shape[1], -1).clone()
+    pairs[..., half] = rows
+    near = SLACK * lane.near[:, None] + _ROUNDED * wanted.abs()
+    left = (activate(pairs, activation)[..., 0] - wanted).abs()
+    return (left <= near).all(dim=0).nonzero()[:, 0].tolist()
 
 
 def _pair(lane: WrongLane, gate_up: torch.Tensor) -> torch.Tensor:
@@ -102,7 +120,7 @@ def half_change(
     # A row whose half is clamped, or hardly counts, says nothing.
     clear = slope > 0.05
     if int(clear.sum()) < 4 or bool(
-        ((now - wanted).abs() > _SLACK * lane.near)[clear].any()
+        ((now - wanted).abs() > SLACK * lane.near)[clear].any()
     ):
         return None
     change = pair[:, half] - gate_up[:, 2 * lane.lane + half]

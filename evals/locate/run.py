@@ -29,6 +29,7 @@ from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.swap import put_swappable
+from mxmoe.evals.locate.not_looked_at import not_looked_at
 from mxmoe.evals.locate.one_layer import only_in_layer
 from mxmoe.evals.locate.search import Found
 from mxmoe.evals.locate.search import Search
@@ -110,7 +111,7 @@ def run_locate(
             code = ExitCode.FAIL
         return _ended(writer, code, failure.text.splitlines(), {"found": []})
     heard("the bundle")
-    return _concluded(options, loaded, result, writer)
+    return _concluded(options, subject, loaded, result, writer)
 
 
 def _subject(options: Options) -> Subject:
@@ -159,7 +160,11 @@ def _invalid(reason: str) -> Located:
 
 
 def _concluded(
-    options: Options, loaded: Loaded, result: Search, writer: RunWriter
+    options: Options,
+    subject: Subject,
+    loaded: Loaded,
+    result: Search,
+    writer: RunWriter,
 ) -> Located:
     lines = [sentence(f.result, f.causes) for f in result.found]
     if not lines:
@@ -170,6 +175,7 @@ def _concluded(
         lines += one["evidence"]
     lines += [""] if len(found) > 1 else []
     lines += _in_the_model(result)
+    lines += not_looked_at(subject)
     lines.append(f"evaluations: {result.count}")
     bundles = {
         f.result.under.number: bundle_of(f.result, loaded.checkpoint, writer)

@@ -23,8 +23,8 @@ from mxmoe.evals.locate.causes import causes
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer import judge_layer
-from mxmoe.evals.locate.layer_numbers import LayerUnderTest
 from mxmoe.evals.locate.layer_numbers import Numbers
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.recorded_inputs import record_inputs
 from mxmoe.evals.locate.recorded_inputs import with_probes

@@ -12,13 +12,14 @@ from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.lane_causes import WrongLane
 from mxmoe.evals.locate.lane_causes import half_change
 from mxmoe.evals.locate.lane_causes import held_at_limit
+from mxmoe.evals.locate.lane_causes import other_rows_of_half
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.product_causes import Product
 from mxmoe.evals.locate.product_causes import column_cause
 from mxmoe.reference.formats import decode
+from mxmoe.reference.types import Activation
 
 HALVES = ("gate", "up")
-_SLACK = 2.0
 
 
 def lane_words(
@@ -48,32 +49,27 @@ def _of_lane(result: LayerResult, found: Divergence, lane: WrongLane) -> list[Ca
     x = under.inputs.hidden_states[at.any(dim=1)].double()
     w1 = decode(w.gate_up_blocks[expert], w.gate_up_scales[expert])
     bias = torch.zeros(len(w1)) if w.gate_up_bias is None else w.gate_up_bias[expert]
+    products = x @ w1.T
     causes = []
     for half, word in enumerate(HALVES):
         column = 2 * lane.lane + half
-        limit = held_at_limit(lane, z, activation, half)
-        if limit is not None:
-            text = f"{word} {lane.lane}: held at {limit:g} in every row"
-            causes.append(Cause(text=text, stage="gate_up", column=column))
-        known = half_change(lane, z, activation, half)
-        if known is None:
-            continue
-        change, exactly = known
-        rows = change.isfinite()
-        product = Product(
-            inputs=x[rows],
-            weights=w1[column : column + 1],
-            bias=bias[column : column + 1].double(),
-            residual=change[rows, None],
-            allowed=(exactly + near[:, column])[rows, None],
-            bad=torch.ones(int(rows.sum()), 1, dtype=torch.bool),
+        words = _held(lane, z, activation, half) or _computed(
+            lane, z, products, bias.double(), activation, half
         )
-        cause = column_cause(product, 0)
-        words = None
-        if cause is not None:
-            words = cause.words(float(product.bias[0]))
-        elif len(product.residual):
-            words = _other_row(product, x[rows] @ w1.T, bias.double(), column)
+        known = half_change(lane, z, activation, half)
+        if words is None and known is not None:
+            change, exactly = known
+            rows = change.isfinite()
+            product = Product(
+                inputs=x[rows],
+                weights=w1[column : column + 1],
+                bias=bias[column : column + 1].double(),
+                residual=change[rows, None],
+                allowed=(exactly + near[:, column])[rows, None],
+                bad=torch.ones(int(rows.sum()), 1, dtype=torch.bool),
+            )
+            cause = column_cause(product, 0)
+            words = cause and cause.words(float(product.bias[0]))
         if words is not None:
             text = f"{word} {lane.lane}: {words}"
             causes.append(Cause(text=text, stage="gate_up", column=column))
@@ -86,15 +82,25 @@ def _of_lane(result: LayerResult, found: Divergence, lane: WrongLane) -> list[Ca
     return [Cause(text=text, stage="activation", column=lane.lane)]
 
 
-def _other_row(
-    half: Product, products: torch.Tensor, bias: torch.Tensor, column: int
+def _held(
+    lane: WrongLane, z: torch.Tensor, activation: Activation, half: int
 ) -> str | None:
-    """Whether the half [n, 1] is another row's product [n, M], beside either bias."""
-    found = products[:, column] + bias[column] + half.residual[:, 0]
-    near = _SLACK * half.allowed
+    limit = held_at_limit(lane, z, activation, half)
+    return None if limit is None else f"held at {limit:g} in every row"
+
+
+def _computed(
+    lane: WrongLane,
+    z: torch.Tensor,
+    products: torch.Tensor,
+    bias: torch.Tensor,
+    activation: Activation,
+    half: int,
+) -> str | None:
+    """Whether the half is another row's product [n, M], beside either bias."""
+    column = 2 * lane.lane + half
     for whose, added in (("its own", bias[column]), ("that row's", bias)):
-        left = (products + added - found[:, None]).abs()
-        rows = (left <= near).all(dim=0).nonzero()[:, 0].tolist()
+        rows = other_rows_of_half(lane, z, products + added, activation, half)
         if len(rows) == 1 and rows[0] != column:
             return f"computed with the weights of row {rows[0]} and {whose} bias"
     return None
