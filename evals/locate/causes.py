@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mxmoe.conformance.bounds import Error
 from mxmoe.conformance.bounds import activation_error
+from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.bounds import rounded_activation
 from mxmoe.conformance.explain_numbers import Situation
 from mxmoe.conformance.explain_numbers import explain_numbers
@@ -39,6 +42,7 @@ def causes(result: LayerResult) -> list[Cause]:
     found = result.divergence
     if found is None or found.nonfinite:
         return []
+    found = _as_rounded(result, found)
     if found.slot is None:
         return _of_output(result, found)
     if found.stage == "activation" and faint(found):
@@ -54,6 +58,17 @@ def causes(result: LayerResult) -> list[Cause]:
     if words is None and found.stage == "gate_up" and not faint(found):
         words = gathered_words(result, found)
     return [] if words is None else [Cause(text=words)]
+
+
+def _as_rounded(result: LayerResult, found: Divergence) -> Divergence:
+    """With a bound around what was found, which is rounded by its own size."""
+    arithmetic = result.under.arithmetic
+    dtype = {"down": arithmetic.slot, "activation": arithmetic.intermediate}.get(
+        found.stage, arithmetic.accumulate
+    )
+    if found.stage == "combine" or result.numbers.seen == BY_SLOT:
+        dtype = arithmetic.output
+    return replace(found, allowed=found.allowed + half_ulp(found.found, dtype))
 
 
 def _of_activation(result: LayerResult, found: Divergence) -> list[str]:

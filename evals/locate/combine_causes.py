@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from mxmoe.evals.locate.explained import SLACK
 from mxmoe.reference.types import Routing
 
-# What a fit may leave: the rows themselves are known to within their bounds.
-_SLACK = 2.0
 _TOKENS = 256
 # Orders of more slots are not tried one by one.
 _SLOTS = 5
@@ -57,7 +56,7 @@ class Sum:
     def fits(self, weights: torch.Tensor) -> bool:
         """Whether the sum with `weights` [t, k] is what was found."""
         sums = torch.einsum("tk,tkh->th", weights, self.down)
-        return bool(((self.out - sums).abs() <= _SLACK * self.allowed).all())
+        return bool(((self.out - sums).abs() <= SLACK * self.allowed).all())
 
 
 def weight_causes(whole: Sum) -> list[WeightCause]:

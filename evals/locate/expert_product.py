@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.own_bounds import judge_own
 from mxmoe.evals.locate.bias_order import bias_words
 from mxmoe.evals.locate.divergence import Divergence
@@ -34,10 +33,6 @@ def expert_product(result: LayerResult, found: Divergence, *, own: bool) -> Prod
             shown = judge_own(under.layer(), trace).truth["activation"]
         x, bias = shown[at], w.down_bias
         matrix = decode(w.down_blocks[expert], w.down_scales[expert])
-    allowed = found.allowed[at]
-    if not own:
-        # Rows that came as an output are rounded as large as they are found.
-        allowed = allowed + half_ulp(found.found[at], under.arithmetic.output)
     return Product(
         inputs=x,
         weights=matrix,
@@ -45,7 +40,7 @@ def expert_product(result: LayerResult, found: Divergence, *, own: bool) -> Prod
         if bias is None
         else bias[expert].double(),
         residual=found.found[at] - found.truth[at],
-        allowed=allowed,
+        allowed=found.allowed[at],
         bad=found.bad[at],
     )
 

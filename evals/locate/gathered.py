@@ -6,12 +6,12 @@ import torch
 
 from mxmoe.conformance.own_bounds import judge_own
 from mxmoe.evals.locate.divergence import Divergence
+from mxmoe.evals.locate.explained import SLACK
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.reference.types import Routing
 
 # Tokens that a row may have come from, and rows that are looked up.
 _TOKENS, _WRONG = 512, 8
-_SLACK = 2.0
 
 
 def gathered_words(result: LayerResult, found: Divergence) -> str | None:
@@ -26,7 +26,7 @@ def gathered_words(result: LayerResult, found: Divergence) -> str | None:
     truth = _of_every_token(result, found.stage, expert)
     sources = []
     for row, near in zip(got, allowed, strict=True):
-        same = ((truth - row).abs() <= _SLACK * near.max()).all(dim=1).nonzero()
+        same = ((truth - row).abs() <= SLACK * near.max()).all(dim=1).nonzero()
         if len(same) != 1:
             return None
         sources.append(int(same[0, 0]))

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 import torch
 
 from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.evals.locate.explained import SLACK
 from mxmoe.evals.locate.product_causes import Product
 from mxmoe.reference.formats import decode
 from mxmoe.reference.types import BLOCK
 
 # Rows of the weights, and rows of the inputs, that a guess is tried on.
 _COLUMNS, _ROWS = 32, 64
-_SLACK = 2.0
 _KINDS = (
     ("bias",),
     ("blocks",),
@@ -43,7 +43,7 @@ def other_rows(
         return None
     columns = product.columns[:_COLUMNS]
     x, got = product.inputs[:_ROWS], found[:_ROWS, columns]
-    near = _SLACK * product.allowed[:_ROWS].amax(dim=1, keepdim=True)
+    near = SLACK * product.allowed[:_ROWS].amax(dim=1, keepdim=True)
     for name, w, b in other_matrices(tensors, matrix, expert, columns):
         if bool(((x @ w.T + b - got).abs() <= near).all()):
             return name

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
+from mxmoe.evals.locate.explained import SLACK
+from mxmoe.evals.locate.explained import explained
 from mxmoe.reference.types import BLOCK
 
-# A fit takes up part of what is allowed in each row.
-_SLACK = 2.0
 # More rows than unknowns by this many, so that a wrong cause does not fit by chance.
 _SPARE = 3
 # Columns that are looked at one by one.
@@ -109,8 +109,8 @@ def _fit(product: Product, column: int, basis: torch.Tensor) -> torch.Tensor | N
     if len(residual) < basis.shape[1] + _SPARE:
         return None
     fit = torch.linalg.lstsq(basis, residual[:, None], driver="gelsd").solution
-    left = ((basis @ fit)[:, 0] - residual).abs()
-    return fit if bool((left <= _SLACK * product.allowed[:, column]).all()) else None
+    left = residual - (basis @ fit)[:, 0]
+    return fit if explained(residual, left, product.allowed[:, column]) else None
 
 
 def _bases(product: Product, column: int) -> Iterator[tuple[str, int, torch.Tensor]]:
@@ -140,7 +140,7 @@ def added_biases(product: Product) -> torch.Tensor | None:
     if len(residual) < 1 + _SPARE or not residual.isfinite().all():
         return None
     mean = residual.mean(dim=0)
-    if bool(((residual - mean).abs() <= _SLACK * product.allowed).all()):
+    if bool(((residual - mean).abs() <= SLACK * product.allowed).all()):
         return product.bias + mean
     return None
 

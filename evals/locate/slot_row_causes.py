@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.explain_numbers import Situation
 from mxmoe.conformance.explain_numbers import explain_numbers
@@ -78,7 +79,7 @@ def _of_weights(result: LayerResult) -> list[Cause]:
     own = judge_own(result.under.layer(), {})
     whole = Sum(
         out=out,
-        allowed=own.allowed["combine"],
+        allowed=own.allowed["combine"] + half_ulp(out, result.under.arithmetic.output),
         down=own.truth["down"],
         routing=result.under.inputs.routing,
     )

@@ -69,7 +69,7 @@ def _of_lane(result: LayerResult, found: Divergence, lane: WrongLane) -> list[Ca
                 bad=torch.ones(int(rows.sum()), 1, dtype=torch.bool),
             )
             cause = column_cause(product, 0)
-            words = cause and cause.words(float(product.bias[0]))
+            words = None if cause is None else cause.words(float(product.bias[0]))
         if words is not None:
             text = f"{word} {lane.lane}: {words}"
             causes.append(Cause(text=text, stage="gate_up", column=column))
