@@ -38,7 +38,7 @@ def lines(found: Carriers, options: Options) -> list[str]:
             *said,
             f"a fault below {LEAST_RATIO:g} times honest rounding is not seen here: "
             "what rounding does to the model's distributions covers it; "
-            f"{printable(locate)} judges each layer by its bound and sees one wrong row",
+            f"{printable(locate)} judges each layer by its bound, down to one row",
             f"verdict: INCONCLUSIVE {name}: "
             f"{found.bad.divergence / found.good.divergence:.3g} times honest "
             f"rounding, less than {LEAST_RATIO:g}: nothing to find this way; {count}",

@@ -16,6 +16,8 @@ from mxmoe.evals.locate.product_causes import column_cause
 from mxmoe.evals.locate.product_causes import same_cause
 from mxmoe.reference.formats import decode
 
+_FEW = 4
+
 
 def expert_product(result: LayerResult, found: Divergence, *, own: bool) -> Product:
     """Its inputs are the candidate's own activation if `own`, else the truth's."""
@@ -70,6 +72,9 @@ def _column_words(product: Product, column: int) -> str | None:
     if first is None:
         return None
     same, looked_at = same_cause(product, first)
+    if looked_at > _FEW and 2 * same < looked_at:
+        # Of many wrong columns one may fit anything.
+        return None
     text, total = first.words(float(product.bias[column])), len(product.columns)
     if same > 1 and same == looked_at:
         return f"{text}; so it is in all {total} wrong columns"

@@ -112,6 +112,6 @@ def _row_by_row(
     first = columns[0]
     more = f"; {len(holds)} rows are so" if len(holds) > 1 else ""
     return (
-        f"row {first} is computed with the weights of row {holds[first]}, and its own "
+        f"row {first} is computed with the weights of row {holds[first]} and its own "
         f"bias{more}"
     )

@@ -21,7 +21,7 @@ def row_cause(found: Divergence) -> str | None:
         return "the wrong rows hold zeros only"
     return (
         _constant(got, truth, allowed)
-        or _exchanged(found, got)
+        or _exchanged(found, got, truth, allowed)
         or _columns(got, truth, allowed)
         or (rows_times(found) if found.slot is None else None)
     )
@@ -43,7 +43,11 @@ def _constant(
     return f"columns {columns[0]} to {columns[-1]} hold {value:.6g} in every wrong row"
 
 
-def _exchanged(found: Divergence, got: torch.Tensor) -> str | None:
+def _exchanged(
+    found: Divergence, got: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor
+) -> str | None:
+    if bool(((got - truth).abs() <= allowed).all(dim=1).any()):
+        return None
     width = found.truth.shape[-1]
     others = found.truth.reshape(-1, width)[:_OTHERS]
     near = found.allowed.reshape(-1, width)[:_OTHERS]
