@@ -54,7 +54,7 @@ def activation_causes(
             edited = _with(right, parameter, value)
             if fits(activate(gate_up, edited)):
                 wanted = getattr(right, parameter)
-                fitted.append(f"{parameter} is {value:.4g}, not {wanted:g}")
+                fitted.append(f"{parameter} is {value:.3g}, not {wanted:g}")
     return fitted
 
 
