@@ -26,12 +26,12 @@ from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.evals.inside.experts import CandidateExperts
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.swap import put_swappable
-from mxmoe.evals.locate.causes import Cause
+from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.causes import causes
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer import judge_layer
-from mxmoe.evals.locate.layer_numbers import LayerUnderTest
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
 from mxmoe.evals.locate.one_layer import only_in_layer
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.recorded_inputs import record_inputs
@@ -245,7 +245,8 @@ def test_a_fault_planted_in_one_layer_is_in_no_other(
     one = replace(chosen, device_request="cpu")
     assert not judged(one, recorded, 1).wrong
     result = judged(one, recorded, 2)
-    assert causes(result) == [Cause(text="slot 3 adds nothing", stage="combine")]
+    wanted = Cause(text="slot 3 adds nothing", stage="combine", slot=3)
+    assert causes(result) == [wanted]
 
 
 @dataclass

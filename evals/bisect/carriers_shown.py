@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -32,10 +33,15 @@ def lines(found: Carriers, options: Options) -> list[str]:
         said.append(f"not visited by any token: {found.unvisited} experts")
     count = f"{found.evaluations} evaluations"
     if found.restored is None or found.alone is None:
+        locate = shlex.join(["mxmoe", "locate", "-c", options.candidate])
         return [
             *said,
-            f"verdict: INCONCLUSIVE {name}: less than {LEAST_RATIO:g} times honest "
-            f"rounding, nothing to find; {count}",
+            f"a fault below {LEAST_RATIO:g} times honest rounding is not seen here: "
+            "what rounding does to the model's distributions covers it; "
+            f"{printable(locate)} judges each layer by its bound, down to one row",
+            f"verdict: INCONCLUSIVE {name}: "
+            f"{found.bad.divergence / found.good.divergence:.3g} times honest "
+            f"rounding, less than {LEAST_RATIO:g}: nothing to find this way; {count}",
         ]
     where = _places(found.places) if options.single else _layers(found.layers)
     return [

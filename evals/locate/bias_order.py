@@ -13,8 +13,8 @@ _ORDERS = ("rows", "row shuffle", "halves", "gate and up")
 
 def bias_words(
     name: str, whole: torch.Tensor, expert: int, added: torch.Tensor, near: torch.Tensor
-) -> list[str]:
-    """What `added` [M] is, for an expert whose bias is another; best first.
+) -> str | None:
+    """What `added` [M] is, for an expert whose bias is another; None if not known.
 
     name : ``gate_up_bias`` or ``down_bias``, whole [e, M] as in the checkpoint.
     near : [M], how exactly each entry of `added` is known.
@@ -23,30 +23,29 @@ def bias_words(
     def same(other: torch.Tensor) -> bool:
         return bool(((other.double() - added).abs() <= near).all())
 
-    found = []
-    for edit in EDITS:
-        if edit.fits(name, whole) and same(edit.apply(whole)[expert]):
-            if edit.name == "all zero":
-                return [f"{name} is not added"]
-            found.append(f"{name}: {edit.name}")
+    if same(whole[expert]):
+        return None
+    if same(torch.zeros_like(added)):
+        return f"{name} is not added"
+    theirs = [e for e in range(len(whole)) if e != expert and same(whole[e])]
+    if theirs:
+        return f"{name} is that of expert {theirs[0]}"
+    mine = whole[expert : expert + 1]
+    edits = [edit for edit in EDITS if edit.fits(name, mine)]
+    found = [edit.name for edit in edits if same(edit.apply(mine)[0])]
     if found:
-        shuffled = [f for f in found if any(f": {word}" in f for word in _ORDERS)]
-        if shuffled:
-            return [f"{name} is not in the weights' row order ({_any(found, name)})"]
-        return [_any(found, f"{name}: ")]
+        known = "any of: " + "; ".join(found[:4]) if len(found) > 1 else found[0]
+        if any(word in known for word in _ORDERS):
+            return f"{name} is not in the weights' row order ({known})"
+        return f"{name}: {known}"
     moved = (added - whole[expert].double()).abs() > near
     if int(moved.sum()) < _PERMUTED:
-        return []
+        return None
     mine, order = added.sort()
     wanted = whole[expert].double().sort().values
     if bool(((mine - wanted).abs() <= near[order]).all()):
-        return [
+        return (
             f"{name} is not in the weights' row order (permuted: the same values in "
             "another order, of no known kind)"
-        ]
-    return []
-
-
-def _any(found: list[str], prefix: str) -> str:
-    names = [f.removeprefix(prefix).removeprefix(": ") for f in found]
-    return names[0] if len(names) == 1 else "any of: " + "; ".join(names[:4])
+        )
+    return None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.evals.locate.explained import SLACK
 from mxmoe.reference.types import Routing
 
 
@@ -64,6 +65,11 @@ class Divergence:
     def rows_of(self, expert: int) -> torch.Tensor:
         """bool [t, k]: the rows of an expert."""
         return self.routing.ids == expert
+
+
+def faint(found: Divergence) -> bool:
+    """Whether it is so near its bound that nearly anything would explain it."""
+    return bool(((found.found - found.truth).abs() <= SLACK * found.allowed).all())
 
 
 def first_divergence(

@@ -1,7 +1,7 @@
 """One layer of a candidate, judged alone on what the reference gives it.
 
 In this order: its prepared bytes, where the layout is known; its routing, where it
-routes; its numbers.
+routes; its numbers; and those of its `forward_fused`, if it has one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import field
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.evaluations import Evaluations
+from mxmoe.evals.locate.fused_layer import fused_divergence
 from mxmoe.evals.locate.layer_bytes import WrongBytes
 from mxmoe.evals.locate.layer_bytes import wrong_bytes
-from mxmoe.evals.locate.layer_numbers import LayerUnderTest
 from mxmoe.evals.locate.layer_numbers import Numbers
 from mxmoe.evals.locate.layer_numbers import judge_numbers
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
 from mxmoe.evals.locate.routed import RoutingFault
 from mxmoe.evals.locate.routed import routing_fault
 
@@ -56,11 +57,25 @@ def judge_layer(under: LayerUnderTest, count: Evaluations) -> LayerResult:
     try:
         if subject.has("route"):
             routing = routing_fault(subject, under.weights, under.config, under.inputs)
-        numbers = judge_numbers(under, count)
+        part, numbers = judge_numbers(under, count)
+        if numbers.divergence is None and subject.has("forward_fused"):
+            part, numbers = _with_fused(part, numbers, under, count)
     except Failure as failure:
         return LayerResult(
             under=under, wrong_bytes=differs, routing=routing, failure=failure
         )
     return LayerResult(
-        under=under, wrong_bytes=differs, routing=routing, numbers=numbers
+        under=part, wrong_bytes=differs, routing=routing, numbers=numbers
     )
+
+
+def _with_fused(
+    part: LayerUnderTest, numbers: Numbers, under: LayerUnderTest, count: Evaluations
+) -> tuple[LayerUnderTest, Numbers]:
+    fused = fused_divergence(under, count)
+    if fused is None:
+        return part, numbers
+    tokens, found = fused
+    note = "only in forward_fused, which routes by itself; forward is right"
+    notes = (note, *numbers.notes)
+    return tokens, Numbers(divergence=found, worst=found.worst, notes=notes)

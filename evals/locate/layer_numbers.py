@@ -23,18 +23,16 @@ from mxmoe.conformance.own_bounds import Layer
 from mxmoe.conformance.own_bounds import judge_own
 from mxmoe.conformance.residual_structure import Situation
 from mxmoe.conformance.verdict import Failure
-from mxmoe.evals.inside.experts import CandidateExperts
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.evaluations import Evaluations
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
+from mxmoe.evals.locate.layer_under_test import forward
+from mxmoe.evals.locate.layer_under_test import tokens_at_once
 from mxmoe.evals.locate.nonfinite_experts import at_origin
-from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.slot_by_slot import allowed_by_slot
 from mxmoe.evals.locate.slot_by_slot import rows_by_slot
 from mxmoe.reference.types import WHOLE
-from mxmoe.reference.types import Arithmetic
-from mxmoe.reference.types import ExpertWeights
-from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Trace
 
@@ -44,38 +42,6 @@ BY_TRACE, BY_SLOT, BY_OUTPUT = "trace", "slot by slot", "output"
 # an expert and four more, take this much memory in float64; and in so many at most.
 _DIRECTIONS_BYTES = 2**28
 _RESIDUAL_ROWS = 96
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LayerUnderTest:
-    """Layer `number`: checkpoint weights, its inputs, the class it is judged in.
-
-    experts : the candidate in its place, or None where only its stages are known.
-    """
-
-    number: int
-    weights: ExpertWeights
-    config: MoEConfig
-    inputs: LayerInputs
-    arithmetic: Arithmetic
-    experts: CandidateExperts | None = None
-
-    @property
-    def candidate(self) -> CandidateExperts:
-        """The candidate, where there is one to call."""
-        assert self.experts is not None
-        return self.experts
-
-    def layer(self) -> Layer:
-        """For the bounds."""
-        return Layer(
-            part=self.weights,
-            config=self.config,
-            hidden_states=self.inputs.hidden_states,
-            routing=self.inputs.routing,
-            shard=WHOLE,
-            arithmetic=self.arithmetic,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,11 +62,31 @@ class Numbers:
     notes: tuple[str, ...] = ()
 
 
-def judge_numbers(under: LayerUnderTest, count: Evaluations) -> Numbers:
-    """Raises `Failure` where `forward` does."""
-    layer, routing = under.layer(), under.inputs.routing
+def judge_numbers(
+    under: LayerUnderTest, count: Evaluations
+) -> tuple[LayerUnderTest, Numbers]:
+    """The first tokens that are wrong, alone, and what is; all of them if none are.
+
+    The candidate is called once with all tokens; stages and bounds are held for as
+    many as fit into memory. Raises `Failure` where `forward` does.
+    """
     count.layers += 1
     out = forward(under, under.inputs)
+    right = None
+    for rows in torch.arange(len(out)).split(tokens_at_once(under.config)):
+        part = under if len(rows) == len(out) else under.of_tokens(rows)
+        numbers = _judge_part(part, out[rows], count)
+        if numbers.divergence is not None:
+            return part, numbers
+        right = right or (part, numbers)
+    assert right is not None
+    return right
+
+
+def _judge_part(
+    under: LayerUnderTest, out: torch.Tensor, count: Evaluations
+) -> Numbers:
+    layer, routing = under.layer(), under.inputs.routing
     judged = judge_rank(
         layer.part,
         layer.config,
@@ -129,17 +115,6 @@ def judge_numbers(under: LayerUnderTest, count: Evaluations) -> Numbers:
             return replace(seen, divergence=found, seen=how, notes=tuple(notes))
     residual = _residual(layer, judged, out)
     return replace(seen, residual=tuple(residual), notes=tuple(notes))
-
-
-def forward(under: LayerUnderTest, inputs: LayerInputs) -> torch.Tensor:
-    """The candidate's output [t, h] in float64, on the CPU; raises `Failure`."""
-    subject = under.candidate.subject
-    out = subject.forward(
-        under.candidate.prepared,
-        inputs.hidden_states.to(subject.device),
-        inputs.routing.clone().to(subject.device),
-    )
-    return out.detach().to("cpu", torch.float64)
 
 
 def _trace(

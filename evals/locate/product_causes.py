@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import torch
 
+from mxmoe.evals.locate.explained import SLACK
+from mxmoe.evals.locate.explained import explained
 from mxmoe.reference.types import BLOCK
 
-# A fit takes up part of what is allowed in each row.
-_SLACK = 2.0
 # More rows than unknowns by this many, so that a wrong cause does not fit by chance.
 _SPARE = 3
 # Columns that are looked at one by one.
@@ -89,16 +89,11 @@ class ColumnCause:
 
 def column_cause(product: Product, column: int) -> ColumnCause | None:
     """The simplest cause that leaves every row of `column` within its bound."""
-    residual = product.residual[:, column]
-    allowed = _SLACK * product.allowed[:, column]
-    if not residual.isfinite().all():
+    if not product.residual[:, column].isfinite().all():
         return None
     for kind, place, basis in _bases(product, column):
-        unknowns = basis.shape[1]
-        if len(residual) < unknowns + _SPARE:
-            continue
-        fit = torch.linalg.lstsq(basis, residual[:, None], driver="gelsd").solution
-        if bool(((basis @ fit)[:, 0] - residual).abs().le(allowed).all()):
+        fit = _fit(product, column, basis)
+        if fit is not None:
             size = 0.0
             if kind == BIAS:
                 size = float(product.bias[column] + fit[0, 0])
@@ -106,6 +101,16 @@ def column_cause(product: Product, column: int) -> ColumnCause | None:
                 size = float(1 + fit[0, 0])
             return ColumnCause(kind, place, size)
     return None
+
+
+def _fit(product: Product, column: int, basis: torch.Tensor) -> torch.Tensor | None:
+    """The unknowns with which `basis` [n, u] leaves every row within its bound."""
+    residual = product.residual[:, column]
+    if len(residual) < basis.shape[1] + _SPARE:
+        return None
+    fit = torch.linalg.lstsq(basis, residual[:, None], driver="gelsd").solution
+    left = residual - (basis @ fit)[:, 0]
+    return fit if explained(residual, left, product.allowed[:, column]) else None
 
 
 def _bases(product: Product, column: int) -> Iterator[tuple[str, int, torch.Tensor]]:
@@ -135,11 +140,18 @@ def added_biases(product: Product) -> torch.Tensor | None:
     if len(residual) < 1 + _SPARE or not residual.isfinite().all():
         return None
     mean = residual.mean(dim=0)
-    if bool(((residual - mean).abs() <= _SLACK * product.allowed).all()):
+    if bool(((residual - mean).abs() <= SLACK * product.allowed).all()):
         return product.bias + mean
     return None
 
 
-def column_causes(product: Product) -> dict[int, ColumnCause | None]:
-    """Of the first columns that are wrong."""
-    return {c: column_cause(product, c) for c in product.columns[:_COLUMNS]}
+def same_cause(product: Product, first: ColumnCause) -> tuple[int, int]:
+    """(columns with a cause of the same kind and place, wrong columns looked at)."""
+    columns = product.columns[:_COLUMNS]
+    same = 0
+    for column in columns:
+        for kind, place, basis in _bases(product, column):
+            if (kind, place) == (first.kind, first.place):
+                same += _fit(product, column, basis) is not None
+                break
+    return same, len(columns)

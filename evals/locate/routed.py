@@ -14,6 +14,7 @@ from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.routing_bounds import weight_bound
 from mxmoe.conformance.subject import Subject
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
+from mxmoe.evals.locate.recorded_inputs import Token
 from mxmoe.reference.routing import router_logits
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
@@ -24,7 +25,7 @@ class RoutingFault:
     """The first token that is routed wrongly, and one line about it."""
 
     stage: str
-    row: int
+    token: Token
     line: str
 
 
@@ -44,7 +45,7 @@ def routing_fault(
         row = int(wrong.int().argmax())
         best = logits[row].topk(config.top_k).indices.tolist()
         line = f"expected experts {sorted(best)}, found {sorted(ids[row].tolist())}"
-        return RoutingFault("ids", row, line)
+        return RoutingFault("ids", inputs.tokens[row], line)
     chosen = logits.gather(1, ids).double()
     truth = chosen.softmax(dim=1) * config.routed_scaling
     dtype = subject.capabilities.routing_dtype()
@@ -58,7 +59,7 @@ def routing_fault(
         f"{float(truth[row, slot]):.6g}, found {float(mine[row, slot]):.6g} "
         f"({float(off[row, slot]):.3g}x of what is allowed)"
     )
-    return RoutingFault("weights", row, line)
+    return RoutingFault("weights", inputs.tokens[row], line)
 
 
 def _wrong_choices(

@@ -29,13 +29,14 @@ from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.swap import put_swappable
+from mxmoe.evals.locate.not_looked_at import not_looked_at
 from mxmoe.evals.locate.one_layer import only_in_layer
 from mxmoe.evals.locate.search import Found
 from mxmoe.evals.locate.search import Search
 from mxmoe.evals.locate.search import search
 from mxmoe.evals.locate.words import evidence
 from mxmoe.evals.locate.words import sentence
-from mxmoe.evals.locate.words import stage_and_column
+from mxmoe.evals.locate.words import spot
 from mxmoe.evals.locate.written_bundle import bundle_of
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
@@ -110,7 +111,7 @@ def run_locate(
             code = ExitCode.FAIL
         return _ended(writer, code, failure.text.splitlines(), {"found": []})
     heard("the bundle")
-    return _concluded(options, loaded, result, writer)
+    return _concluded(options, subject, loaded, result, writer)
 
 
 def _subject(options: Options) -> Subject:
@@ -159,7 +160,11 @@ def _invalid(reason: str) -> Located:
 
 
 def _concluded(
-    options: Options, loaded: Loaded, result: Search, writer: RunWriter
+    options: Options,
+    subject: Subject,
+    loaded: Loaded,
+    result: Search,
+    writer: RunWriter,
 ) -> Located:
     lines = [sentence(f.result, f.causes) for f in result.found]
     if not lines:
@@ -170,6 +175,7 @@ def _concluded(
         lines += one["evidence"]
     lines += [""] if len(found) > 1 else []
     lines += _in_the_model(result)
+    lines += not_looked_at(subject)
     lines.append(f"evaluations: {result.count}")
     bundles = {
         f.result.under.number: bundle_of(f.result, loaded.checkpoint, writer)
@@ -239,15 +245,15 @@ def _facts(found: Found) -> dict[str, Any]:
     }
     if at is not None:
         token = found.result.under.inputs.tokens[at.row]
-        stage, column = stage_and_column(found.result, at, found.causes)
+        where = spot(found.result, at, found.causes)
         facts |= {
-            "stage": stage,
-            "expert": at.expert,
+            "stage": where.stage,
+            "expert": where.expert,
             "experts": list(at.experts),
             "prompt": token.prompt,
             "token": token.position,
-            "slot": at.slot,
-            "column": column,
+            "slot": where.slot,
+            "column": where.column,
         }
     return facts
 

@@ -17,13 +17,14 @@ from dataclasses import replace
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.inside.swap import Place
 from mxmoe.evals.inside.swap import Swap
-from mxmoe.evals.locate.causes import Cause
+from mxmoe.evals.locate.batch_sizes import first_wrong_size
+from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.causes import causes
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer import judge_layer
-from mxmoe.evals.locate.layer_numbers import LayerUnderTest
 from mxmoe.evals.locate.layer_numbers import Numbers
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.recorded_inputs import record_inputs
 from mxmoe.evals.locate.recorded_inputs import with_probes
@@ -31,6 +32,9 @@ from mxmoe.evals.locate.whole_model import LogitDistances
 from mxmoe.evals.locate.whole_model import WrongCall
 from mxmoe.evals.locate.whole_model import first_wrong_call
 from mxmoe.evals.locate.whole_model import logit_distances
+
+# Where a call was made that was wrong.
+ALONE, IN_MODEL = "", ", as the model makes it"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +88,9 @@ def search(
             if only_first:
                 break
     if not wrong:
+        heard("calls of other numbers of tokens")
+        wrong = _of_other_sizes(swap, recorded, count)
+    if not wrong:
         heard("the candidate serves the model")
         wrong = _in_the_model(swap, prompts[0], count)
     heard("the candidate without the wrong places")
@@ -114,6 +121,21 @@ def _under(swap: Swap, number: int, inputs: LayerInputs) -> LayerUnderTest:
     )
 
 
+def _of_other_sizes(
+    swap: Swap, recorded: Sequence[LayerInputs], count: Evaluations
+) -> list[LayerResult]:
+    wrong = []
+    for number, inputs in enumerate(recorded):
+        under = _under(swap, number, inputs)
+        try:
+            call = first_wrong_size(under, count)
+        except Failure as failure:
+            return [LayerResult(under=under, failure=failure)]
+        if call is not None:
+            wrong.append(_call_result(swap, call, count, where=ALONE))
+    return wrong
+
+
 def _in_the_model(
     swap: Swap, prompt: Sequence[int], count: Evaluations
 ) -> list[LayerResult]:
@@ -123,26 +145,28 @@ def _in_the_model(
         layer = swap.inside.first_nonfinite_layer() or 0
         under = _under(swap, layer, _nothing(swap, prompt))
         return [LayerResult(under=under, failure=failure)]
-    return [] if call is None else [_call_result(swap, call, count)]
+    return [] if call is None else [_call_result(swap, call, count, where=IN_MODEL)]
 
 
 def _nothing(swap: Swap, prompt: Sequence[int]) -> LayerInputs:
     return record_inputs(swap, [prompt])[0]
 
 
-def _call_result(swap: Swap, call: WrongCall, count: Evaluations) -> LayerResult:
+def _call_result(
+    swap: Swap, call: WrongCall, count: Evaluations, *, where: str
+) -> LayerResult:
     """The call made again on its inputs, or what it was if it is right now."""
     under = _under(swap, call.layer, call.inputs)
     again = judge_layer(under, count)
     tokens = len(call.inputs.tokens)
     what = "one token" if tokens == 1 else f"{tokens} tokens"
     if again.wrong:
-        note = f"only in a call of {what}, as the model makes it"
+        note = f"only in a call of {what}{where}"
         notes = (note, *again.numbers.notes)
         return replace(again, numbers=replace(again.numbers, notes=notes))
     note = (
-        f"right alone, and when it is called again: a call of {what} in the model "
-        "was wrong, so it depends on the calls before"
+        f"right when it is called again: a call of {what}{where} was wrong, so it "
+        "depends on the calls before"
     )
     numbers = Numbers(
         divergence=call.divergence, worst=call.divergence.worst, notes=(note,)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import fields
+from dataclasses import replace
 
 from mxmoe.conformance.compare_numbers import damage
-from mxmoe.evals.locate.causes import HALVES
-from mxmoe.evals.locate.causes import Cause
+from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.honest import error_over_honest
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer_bytes import WrongBytes
 from mxmoe.evals.locate.layer_numbers import BY_SLOT
+from mxmoe.evals.locate.wrong_lane_causes import HALVES
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import IndexMap
 
@@ -29,36 +32,47 @@ def sentence(result: LayerResult, causes: Sequence[Cause]) -> str:
     if found is not None:
         return f"{where}, {_place(result, found, causes)}: {why}"
     if result.routing is not None:
-        token = result.under.inputs.tokens[result.routing.row]
-        return f"{where}, stage {result.routing.stage}, {token}: {result.routing.line}"
+        routing = result.routing
+        return f"{where}, stage {routing.stage}, {routing.token}: {routing.line}"
     if result.wrong_bytes:
         return f"{where}: {why}; these inputs do not show it"
     lines = result.numbers.residual
     return f"{where}, stage combine: {lines[0]}" if lines else f"{where}: nothing wrong"
 
 
-def stage_and_column(
-    result: LayerResult, found: Divergence, causes: Sequence[Cause]
-) -> tuple[str, int]:
-    """Where the fault lies: as it was seen, or as the bytes or the cause say."""
+@dataclass(frozen=True, kw_only=True)
+class Spot:
+    """Where a fault lies: as it was seen, or as the bytes or the cause say."""
+
+    stage: str
+    expert: int | None
+    slot: int | None
+    column: int
+
+
+def spot(result: LayerResult, found: Divergence, causes: Sequence[Cause]) -> Spot:
+    """Of the first cause; bytes say more of what was seen behind both GEMMs."""
+    seen = Spot(
+        stage=found.stage, expert=found.expert, slot=found.slot, column=found.column
+    )
     first = result.wrong_bytes[0] if result.wrong_bytes else None
     if result.numbers.seen == BY_SLOT and first is not None and first.row is not None:
-        # Seen behind both GEMMs; the bytes say before which it lies.
-        return first.matrix, first.row
-    if not causes or causes[0].stage is None:
-        return found.stage, found.column
-    column = causes[0].column
-    return causes[0].stage, found.column if column is None else column
+        return replace(seen, stage=first.matrix, column=first.row)
+    if not causes:
+        return seen
+    says = {f.name: getattr(causes[0], f.name) for f in fields(Spot)}
+    return replace(seen, **{n: value for n, value in says.items() if value is not None})
 
 
 def _place(result: LayerResult, found: Divergence, causes: Sequence[Cause]) -> str:
-    stage, column = stage_and_column(result, found, causes)
-    words = [f"stage {stage}"]
-    if found.expert is not None:
-        words.append(f"expert {found.expert}")
+    at = spot(result, found, causes)
+    words = [f"stage {at.stage}"]
+    if at.expert is not None:
+        words.append(f"expert {at.expert}")
     token = str(result.under.inputs.tokens[found.row])
-    words.append(token if found.slot is None else f"{token} slot {found.slot}")
-    half = f" ({HALVES[column % 2]} {column // 2})" if stage == "gate_up" else ""
+    words.append(token if at.slot is None else f"{token} slot {at.slot}")
+    column = at.column
+    half = f" ({HALVES[column % 2]} {column // 2})" if at.stage == "gate_up" else ""
     return ", ".join([*words, f"column {column}{half}"])
 
 
@@ -125,8 +139,8 @@ def evidence(result: LayerResult) -> list[str]:
         lines.append(f"bytes differ: {wrong.tensor}{_experts(wrong.experts)}")
         lines += [f"  {line.strip()}" for line in wrong.lines]
     if result.routing is not None:
-        row = result.under.inputs.tokens[result.routing.row]
-        lines.append(f"{result.routing.stage}, {row}: {result.routing.line}")
+        routing = result.routing
+        lines.append(f"{routing.stage}, {routing.token}: {routing.line}")
     if result.divergence is not None:
         lines += _number_lines(result, result.divergence)
     lines += result.numbers.residual

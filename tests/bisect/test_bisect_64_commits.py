@@ -63,7 +63,7 @@ def bisect(repo, run: Path, capsys, code: int) -> dict:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("culprit", [2, 41])
+@pytest.mark.parametrize("culprit", [1, 41, 63])
 def test_one_culprit_among_commits_that_do_not_build_fail_otherwise_or_are_flaky(
     make_repo, tmp_path: Path, capsys, culprit: int
 ) -> None:

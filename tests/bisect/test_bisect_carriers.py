@@ -11,9 +11,11 @@ import pytest
 pytest.importorskip("transformers", reason="needs the extra 'hf'")
 
 from mxmoe.conformance.commands.main import main
+from mxmoe.evals.bisect.carriers import Carriers
 from mxmoe.evals.bisect.carriers import Options
 from mxmoe.evals.bisect.carriers import find_carriers
 from mxmoe.evals.bisect.carriers import half_way
+from mxmoe.evals.bisect.carriers_shown import lines
 from mxmoe.evals.bisect.teacher_forced import Distance
 
 # The layer is known by the order in which layers are prepared.
@@ -56,8 +58,12 @@ def find(spec: str, **options: object) -> object:
 
 
 def test_one_expert_of_one_layer_is_named(tmp_path: Path) -> None:
-    found = find(planted(tmp_path, (2, 5)), single=True)
+    spec = planted(tmp_path, (2, 5))
+    found = find(spec, single=True)
     assert found.places == ((2, 5),)
+    verdict = lines(found, Options(candidate=spec, single=True))[-1]
+    count = f"{found.evaluations} evaluations"
+    assert verdict.endswith(f": layer 2 expert 5; none can be left out; {count}")
     assert found.layers == (2,)
     assert found.passes == 1
     # 4 for the ends, then two for each halving of 4 layers and of 8 experts, and 2.
@@ -88,6 +94,29 @@ def test_of_a_right_candidate_nothing_is_named(capsys, tmp_path: Path) -> None:
     assert ended.value.code == 4
     document = json.loads(capsys.readouterr().out)
     assert document["layers"] == []
+
+
+def test_what_is_too_small_is_said_with_the_ratio_the_count_and_the_way_on() -> None:
+    good, bad = (Distance(divergence=x, loss=0.0) for x in (2e-8, 5e-8))
+    found = Carriers(
+        layers=(),
+        places=(),
+        good=good,
+        bad=bad,
+        half_way=half_way(good, bad, vocabulary=512),
+        restored=None,
+        alone=None,
+        unvisited=0,
+        tokens=100,
+        passes=0,
+        evaluations=4,
+    )
+    *_, way_on, verdict = lines(found, Options(candidate="my kernel.py"))
+    assert verdict == (
+        "verdict: INCONCLUSIVE my kernel.py: 2.5 times honest rounding, less than 4: "
+        "nothing to find this way; 4 evaluations"
+    )
+    assert "mxmoe locate -c 'my kernel.py' judges each layer" in way_on
 
 
 @pytest.mark.nightly

@@ -13,8 +13,8 @@ from mxmoe.evals.locate.dumps.folder import INPUT
 from mxmoe.evals.locate.dumps.folder import LayerDump
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer_numbers import BY_TRACE
-from mxmoe.evals.locate.layer_numbers import LayerUnderTest
 from mxmoe.evals.locate.layer_numbers import Numbers
+from mxmoe.evals.locate.layer_under_test import LayerUnderTest
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.recorded_inputs import Token
 from mxmoe.reference.checkpoint import Checkpoint
