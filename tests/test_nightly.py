@@ -14,6 +14,7 @@ import pytest
 
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.evals import nightly
+from mxmoe.evals.nightly import Asked
 from mxmoe.evals.nightly import run_night
 from mxmoe.evals.nightly import worst_of
 
@@ -39,15 +40,16 @@ class Commands:
         return [arguments[0] for arguments in self.asked]
 
 
-def night(runs: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> ExitCode:
+def night(
+    runs: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch, **more: Any
+) -> ExitCode:
     ids = iter(range(1000))
     monkeypatch.setattr(
         nightly, "new_run_id", lambda: f"night-{len(list(runs.glob('*')))}-{next(ids)}"
     )
     said: list[str] = []
-    return run_night(
-        runs, ["torch_dense"], profile="dev", run=commands, say=said.append
-    )
+    asked = Asked(candidates=["torch_dense"], profile="dev", **more)
+    return run_night(runs, asked, run=commands, say=said.append)
 
 
 def test_every_step_runs_and_a_failure_stops_none(
