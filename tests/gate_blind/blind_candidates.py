@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 
-CODES = torch.tensor(
-    [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
-)
+CODES = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
 
 
 def decoded(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -48,7 +46,10 @@ class Right:
         for e in range(prepared.config.experts):
             t, k = torch.where(routing.ids == e)
             z = x[t] @ prepared["w1"][e].T + prepared["b1"][e]
-            gate, up = z[:, 0::2].clamp(max=a.limit), z[:, 1::2].clamp(-a.limit, a.limit)
+            gate, up = (
+                z[:, 0::2].clamp(max=a.limit),
+                z[:, 1::2].clamp(-a.limit, a.limit),
+            )
             act = gate * torch.sigmoid(a.alpha * gate) * (up + a.beta)
             y = act.bfloat16().float() @ prepared["w2"][e].T + prepared["b2"][e]
             out.index_add_(0, t, routing.weights[t, k, None] * y)
