@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
+from safetensors import safe_open
 
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
@@ -87,6 +89,15 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
 def _check_files(checkpoint: Checkpoint) -> None:
     if not (checkpoint.folder / _TOKENIZER).is_file():
         raise BadInput(f"{checkpoint.folder}: expected {_TOKENIZER}, found none")
+    # transformers does not say which shard is damaged.
+    for path in sorted(set(checkpoint.files.values())):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise BadInput(
+                f"{path}: expected a whole safetensors file, found {error}"
+            ) from error
 
 
 def _check_device(device: str) -> None:
