@@ -164,10 +164,18 @@ def without_a_shard(folder: Path) -> str:
     return "expected this shard for model.layers.0."
 
 
-def without_a_shard_and_index(folder: Path) -> str:
-    (folder / "model-00003-of-00003.safetensors").unlink()
+def without_the_index(folder: Path) -> str:
     (folder / "model.safetensors.index.json").unlink()
-    return "found missing keys ['model.layers.1."
+    return "expected model.safetensors or model.safetensors.index.json, found neither"
+
+
+def without_a_tensor(folder: Path) -> str:
+    name = "model.layers.1.self_attn.sinks"
+    path = folder / "model-00003-of-00003.safetensors"
+    tensors = load_file(path)
+    del tensors[name]
+    save_file(tensors, path, metadata={"format": "pt"})
+    return f"found missing keys ['{name}']"
 
 
 def with_a_cut_shard(folder: Path) -> str:
@@ -208,7 +216,8 @@ def that_is_empty(folder: Path) -> str:
     [
         without_tokenizer,
         without_a_shard,
-        without_a_shard_and_index,
+        without_the_index,
+        without_a_tensor,
         with_a_cut_shard,
         of_another_architecture,
         with_experts_in_bfloat16,

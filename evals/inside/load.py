@@ -16,12 +16,14 @@ from safetensors import safe_open
 
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
+from mxmoe.reference.checkpoint.read import INDEX_NAME
 from mxmoe.reference.errors import BadInput
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Of transformers' devices: spread the layers over all GPUs.
 AUTO = "auto"
 _TOKENIZER = "tokenizer.json"
+_WHOLE = "model.safetensors", INDEX_NAME  # what transformers begins with
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +91,10 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
 def _check_files(checkpoint: Checkpoint) -> None:
     if not (checkpoint.folder / _TOKENIZER).is_file():
         raise BadInput(f"{checkpoint.folder}: expected {_TOKENIZER}, found none")
+    if not any((checkpoint.folder / name).is_file() for name in _WHOLE):
+        raise BadInput(
+            f"{checkpoint.folder}: expected {' or '.join(_WHOLE)}, found neither"
+        )
     # transformers does not say which shard is damaged.
     for path in sorted(set(checkpoint.files.values())):
         try:

@@ -183,12 +183,16 @@ class SomeTokensWrong(Changed):
         return out
 
 
-class AFewPercentWrong(SomeTokensWrong):
+class AFifthWrong(SomeTokensWrong):
+    """Of the answers: a fault in one token in 500 decides."""
+
     share = 0.002
 
 
-class ManyWrong(SomeTokensWrong):
-    share = 0.02
+class TwoPercentWrong(SomeTokensWrong):
+    """Of the answers; the rule admits 3 %."""
+
+    share = 0.0002
 
 
 class Noise(Changed):
@@ -259,8 +263,7 @@ class Bypass(Right):
         return super().forward(prepared, hidden_states, routing)
 
     def install(self) -> None:
-        from transformers.models.gpt_oss import modeling_gpt_oss as modeling
-
+        modeling = sys.modules["transformers.models.gpt_oss.modeling_gpt_oss"]
         if self.original is not None or len(self.prepared) < self.layers:
             return
         self.original = modeling.GptOssExperts.forward
@@ -291,17 +294,16 @@ class HookReplaced(Right):
     """Registers another function under the name that the model asks for."""
 
     def prepare(self, weights: Any, config: Any, shard: Any, device: Any) -> Any:
-        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
         def nothing(module: Any, x: Any, ids: Any, weights: Any) -> Any:
             return torch.zeros_like(x)
 
-        ALL_EXPERTS_FUNCTIONS.register("mxmoe_candidate", nothing)
+        moe = sys.modules["transformers.integrations.moe"]
+        moe.ALL_EXPERTS_FUNCTIONS.register("mxmoe_candidate", nothing)
         return super().prepare(weights, config, shard, device)
 
 
-class TwoLayersInOne(Right):
-    """Stands for a call that is made again: a retry inside of the engine."""
+class HalfABatchAtATime(Right):
+    """No fault: a workspace that is small."""
 
     def forward(self, prepared: Any, hidden_states: Any, routing: Any) -> Any:
         half = len(hidden_states) // 2
@@ -311,7 +313,7 @@ class TwoLayersInOne(Right):
             for p in parts
         ]
         done = [
-            super(TwoLayersInOne, self).forward(prepared, hidden_states[p], r)
+            super(HalfABatchAtATime, self).forward(prepared, hidden_states[p], r)
             for p, r in zip(parts, routed, strict=True)
         ]
         return torch.cat(done)
