@@ -120,7 +120,10 @@ def _judge(
     try:
         inside = _inside(options, subject)
         prompts = prompts_of(task, inside.loaded.tokenizer)
-        writer.describe(template_sha256=template_sha256(inside.loaded.tokenizer))
+        writer.describe(
+            template_sha256=template_sha256(inside.loaded.tokenizer),
+            layer_devices=[str(experts.finite.device) for experts in inside.experts],
+        )
         _check_kept(writer.folder, task, prompts)
         plan = Plan(
             rule=rule,

@@ -61,7 +61,8 @@ class _Rows:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all but the rows of an index."""
-        self.cache.batch_select_indices(rows)
+        # Layers may lie on several devices; an index on the CPU fits all of them.
+        self.cache.batch_select_indices(rows.cpu())
         for name in ("index", "ids", "mask", "written", "length", "finite"):
             setattr(self, name, getattr(self, name)[rows])
 

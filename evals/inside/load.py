@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,13 +59,18 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
     checkpoint = open_checkpoint(folder)
     _check_files(checkpoint)
     _check_device(device)
+    spread = importlib.util.find_spec("accelerate") is not None
+    if device == AUTO and not spread:
+        raise BadInput(
+            "device auto: expected accelerate, of the extra 'hf', found none"
+        )
     with _quiet():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 quantization_config=transformers.Mxfp4Config(dequantize=True),
                 dtype=dtype,
-                device_map=device,
+                device_map=device if spread else None,
                 local_files_only=True,
                 output_loading_info=True,
             )
@@ -84,7 +90,10 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
                 f"found {kind.replace('_', ' ')} {sorted(map(str, info[kind]))[:3]}"
             )
     return Loaded(
-        model=model.eval(), tokenizer=tokenizer, checkpoint=checkpoint, dtype=dtype
+        model=(model if spread else model.to(device)).eval(),
+        tokenizer=tokenizer,
+        checkpoint=checkpoint,
+        dtype=dtype,
     )
 
 
