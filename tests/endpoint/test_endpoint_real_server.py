@@ -79,7 +79,7 @@ def serving(folder: Path, log: Path) -> Iterator[str]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + 90
+    end = time.monotonic() + 300  # 10 s on an idle machine
     while True:
         assert server.poll() is None, log.read_text("utf-8", "replace")
         try:
