@@ -2,13 +2,15 @@
 
 Runs the commands that a person would, one after the other, each in a process of its
 own: the suite, the gate with all questions, teacher forcing, the comparison with the
-first nights, the history of all nights and the page. A step that fails does not stop
-those after it. Exit code: 1 if a step failed, else 3 if one was invalid or did not
-start, else 4 if one was inconclusive, else 0.
+first nights, the history of all nights and the page. A step that fails or hangs does
+not stop those after it. Exit code: 1 if a step failed, else 3 if one was invalid, did
+not start or did not end, else 4 if one was inconclusive, else 0.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,6 +33,9 @@ from mxmoe.evals.history.scan import scan
 
 # Of the bundled candidates those that run on every machine.
 CANDIDATES = ("torch_dense", "trtllm_gen")
+STEPS = ("check", "gate", "teacher-forced", "compare", "history", "report")
+# Two suites that reach it leave 50 of the workflow's 350 minutes for all else.
+STEP_MINUTES = 150.0
 _SKIPPED = "skipped"
 Run = Callable[[Sequence[str]], int]
 
@@ -46,6 +51,18 @@ class Step:
     skipped: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a night does: only : of `STEPS`. early : the gate may stop when its verdict
+    is certain; such a run has no score that could be compared.
+    """
+
+    candidates: Sequence[str] = CANDIDATES
+    profile: str = "nightly"
+    only: Sequence[str] = STEPS
+    early: bool = False
+
+
 def main(
     runs: Annotated[Path, typer.Argument(help="folder of all nights")],
     candidate: Annotated[
@@ -55,39 +72,71 @@ def main(
     profile: Annotated[
         str, typer.Option(help="of mxmoe check: dev, ci, gpu or nightly")
     ] = "nightly",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STEP", help=f"repeatable, of {', '.join(STEPS)}; default: all"
+        ),
+    ] = None,
+    early: Annotated[
+        bool,
+        typer.Option(
+            "--early",
+            help="the gate stops when its verdict is certain: minutes less, but no "
+            "score for compare and history",
+        ),
+    ] = False,
+    step_minutes: Annotated[
+        float, typer.Option(min=0.01, help="a step that takes longer is ended")
+    ] = STEP_MINUTES,
 ) -> None:
-    """Run one night."""
-    code = run_night(runs, candidate or CANDIDATES, profile=profile, run=_mxmoe)
-    raise typer.Exit(int(code))
+    """Run one night.
+
+    Exit codes: 0 pass; 1 a step failed; 2 usage or bad input; 3 a step was invalid or
+    did not end; 4 one was inconclusive.
+    """
+    for name in only or ():
+        if name not in STEPS:
+            typer.echo(f"--only: expected {', '.join(STEPS)}, found {name!r:.80}")
+            raise typer.Exit(int(ExitCode.USAGE))
+    asked = Asked(
+        candidates=candidate or CANDIDATES,
+        profile=profile,
+        only=only or STEPS,
+        early=early,
+    )
+
+    def run(arguments: Sequence[str]) -> int:
+        return _mxmoe(arguments, seconds=60 * step_minutes)
+
+    raise typer.Exit(int(run_night(runs, asked, run=run)))
 
 
 def run_night(
-    runs: Path,
-    candidates: Sequence[str],
-    *,
-    profile: str,
-    run: Run,
-    say: Callable[[str], None] = typer.echo,
+    runs: Path, asked: Asked, *, run: Run, say: Callable[[str], None] = typer.echo
 ) -> ExitCode:
-    """Every step in order; `run` takes arguments of `mxmoe` and returns its code."""
+    """Every step in order; `run` takes arguments of `mxmoe` and returns its code.
+
+    What is known so far stands in the night's run.json after each step.
+    """
     night = runs / new_run_id()
     writer = open_run(night)
-    writer.describe(command="nightly", started=now(), candidates=list(candidates))
+    writer.describe(command="nightly", started=now(), candidates=list(asked.candidates))
     found: list[tuple[str, int | None, str]] = []
-    for step in _steps(runs, night, candidates, profile):
+    for step in _steps(runs, night, asked):
         if step.skipped:
             found.append((step.name, None, step.skipped))
         else:
             say(f"== {step.name}: mxmoe {' '.join(step.arguments)}")
             found.append((step.name, run(step.arguments), ""))
+        writer.describe(
+            steps=[{"name": n, "exit_code": c, "skipped": why} for n, c, why in found]
+        )
     codes = [code for _, code, _ in found if code is not None]
     for name, code, why in found:
         say(f"{name:<24} {_SKIPPED + ': ' + why if code is None else _named(code)}")
     worst = worst_of(codes)
-    writer.describe(
-        steps=[{"name": n, "exit_code": c, "skipped": why} for n, c, why in found],
-        verdict=worst.name.lower(),
-    )
+    writer.describe(verdict=worst.name.lower())
     say(f"night {night}: {worst.name}")
     return worst
 
@@ -102,32 +151,43 @@ def worst_of(codes: Sequence[int]) -> ExitCode:
     return ExitCode.INCONCLUSIVE if ExitCode.INCONCLUSIVE in codes else ExitCode.PASS
 
 
-def _steps(
-    runs: Path, night: Path, candidates: Sequence[str], profile: str
-) -> Iterator[Step]:
+def _steps(runs: Path, night: Path, asked: Asked) -> Iterator[Step]:
     """Made one by one: the comparison needs what the gate has just written."""
-    for number, spec in enumerate(candidates):
+    for number, spec in enumerate(asked.candidates):
         here = night / f"candidate-{number}"
-        given = ("--candidate", spec)
-        at = ("--run-dir",)
-        yield Step(
-            f"check {spec}",
-            ("check", *given, "--profile", profile, *at, str(here / "check")),
-        )
-        yield Step(f"gate {spec}", ("gate", *given, "--full", *at, str(here / "gate")))
-        yield Step(
-            f"teacher-forced {spec}",
-            ("teacher-forced", *given, *at, str(here / "teacher-forced")),
-        )
+        for step in _steps_of(runs, here, spec, asked):
+            if step.name.partition(" ")[0] in asked.only:
+                yield step
+    if "history" in asked.only:
+        yield Step("history", ("history", str(runs)))
+    if "report" in asked.only:
+        yield _report(night)
+
+
+def _steps_of(runs: Path, here: Path, spec: str, asked: Asked) -> Iterator[Step]:
+    """Those of one candidate."""
+    given, at = ("--candidate", spec), "--run-dir"
+    until = () if asked.early else ("--full",)
+    yield Step(
+        f"check {spec}",
+        ("check", *given, "--profile", asked.profile, at, str(here / "check")),
+    )
+    yield Step(f"gate {spec}", ("gate", *given, *until, at, str(here / "gate")))
+    yield Step(
+        f"teacher-forced {spec}",
+        ("teacher-forced", *given, at, str(here / "teacher-forced")),
+    )
+    if "compare" in asked.only:
         yield _compare(runs, here, spec)
-    yield Step("history", ("history", str(runs)))
-    pages = [str(path.parent) for path in sorted(night.glob("*/*/run.json"))]
+
+
+def _report(night: Path) -> Step:
     if "report" not in metadata.entry_points(group="mxmoe.commands").names:
-        yield Step("report", skipped="this version has no mxmoe report")
-    elif not pages:
-        yield Step("report", skipped="no step left a run directory")
-    else:
-        yield Step("report", ("report", *pages, "--out", str(night / "report")))
+        return Step("report", skipped="this version has no mxmoe report")
+    pages = [str(path.parent) for path in sorted(night.glob("*/*/run.json"))]
+    if not pages:
+        return Step("report", skipped="no step left a run directory")
+    return Step("report", ("report", *pages, "--out", str(night / "report")))
 
 
 def _compare(runs: Path, here: Path, spec: str) -> Step:
@@ -156,13 +216,23 @@ def _scored(row: Row) -> bool:
 
 
 def _named(code: int) -> str:
+    if code < 0:
+        return f"killed by signal {-code}: it did not end in time, or crashed"
     known = code in set(ExitCode)
     return ExitCode(code).name.lower() if known else f"ended with code {code}"
 
 
-def _mxmoe(arguments: Sequence[str]) -> int:
+def _mxmoe(arguments: Sequence[str], *, seconds: float) -> int:
+    """Its exit code; -9 if it did not end and was killed, with all that it started."""
     command = [sys.executable, "-m", "mxmoe.conformance.commands.main", *arguments]
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            return process.wait(seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+        return process.wait()
 
 
 if __name__ == "__main__":

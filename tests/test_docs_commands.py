@@ -185,8 +185,9 @@ OF_PYTEST = {"--hypothesis-profile", "--mxmoe-device"}
 
 
 def test_every_option_in_a_sentence_exists() -> None:
-    modules = ("mxmoe.evals.train_grade_school", "mxmoe.evals.score_grade_school")
-    of_modules = set[str]().union(*(options_of(module_command(m)) for m in modules))
+    modules = ("nightly", "train_grade_school", "score_grade_school")
+    commands = [module_command(f"mxmoe.evals.{name}") for name in modules]
+    of_modules = set[str]().union(*map(options_of, commands))
     for said in inline_code():
         found = re.match(r"-(-[a-z][a-z0-9-]*|[a-z])(?=[ =]|$)", said.line)
         if found is None or found[0] in every_option():

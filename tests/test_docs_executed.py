@@ -139,12 +139,12 @@ ELSEWHERE = {
     "transformers serve evals/grade_school/trained_model --device cpu "
     "--dtype float32 &": (
         "endpoint/test_endpoint_real_server.py::"
-        "test_the_model_that_ships_passes_at_an_endpoint"
+        "test_the_model_that_ships_passes_by_the_rule_of_gsm8k"
     ),
     "mxmoe gate --endpoint http://127.0.0.1:8000 "
     "--model evals/grade_school/trained_model": (
         "endpoint/test_endpoint_real_server.py::"
-        "test_the_model_that_ships_passes_at_an_endpoint"
+        "test_the_model_that_ships_passes_by_the_rule_of_gsm8k"
     ),
     "mxmoe serve-bench http://127.0.0.1:8000 --model gpt-oss-120b --isl 1000 "
     "--osl 1000 --gate runs/ID": (
@@ -155,6 +155,11 @@ ELSEWHERE = {
     ),
     "python -m mxmoe.evals.score_grade_school --candidate trtllm_gen "
     "--out record.json": "test_inside_answers.py::test_a_run_is_recorded",
+    "python -m mxmoe.evals.nightly runs/tried -c my_kernel.py:candidate --early "
+    "--only gate --only history --only report": (
+        "test_nightly.py::"
+        "test_small_nights_end_and_a_broken_kernel_is_seen_in_all_that_follows"
+    ),
     "tox -e nightly": "test_nightly.py::test_tox_runs_the_long_tests_and_the_night",
 }
 

@@ -58,6 +58,7 @@ def run_forced(
     """
     task = load_task(options.task, options.data)
     subject = load_subject(options)
+    checkpoint = open_checkpoint(options.model)
     order = registered_order(len(task.golds), seed=ORDER_SEED)[:questions]
     allowed = LIMITS[options.dtype] if limit is None else limit
     writer = open_run(folder)
@@ -71,7 +72,7 @@ def run_forced(
         model_sha256=weights_sha256(options.model),
         **describe_machine(),
     )
-    reason = cannot_run(subject, open_checkpoint(options.model).config)
+    reason = cannot_run(subject, checkpoint.config)
     if reason is not None:
         found = Conclusion(GateVerdict.INVALID, (reason,))
         writer.describe(verdict=str(found.verdict), reasons=list(found.reasons))

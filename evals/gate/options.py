@@ -35,7 +35,8 @@ class Options:
 
 def load_subject(options: Options) -> Subject:
     """The candidate, with its fault planted; `BadInput` where that cannot be."""
-    device = None if options.device == AUTO else options.device
+    # Which GPU is each layer's own; here only that it is one.
+    device = "cuda" if options.device == AUTO else options.device
     subject = load_base(options.candidate, device=device)
     if options.fault is None:
         return subject

@@ -44,6 +44,7 @@ from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.gate.verdict import conclude
 from mxmoe.evals.inside.experts import Inside
 from mxmoe.evals.inside.experts import put_inside
+from mxmoe.evals.inside.generate import Answer
 from mxmoe.evals.inside.generate import answers
 from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import load
@@ -119,7 +120,10 @@ def _judge(
     try:
         inside = _inside(options, subject)
         prompts = prompts_of(task, inside.loaded.tokenizer)
-        writer.describe(template_sha256=template_sha256(inside.loaded.tokenizer))
+        writer.describe(
+            template_sha256=template_sha256(inside.loaded.tokenizer),
+            layer_devices=[str(experts.finite.device) for experts in inside.experts],
+        )
         _check_kept(writer.folder, task, prompts)
         plan = Plan(
             rule=rule,
@@ -156,13 +160,7 @@ class Asked:
         """The answers to these questions, as they end; `DidNotRun` if not its own."""
         begun = time.perf_counter()
         prompts = [self.prompts[question] for question in questions]
-        for answer in answers(
-            self.inside.loaded,
-            prompts,
-            batch=len(prompts),
-            longest=self.task.output_tokens,
-            stops=self.task.stops,
-        ):
+        for answer in self._answers(prompts, questions):
             objection = proof(self.inside.passes, self.inside.experts).objection()
             if objection is not None:
                 raise DidNotRun(objection)
@@ -176,6 +174,21 @@ class Asked:
                 seconds=time.perf_counter() - begun,
                 **_scored(self.task, question, answer.text),
             )
+
+    def _answers(
+        self, prompts: Sequence[str], questions: Sequence[int]
+    ) -> Iterator[Answer]:
+        try:
+            yield from answers(
+                self.inside.loaded,
+                prompts,
+                batch=len(prompts),
+                longest=self.task.output_tokens,
+                stops=self.task.stops,
+                numbers=questions,
+            )
+        except Failure as failure:
+            raise self.inside.with_layer(failure) from failure
 
 
 def _scored(task: Task, question: int, text: str) -> dict[str, Any]:

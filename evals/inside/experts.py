@@ -20,6 +20,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Passes
 from mxmoe.reference.errors import BadInput
@@ -97,6 +98,16 @@ class Inside:
             if not experts.finite:
                 return number
         return None
+
+    def with_layer(self, failure: Failure) -> Failure:
+        """`failure`, and where it is NaN or infinity the layer that it came from."""
+        layer = self.first_nonfinite_layer()
+        if failure.verdict is not Verdict.NONFINITE or layer is None:
+            return failure
+        return Failure(
+            failure.verdict,
+            f"{failure.text}; the candidate returned NaN or infinity in layer {layer}",
+        )
 
 
 def put_inside(loaded: Loaded, subject: Subject) -> Inside:

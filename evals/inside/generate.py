@@ -61,7 +61,8 @@ class _Rows:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drop all but the rows of an index."""
-        self.cache.batch_select_indices(rows)
+        # Layers may lie on several devices; an index on the CPU fits all of them.
+        self.cache.batch_select_indices(rows.cpu())
         for name in ("index", "ids", "mask", "written", "length", "finite"):
             setattr(self, name, getattr(self, name)[rows])
 
@@ -73,11 +74,13 @@ def answers(
     batch: int,
     longest: int,
     stops: Sequence[str] = (),
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[Answer]:
     """Complete every prompt with at most `longest` tokens; each answer as it ends.
 
     stops : strings that end an answer, as an end token does. Prompts are taken as they
-    are, no token is put before them.
+    are, no token is put before them. numbers : what messages call the prompts by;
+    default: their indices.
     Prompts of similar length run together, `batch` at a time, the longest first, padded
     on the left. Raises `Failure` (nonfinite) at NaN or infinite logits.
     """
@@ -92,7 +95,7 @@ def answers(
         for done in range(0, longest, _LOOK_EVERY):
             stop = min(done + _LOOK_EVERY, longest)
             _advance(loaded, rows, range(done, stop))
-            _refuse_nonfinite(rows)
+            _refuse_nonfinite(rows, numbers or range(len(prompts)))
             _end_at(loaded, rows, stops, written=stop)
             for answer in _leave(loaded, rows, written=stop):
                 yield replace(answer, text=before_stop(answer.text, stops))
@@ -143,14 +146,14 @@ def _advance(loaded: Loaded, rows: _Rows, steps: range) -> None:
         rows.mask = torch.nn.functional.pad(rows.mask, (0, 1), value=1)
 
 
-def _refuse_nonfinite(rows: _Rows) -> None:
+def _refuse_nonfinite(rows: _Rows, numbers: Sequence[int]) -> None:
     if bool(rows.finite.all()):
         return
     bad = rows.index[~rows.finite]
     raise Failure(
         Verdict.NONFINITE,
         f"logits: expected finite ones, found NaN or infinity in {len(bad)} of "
-        f"{len(rows.index)} answers, prompt {int(bad.min())} among them",
+        f"{len(rows.index)} answers, prompt {numbers[int(bad.min())]} among them",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +12,19 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
+from safetensors import safe_open
 
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
+from mxmoe.reference.checkpoint.read import INDEX_NAME
 from mxmoe.reference.errors import BadInput
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Of transformers' devices: spread the layers over all GPUs.
 AUTO = "auto"
 _TOKENIZER = "tokenizer.json"
+_WHOLE = "model.safetensors", INDEX_NAME  # what transformers begins with
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,13 +59,18 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
     checkpoint = open_checkpoint(folder)
     _check_files(checkpoint)
     _check_device(device)
+    spread = importlib.util.find_spec("accelerate") is not None
+    if device == AUTO and not spread:
+        raise BadInput(
+            "device auto: expected accelerate, of the extra 'hf', found none"
+        )
     with _quiet():
         try:
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 quantization_config=transformers.Mxfp4Config(dequantize=True),
                 dtype=dtype,
-                device_map=device,
+                device_map=device if spread else None,
                 local_files_only=True,
                 output_loading_info=True,
             )
@@ -80,13 +90,29 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
                 f"found {kind.replace('_', ' ')} {sorted(map(str, info[kind]))[:3]}"
             )
     return Loaded(
-        model=model.eval(), tokenizer=tokenizer, checkpoint=checkpoint, dtype=dtype
+        model=(model if spread else model.to(device)).eval(),
+        tokenizer=tokenizer,
+        checkpoint=checkpoint,
+        dtype=dtype,
     )
 
 
 def _check_files(checkpoint: Checkpoint) -> None:
     if not (checkpoint.folder / _TOKENIZER).is_file():
         raise BadInput(f"{checkpoint.folder}: expected {_TOKENIZER}, found none")
+    if not any((checkpoint.folder / name).is_file() for name in _WHOLE):
+        raise BadInput(
+            f"{checkpoint.folder}: expected {' or '.join(_WHOLE)}, found neither"
+        )
+    # transformers does not say which shard is damaged.
+    for path in sorted(set(checkpoint.files.values())):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise BadInput(
+                f"{path}: expected a whole safetensors file, found {error}"
+            ) from error
 
 
 def _check_device(device: str) -> None:

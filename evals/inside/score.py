@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.grade_school.answers import LONGEST_ANSWER
 from mxmoe.evals.grade_school.answers import is_correct
 from mxmoe.evals.grade_school.problem import Problem
@@ -81,21 +80,13 @@ def score(
             found[answer.index] = answer, correct
             each(answer, correct)
     except Failure as failure:
-        raise _with_layer(failure, inside) from failure
+        if inside is None:
+            raise
+        raise inside.with_layer(failure) from failure
     in_order = [found[index] for index in range(len(problems))]
     return Score(
         answers=tuple(answer for answer, _ in in_order),
         wrong=tuple(answer.index for answer, correct in in_order if not correct),
         seconds=time.perf_counter() - begun,
         proof=None if inside is None else proof(inside.passes, inside.experts),
-    )
-
-
-def _with_layer(failure: Failure, inside: Inside | None) -> Failure:
-    layer = None if inside is None else inside.first_nonfinite_layer()
-    if failure.verdict is not Verdict.NONFINITE or layer is None:
-        return failure
-    return Failure(
-        failure.verdict,
-        f"{failure.text}; the candidate returned NaN or infinity in layer {layer}",
     )
