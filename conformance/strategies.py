@@ -91,19 +91,19 @@ def cases(
     to draw shards from; one that does not suit the shape gives way to the first that
     does.
     """
-    # A claim may be a slow function of the candidate: ask it once, and only if needed.
-    @cache
-    def suits(config: MoEConfig, shard: Shard) -> bool:
-        return config.experts % shard.ep_size == 0 and supported(config, shard)
-
-    usable = [c for c in shapes() if any(suits(c, s) for s in shards)]
-    if not usable:
+    suiting = {
+        config: found
+        for config in shapes()
+        if (found := [s for s in shards if _shardable(config, s, supported)])
+    }
+    if not suiting:
         return st.nothing()
-    anywhere = [s for s in shards if any(suits(c, s) for c in usable)]
+    usable = list(suiting)
+    anywhere = [s for s in shards if any(s in found for found in suiting.values())]
     drawn = st.builds(
         lambda config, shard, t, seed, spots: Case(
             config=config,
-            shard=next(s for s in (shard, *shards) if suits(config, s)),
+            shard=shard if shard in suiting[config] else suiting[config][0],
             tokens=t,
             seed=seed,
             hot=tuple(dict.fromkeys((*always, *sorted(spots)))),
@@ -117,3 +117,8 @@ def cases(
     )
     return drawn
 
+
+def _shardable(
+    config: MoEConfig, shard: Shard, supported: Callable[[MoEConfig, Shard], bool]
+) -> bool:
+    return config.experts % shard.ep_size == 0 and supported(config, shard)
