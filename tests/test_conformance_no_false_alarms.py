@@ -41,7 +41,7 @@ class candidate:
 
 
 @pytest.fixture(scope="module")
-def settings() -> Iterator[Settings]:
+def settings(truths_once: None) -> Iterator[Settings]:
     with (
         repeatable_settings(layers=(0,), examples=3) as found,
         pytest.MonkeyPatch.context() as patch,
