@@ -40,5 +40,15 @@ def asks_for_the_suite(args: list[str], config: pytest.Config) -> bool:
     return False
 
 
+def only_tests_of_mxmoe(config: pytest.Config) -> bool:
+    """Whether all that is asked for lies in ``tests/``, where nothing is judged.
+
+    Then no candidate is loaded: transformers alone takes seconds.
+    """
+    start, folder = config.invocation_params.dir, PACKAGE.parent / "tests"
+    asked = [Path(start, arg.split("::")[0]).resolve() for arg in config.args]
+    return all(folder in (path, *path.parents) for path in asked)
+
+
 def _is_checkout(root: Path) -> bool:
     return root.resolve() == PACKAGE.parent and (root / "pyproject.toml").is_file()

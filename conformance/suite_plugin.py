@@ -27,6 +27,7 @@ from mxmoe.conformance.outcomes import JUDGE
 from mxmoe.conformance.outcomes import NOT_JUDGED
 from mxmoe.conformance.outcomes import verdict_line
 from mxmoe.conformance.places import Place
+from mxmoe.conformance.plugin import only_tests_of_mxmoe
 from mxmoe.conformance.profiles import DEFAULT
 from mxmoe.conformance.profiles import register_profiles
 from mxmoe.conformance.repetitions import words_of
@@ -116,6 +117,8 @@ def pytest_configure(config: pytest.Config) -> None:
     profile = config.getoption("--hypothesis-profile", None) or DEFAULT
     hypothesis_settings.load_profile(profile)
     given = [p for p in config.pluginmanager.get_plugins() if isinstance(p, Session)]
+    if not given and only_tests_of_mxmoe(config):
+        return
     session = given[0] if given else _open(config, profile)
     config.stash[SESSION] = session
     config.stash[VERDICTS] = []
@@ -161,6 +164,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
+    if SESSION not in config.stash:
+        return []
     session = config.stash[SESSION]
     lines = []
     for subject in session.subjects:
@@ -202,6 +207,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
+    if SESSION not in config.stash:
+        return
     settings, expected = config.stash[SESSION].settings, config.stash[SESSION].expected
     if expected is not None:
         ids = [found for item in items if (found := id_of(item)) is not None]

@@ -24,10 +24,33 @@ from mxmoe.evals.gate.verdict import GateVerdict
 HOSTILE = Path(__file__).parent / "hostile.json"
 GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 
+# pytest-xdist hands whole files out in this order: one of these begun last would keep
+# one process busy while the others have nothing left to do.
+LONGEST = (
+    "test_conformance_no_false_alarms.py",
+    "test_conformance_faults.py",
+    "test_conformance_ranks.py",
+    "test_triton_moe_interpreted.py",
+    "test_readme.py",
+    "test_conformance_explain.py",
+    "test_gate_grade_school.py",
+    "test_verify_runs.py",
+    "test_conformance_escape.py",
+    "test_conformance_clean_cases.py",
+    "test_import_rules.py",
+    "test_conformance_expected.py",
+)
+
 # Triton is a dependency on Linux only.
 collect_ignore_glob = (
     [] if importlib.util.find_spec("triton") else ["test_triton_moe_*", "triton_moe"]
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; otherwise, and within a file, as collected."""
+    place = {name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
