@@ -108,7 +108,7 @@ BY_SLOTS: Mapping[int, Tactic] = MappingProxyType(
     {
         4: _tactic(16, "1x2s4w4", "1x1s4w4", splits=2),
         16: _tactic(16, "2x1s4w4", "2x1s4w4", splits=2),
-        32: _tactic(64, "2x1s4w4", "2x1s4w4"),
+        32: _tactic(16, "1x2s4w4", "1x1s4w4", splits=2),
     }
 )
 """Up to so many slots, the tactic: programs are few, and time goes by latencies."""
@@ -124,7 +124,9 @@ BY_SLOTS_PER_EXPERT: Mapping[float, Tactic] = MappingProxyType(
 )
 """For more slots: up to so many of an expert, on average, the tactic."""
 
-TACTICS: tuple[Tactic, ...] = (*BY_SLOTS.values(), *BY_SLOTS_PER_EXPERT.values())
+TACTICS: tuple[Tactic, ...] = tuple(
+    dict.fromkeys((*BY_SLOTS.values(), *BY_SLOTS_PER_EXPERT.values()))
+)
 """All that can be chosen; every one is right for every shape."""
 
 
