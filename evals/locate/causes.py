@@ -107,9 +107,7 @@ def _of_output(result: LayerResult, found: Divergence) -> list[Cause]:
         down=down,
         routing=result.under.inputs.routing,
     )
-    return [
-        Cause(text=c.text, slot=c.slot, expert=c.expert) for c in weight_causes(whole)
-    ] or _of_layer(result, out)
+    return weight_causes(whole) or _of_layer(result, out)
 
 
 def _of_layer(result: LayerResult, out: torch.Tensor) -> list[Cause]:

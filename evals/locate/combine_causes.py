@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.explained import SLACK
 from mxmoe.reference.types import Routing
 
@@ -22,15 +23,6 @@ _SLOTS = 5
 OTHER_WEIGHTS = "the slots are added with other routing weights"
 # Below this a slot counts as left out.
 _NOTHING = 2.0**-7
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightCause:
-    """text : for a person. slot, expert : the one that it lies in, if it is one."""
-
-    text: str
-    slot: int | None = None
-    expert: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +51,7 @@ class Sum:
         return bool(((self.out - sums).abs() <= SLACK * self.allowed).all())
 
 
-def weight_causes(whole: Sum) -> list[WeightCause]:
+def weight_causes(whole: Sum) -> list[Cause]:
     """The simplest other weights that explain every token; () if none do.
 
     Also () where the right weights do: what is wrong is then too little to tell.
@@ -78,28 +70,28 @@ def weight_causes(whole: Sum) -> list[WeightCause]:
     for weights, cause in _hypotheses(part, given, used):
         if part.fits(weights):
             return [cause]
-    return [WeightCause(text=OTHER_WEIGHTS)] if part.fits(used) else []
+    return [Cause(text=OTHER_WEIGHTS)] if part.fits(used) else []
 
 
 def _hypotheses(
     part: Sum, given: torch.Tensor, used: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, WeightCause]]:
+) -> Iterator[tuple[torch.Tensor, Cause]]:
     k = given.shape[1]
-    yield torch.ones_like(given), WeightCause(text="the routing weights are not used")
+    yield torch.ones_like(given), Cause(text="the routing weights are not used")
     rounded = given.bfloat16().double()
-    yield rounded, WeightCause(text="the routing weights are rounded to bfloat16")
+    yield rounded, Cause(text="the routing weights are rounded to bfloat16")
     for slot in range(k):
         here = torch.zeros(k, dtype=torch.bool)
         here[slot] = True
         yield (
             torch.where(here, 1.0, given),
-            WeightCause(text=f"slot {slot} is added with weight 1", slot=slot),
+            Cause(text=f"slot {slot} is added with weight 1", slot=slot),
         )
         factor = _factor(given[:, slot], used[:, slot])
         text = f"slot {slot} {_counts(factor)}"
         yield (
             torch.where(here, factor * given, given),
-            WeightCause(text=text, slot=slot),
+            Cause(text=text, slot=slot),
         )
     for expert in part.routing.ids.unique().tolist():
         at = part.routing.ids == expert
@@ -107,12 +99,12 @@ def _hypotheses(
         text = f"expert {expert} {_counts(factor)}"
         yield (
             torch.where(at, factor * given, given),
-            WeightCause(text=text, expert=expert),
+            Cause(text=text, expert=expert),
         )
     if k <= _SLOTS:
         for order in itertools.permutations(range(k)):
             text = f"the slots have each other's weights, in the order {order}"
-            yield given[:, list(order)], WeightCause(text=text)
+            yield given[:, list(order)], Cause(text=text)
 
 
 def _factor(given: torch.Tensor, used: torch.Tensor) -> float:

@@ -6,6 +6,8 @@ the first GEMM or of the activation is found if it explains the rows through the
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mxmoe.conformance.bounds import half_ulp
@@ -84,9 +86,9 @@ def _of_weights(result: LayerResult) -> list[Cause]:
         routing=result.under.inputs.routing,
     )
     return [
-        Cause(text=c.text, stage="combine", slot=c.slot, expert=c.expert)
-        for c in weight_causes(whole)
-        if c.text != OTHER_WEIGHTS
+        replace(cause, stage="combine")
+        for cause in weight_causes(whole)
+        if cause.text != OTHER_WEIGHTS
     ]
 
 
