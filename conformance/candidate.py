@@ -157,6 +157,10 @@ class Capabilities:
         of_rank = len(inspect.signature(self.tactics).parameters) > 2
         return list(self.tactics(config, tokens, *([shard] if of_rank else [])))
 
+    def refuses_nothing(self) -> bool:
+        """Whether the candidate does every shape and every shard."""
+        return self.shapes is None and self.shards == "any"
+
     def refuses_shape(self, config: MoEConfig) -> str | None:
         """Why the candidate does not do `config`, or None if it does."""
         if self.shapes is None:

@@ -85,8 +85,9 @@ class Judge:
         if self.settings.case is not None:
             self.one(check, self.settings.case)
             return
+        supported = self._supports_group if groups else self._supports
         strategy = cases(
-            self._supports_group if groups else self._supports,
+            None if self.subject.capabilities.refuses_nothing() else supported,
             hot=hot,
             always=always,
             tokens=tokens,
