@@ -157,6 +157,10 @@ class Capabilities:
         of_rank = len(inspect.signature(self.tactics).parameters) > 2
         return list(self.tactics(config, tokens, *([shard] if of_rank else [])))
 
+    def same_for_all_shapes(self) -> bool:
+        """Whether what the candidate refuses does not depend on the shape."""
+        return self.shapes is None and not callable(self.shards)
+
     def refuses_shape(self, config: MoEConfig) -> str | None:
         """Why the candidate does not do `config`, or None if it does."""
         if self.shapes is None:

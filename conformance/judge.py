@@ -85,12 +85,17 @@ class Judge:
         if self.settings.case is not None:
             self.one(check, self.settings.case)
             return
+        supported = self._supports_group if groups else self._supports
+        known = self.subject.capabilities.same_for_all_shapes()
+        drawn = groups or shards
+        if known:
+            drawn = [s for s in drawn if supported(shapes()[0], s)]
         strategy = cases(
-            self._supports_group if groups else self._supports,
+            None if known else supported,
             hot=hot,
             always=always,
             tokens=tokens,
-            shards=groups or shards,
+            shards=drawn,
         )
         if not strategy.is_empty:
             search_smallest(self, check, strategy, share=share, draws=draws)

@@ -78,7 +78,7 @@ def shapes() -> tuple[MoEConfig, ...]:
 
 
 def cases(
-    supported: Callable[[MoEConfig, Shard], bool],
+    supported: Callable[[MoEConfig, Shard], bool] | None,
     *,
     hot: tuple[str, ...] = (),
     always: tuple[str, ...] = (),
@@ -87,15 +87,15 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases that the candidate supports; nothing() if there is none in the hot sets.
 
-    hot : hot spots that may be drawn. always : hot spots in every case. shards : what
-    to draw shards from; one that does not suit the shape gives way to the first that
-    does.
+    supported : None says that all are. hot : hot spots that may be drawn. always : hot
+    spots in every case. shards : what to draw shards from; one that does not suit the
+    shape gives way to the first that does.
     """
-    suiting = {
-        config: found
-        for config in shapes()
-        if (found := [s for s in shards if _shardable(config, s, supported)])
-    }
+    divided = _divided(tuple(shards))
+    suiting = divided
+    if supported is not None:
+        kept = {c: [s for s in divided[c] if supported(c, s)] for c in divided}
+        suiting = {config: found for config, found in kept.items() if found}
     if not suiting:
         return st.nothing()
     usable = list(suiting)
@@ -118,7 +118,8 @@ def cases(
     return drawn
 
 
-def _shardable(
-    config: MoEConfig, shard: Shard, supported: Callable[[MoEConfig, Shard], bool]
-) -> bool:
-    return config.experts % shard.ep_size == 0 and supported(config, shard)
+@cache
+def _divided(shards: tuple[Shard, ...]) -> dict[MoEConfig, list[Shard]]:
+    """To each shape the shards whose ranks have equally many experts, if any."""
+    kept = {c: [s for s in shards if c.experts % s.ep_size == 0] for c in shapes()}
+    return {config: found for config, found in kept.items() if found}

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import json
 import os
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from mxmoe.conformance import bounds
+from mxmoe.conformance import explain_numbers
+from mxmoe.conformance import fused_bounds
+from mxmoe.conformance import judge
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import append_answer
 from mxmoe.evals.gate.ended import end
 from mxmoe.evals.gate.verdict import Conclusion
 from mxmoe.evals.gate.verdict import GateVerdict
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import Routing
 
 HOSTILE = Path(__file__).parent / "hostile.json"
 GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
@@ -51,6 +60,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise, and within a file, as collected."""
     place = {name: n for n, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="module")
+def truths_once() -> Iterator[None]:
+    """Truth and bound of equal inputs are computed once for all candidates.
+
+    They depend on no candidate, and a trial draws the same cases for each.
+    """
+    judge_rank, known = bounds.judge_rank, dict[Any, Any]()
+
+    def judge_once(*inputs: Any, **options: Any) -> Any:
+        key = tuple(map(_content, (*inputs, *sorted(options.items()))))
+        if key not in known:
+            known[key] = judge_rank(*inputs, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (explain_numbers, fused_bounds, judge):
+            patch.setattr(module, "judge_rank", judge_once)
+        yield
+
+
+def _content(value: Any) -> Any:
+    """Something that is equal for equal inputs only: bytes of tensors, not ids."""
+    if isinstance(value, torch.Tensor):
+        raw = value.contiguous().view(torch.uint8).numpy().tobytes()
+        return value.dtype, value.shape, hashlib.blake2b(raw).digest()
+    if isinstance(value, (ExpertWeights, Routing)):
+        return tuple(map(_content, vars(value).values()))
+    return tuple(map(_content, value)) if isinstance(value, tuple) else value
 
 
 @pytest.fixture(scope="session")

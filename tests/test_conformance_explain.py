@@ -235,6 +235,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("truths_once")
 @pytest.mark.parametrize(("s", "name", "hypothesis"), HYPOTHESES)
 def test_a_hypothesis_is_recovered_from_a_candidate_that_has_it(
     s: Situation, name: str, hypothesis: Callable[[Situation], Situation]

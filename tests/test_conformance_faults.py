@@ -43,7 +43,7 @@ faults = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 
 
 @pytest.fixture(scope="module")
-def settings() -> Iterator[Settings]:
+def settings(truths_once: None) -> Iterator[Settings]:
     with repeatable_settings() as found:
         yield found
 

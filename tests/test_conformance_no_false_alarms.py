@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from mxmoe.conformance import fused_bounds
-from mxmoe.conformance import judge
 from mxmoe.conformance import judge_tokens
 from mxmoe.conformance.checks import test_l3_numbers as number_checks
 from mxmoe.conformance.faults.correct import FORMS
@@ -27,8 +22,6 @@ from mxmoe.conformance.trial import level_of
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Verdict
-from mxmoe.reference.types import ExpertWeights
-from mxmoe.reference.types import Routing
 
 HOT_SPOT = "test_hot_spot_stays_within_the_bound"
 GPT_OSS_BYTES = "test_gpt_oss_bytes_match_the_layout"
@@ -45,36 +38,6 @@ class candidate:
     prepare = staticmethod(PLAIN.prepare)
     forward = staticmethod(PLAIN.forward)
 """
-
-
-@pytest.fixture(scope="module")
-def truths_once() -> Iterator[None]:
-    """Truth and bound of equal inputs are computed once for all candidates.
-
-    They depend on no candidate, and a trial draws the same cases for each.
-    """
-    judge_rank, known = judge.judge_rank, dict[Any, Any]()
-
-    def judge_once(*inputs: Any, **options: Any) -> Any:
-        key = tuple(map(_content, (*inputs, *sorted(options.items()))))
-        if key not in known:
-            known[key] = judge_rank(*inputs, **options)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (judge, fused_bounds):
-            patch.setattr(module, "judge_rank", judge_once)
-        yield
-
-
-def _content(value: Any) -> Any:
-    """Something that is equal for equal inputs only: bytes of tensors, not ids."""
-    if isinstance(value, torch.Tensor):
-        raw = value.contiguous().view(torch.uint8).numpy().tobytes()
-        return value.dtype, value.shape, hashlib.blake2b(raw).digest()
-    if isinstance(value, (ExpertWeights, Routing)):
-        return tuple(map(_content, vars(value).values()))
-    return tuple(map(_content, value)) if isinstance(value, tuple) else value
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ bytes 0..252 and overflows to Inf for the large codes of bytes 253 and 254.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 from mxmoe.reference.formats import e2m1
@@ -22,9 +24,18 @@ def decode_table(
     blocks : uint8 [..., g, 16], packed. scales : uint8 [..., g], biased
     exponents. Returns [..., 32g] in `dtype`.
     """
-    table = torch.tensor(e2m1.VALUES, dtype=torch.float64, device=blocks.device)
-    elements = table[unpack_nibbles(blocks).int()]
+    pairs = _pairs_of_bytes().to(blocks.device)
+    elements = pairs.index_select(0, blocks.flatten().int())
+    elements = elements.reshape(*blocks.shape[:-1], 2 * blocks.shape[-1])
     return (elements * e8m0.values(scales)[..., None]).flatten(-2).to(dtype)
+
+
+@cache
+def _pairs_of_bytes() -> torch.Tensor:
+    """float64 [256, 2]: the two elements of each byte."""
+    table = torch.tensor(e2m1.VALUES, dtype=torch.float64, device="cpu")
+    every_byte = torch.arange(256, dtype=torch.uint8, device="cpu")[:, None]
+    return table[unpack_nibbles(every_byte).int()]
 
 
 def decode_arithmetic(
