@@ -74,6 +74,7 @@ EDITS = (
     Edit("rows de-interleaved, ups first", _ups_then_gates, 2, matrices=_GATE_UP),
     Edit("halves interleaved once more", _interleave_halves, 2, matrices=_GATE_UP),
     Edit("gate and up swapped", _swap_pairs, 2, matrices=_GATE_UP),
+    Edit("rows exchanged in pairs", _swap_pairs, 2, matrices=("down",)),
     Edit("row shuffle 32 (epilogue tile 128)", _shuffle(32, 4), 32),
     Edit("row shuffle 16 (epilogue tile 64)", _shuffle(16, 2), 16),
     Edit("rows shifted by one", lambda x: x.roll(1, 1)),
@@ -99,6 +100,9 @@ EDITS = (
     Edit("biased exponents two low", lambda x: x - 2, kinds=("scales",)),
     Edit("sign flipped", lambda x: -x, kinds=("bias",)),
     Edit("halved", lambda x: x / 2, kinds=("bias",)),
+    Edit("doubled", lambda x: x * 2, kinds=("bias",)),
+    Edit("times 4", lambda x: x * 4, kinds=("bias",)),
+    Edit("a quarter", lambda x: x / 4, kinds=("bias",)),
     Edit("all zero", torch.zeros_like),
 )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
-from dataclasses import dataclass
 from dataclasses import replace
 
 import torch
@@ -17,29 +16,28 @@ import torch
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.layer_steps import Layer
+from mxmoe.conformance.layer_steps import Situation
+from mxmoe.conformance.layer_steps import Steps
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
-from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
-from mxmoe.reference.types import Shard
 
-# All hypotheses together should take a second or two: bytes of W1 and W2, decoded once
-# for each of about 50 hypotheses. An expert costs what 2**15 bytes do (1 ms), however
-# small it is.
+# All hypotheses together should take two seconds or three: bytes of W1 and W2, some of
+# which are decoded for each of about 150 hypotheses. An expert costs what 2**15 bytes
+# do (1 ms), however small it is.
 LARGEST_SEARCH = 2**21
 _EXPERT = 2**15
 
-
-@dataclass(frozen=True, kw_only=True)
-class Situation:
-    """The input of one rank's forward pass."""
-
-    part: ExpertWeights
-    config: MoEConfig
-    hidden_states: torch.Tensor
-    routing: Routing
-    shard: Shard
+# A hypothesis with other scales may allow more; one that allows much more than the
+# layer as it is fits anything. Twice 4 for scales two high in both matrices.
+_WIDER = 64.0
+# Of the output's norm: beyond any bound of a class that takes bfloat16.
+_NEAR = 2.0**-4
+# As many columns of one token refute a hypothesis.
+_COLUMNS = 64
+_TINY = 1e-300
 
 
 Hypothesis = Callable[[Situation], Situation]
@@ -51,22 +49,72 @@ def explain_numbers(
     """The hypotheses under which `found` [t, h] is within the bound everywhere."""
     if too_large(situation.part):
         return []
-    names = []
-    for name, hypothesis in hypotheses(situation):
-        s = hypothesis(situation)
-        judged = judge_rank(
-            s.part,
-            s.config,
-            s.hidden_states,
-            s.routing,
-            shard=s.shard,
-            arithmetic=arithmetic,
-        )
-        if compare_numbers(
-            found, judged.truth["combine"], judged.allowed["combine"]
-        ).within:
-            names.append(name)
-    return names
+    # A hypothesis is about every token: the worst one refutes almost all.
+    worst, size = _worst(found, situation, arithmetic)
+    alone = replace(
+        situation,
+        hidden_states=situation.hidden_states[worst],
+        routing=Routing(situation.routing.ids[worst], situation.routing.weights[worst]),
+    )
+    columns = found[worst, :_COLUMNS].detach().cpu().double()
+    right = Layer(alone, arithmetic, columns=_COLUMNS)
+
+    def near(hypothesis: Hypothesis) -> bool:
+        """Whether it is worth deriving the bound: it looks like this input's truth."""
+        edited = Layer(hypothesis(alone), arithmetic, like=right, columns=_COLUMNS)
+        truth = edited.output(Steps())
+        slack = _NEAR * truth.norm() + 2 * size * math.sqrt(truth.numel())
+        return bool((columns - truth).norm() <= slack)
+
+    return [
+        name
+        for name, hypothesis in hypotheses(situation)
+        if near(hypothesis)
+        and fits(found, hypothesis(situation), arithmetic, at_most=_WIDER * size)
+    ]
+
+
+def fits(
+    found: torch.Tensor,
+    situation: Situation,
+    arithmetic: Arithmetic,
+    *,
+    at_most: float = math.inf,
+) -> bool:
+    """Whether `found` [t, h] is right for this input.
+
+    at_most : no element may be allowed more than that: such input explains anything.
+    """
+    judged = judge_rank(
+        situation.part,
+        situation.config,
+        situation.hidden_states,
+        situation.routing,
+        shard=situation.shard,
+        arithmetic=arithmetic,
+    )
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    told = bool((allowed <= at_most).all())
+    return told and compare_numbers(found, truth, allowed).within
+
+
+def _worst(
+    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
+) -> tuple[slice, float]:
+    """(the token whose output is furthest off, the largest deviation allowed)."""
+    s = situation
+    judged = judge_rank(
+        s.part,
+        s.config,
+        s.hidden_states,
+        s.routing,
+        shard=s.shard,
+        arithmetic=arithmetic,
+    )
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    ratio = (found.detach().cpu().double() - truth).abs() / (allowed + _TINY)
+    token = int(ratio.nan_to_num(0).amax(dim=1).argmax())
+    return slice(token, token + 1), float(allowed.max())
 
 
 def too_large(part: ExpertWeights) -> bool:
@@ -82,6 +130,8 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield "gate_up bias ignored", _weights(gate_up_bias=_zeros)
         yield "down bias ignored", _weights(down_bias=_zeros)
         yield "both biases ignored", _weights(gate_up_bias=_zeros, down_bias=_zeros)
+        exchanged = _weights(down_bias=_next_expert, gate_up_bias=_next_expert)
+        yield "both biases of the next expert", exchanged
         for name in ("gate_up_bias", "down_bias"):
             yield from _reordered(name, part.tensors()[name])
         if situation.shard.tp_size > 1:
@@ -109,6 +159,7 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield name.format("down"), _weights(**{down: edit})
         both = name.format("gate_up and down")
         yield both, _weights(**{gate_up: edit, down: edit})
+    yield from _edited_bytes(part)
     activation = config.activation
     for name, changed in (
         ("no clamp", replace(activation, limit=math.inf)),
@@ -130,6 +181,10 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield "only the last slot added", _routing(_only_last_slot)
         yield "experts overwrite each other's sum, the last one stays", _last_expert
     yield "output all zero", _routing(torch.zeros_like)
+    if (situation.routing.ids < 0).any():
+        for expert in dict.fromkeys((config.experts - 1, 0)):
+            words = f"slots without an expert (-1) visit expert {expert}"
+            yield words, _visiting(expert)
 
 
 def _reordered(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, Hypothesis]]:
@@ -137,6 +192,28 @@ def _reordered(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, Hypothesi
     for edit in EDITS:
         if edit.fits(name, tensor) and edit.name != "all zero":
             yield f"{name}: {edit.name}", _weights(**{name: edit.apply})
+
+
+# What bytes are searched for under another name already, or does not change a number.
+_SAID = ("all zero", "nibbles swapped", "K blocks shifted back by one")
+
+
+def _edited_bytes(part: ExpertWeights) -> Iterator[tuple[str, Hypothesis]]:
+    """Blocks or scales in another order than specified, or with other values."""
+    present = part.tensors()
+    for name in ("gate_up_blocks", "gate_up_scales", "down_blocks", "down_scales"):
+        for edit in EDITS:
+            if edit.fits(name, present[name]) and edit.name not in _SAID:
+                yield f"{name}: {edit.name}", _weights(**{name: edit.apply})
+        if name.endswith("scales") and (present[name] >= 128).any():
+            signed = "biased exponents from 128 read as negative"
+            yield f"{name}: {signed}", _weights(**{name: _signed})
+    for matrix in ("gate_up", "down"):
+        names = [n for n in present if n.startswith(f"{matrix}_")]
+        for edit in EDITS:
+            if all(edit.fits(n, present[n]) for n in names) and edit.name != "all zero":
+                every = _weights(**dict.fromkeys(names, edit.apply))
+                yield f"everything of {matrix}: {edit.name}", every
 
 
 def _weights(**edits: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
@@ -156,7 +233,24 @@ def _routing(edit: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
     return lambda s: replace(s, routing=Routing(s.routing.ids, edit(s.routing.weights)))
 
 
+def _visiting(expert: int) -> Hypothesis:
+    def apply(s: Situation) -> Situation:
+        ids = torch.where(s.routing.ids < 0, expert, s.routing.ids)
+        return replace(s, routing=Routing(ids, s.routing.weights))
+
+    return apply
+
+
 _zeros = torch.zeros_like
+
+
+def _next_expert(x: torch.Tensor) -> torch.Tensor:
+    return x.roll(-1, 0)
+
+
+def _signed(x: torch.Tensor) -> torch.Tensor:
+    # 2**(b - 256 - 127): 0 for any scale of the kind that models have.
+    return torch.where(x >= 128, 0, x)
 
 
 def _swap_rows(x: torch.Tensor) -> torch.Tensor:

@@ -10,9 +10,6 @@ from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.compare_numbers import damage
 from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.explain_numbers import Situation
-from mxmoe.conformance.explain_numbers import explain_numbers
-from mxmoe.conformance.explain_numbers import too_large
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_trace import first_bad_stage
 from mxmoe.conformance.subject import Subject
@@ -20,16 +17,13 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_numbers import why_lines
 from mxmoe.reference.moe import moe_of_rank
-from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Trace
 
 ROUTES = ("yours-yours", "yours-ours", "ours-yours")
 """The cells of the attribution matrix: whose prepare, whose forward."""
-
-# Below this error / bound a missing or wrong term is less likely than a rounding.
-_CLOSE = 4.0
 
 
 def own_route(subject: Subject) -> str:
@@ -95,7 +89,8 @@ def judge_output(
     lines = difference_lines(difference, data)
     if not judge.record.searching:
         lines += first_bad_stage(judge, case, data, judged)
-        lines += _why(judge, case, data, out, difference.worst)
+        arithmetic = judge.subject.arithmetic
+        lines += why_lines(case, data, judged, out, arithmetic, difference.worst)
     if route == "yours-yours" and tactic is None and not judge.record.searching:
         lines += attribution_lines(judge, case, data, judged)
     raise judge.fail(
@@ -168,30 +163,6 @@ def difference_lines(difference: NumberDifference, data: CaseData) -> list[str]:
             "this case says nothing about the others"
         )
     return lines
-
-
-def _why(
-    judge: Judge, case: Case, data: CaseData, out: torch.Tensor, worst: float
-) -> list[str]:
-    part = shard_weights(data.weights, data.config, case.shard)
-    situation = Situation(
-        part=part,
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-    )
-    names = explain_numbers(out, situation, judge.subject.arithmetic)
-    if names:
-        return [f"why    behaves as if: {'; or '.join(names)}"]
-    if too_large(part):
-        return ["why    not searched: there are too many weights for it"]
-    if worst < _CLOSE:
-        return [
-            "why    close to the bound: a rounding that class "
-            f"{judge.subject.arithmetic.name} does not have? A trace shows the stage"
-        ]
-    return ["why    none of the known hypotheses gives this output"]
 
 
 def attribution_lines(

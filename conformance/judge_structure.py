@@ -24,6 +24,10 @@ _HINTS = {
     "the input": "one factor on the hidden states or on W1, before the bias",
     "the gate_up bias": "the gate_up bias is scaled, or rounded all one way",
     "the down bias": "the down bias is scaled, or rounded all one way",
+    "alpha": "another alpha in the sigmoid, or its argument is scaled",
+    "beta": "another number than beta is added to the up half",
+    "the limit": "the clamps are at another limit",
+    "the exp's argument, squared": "an approximate exp, worse for large arguments",
 }
 _EXPERT_HINT = "a factor on its routing weight, or on its down with the bias"
 

@@ -43,6 +43,11 @@ class Pair:
     rows: slice = field(default_factory=lambda: slice(None))
 
 
+# Scale bytes of models lie around 120. 14 more is past 127 for the suite's weights; 20
+# less brings products of W2 below 2**-24, the smallest number of float16.
+_W1_HIGHER, _W2_LOWER = 14, 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class Law:
     """One sentence and how to put it to the test.
@@ -107,6 +112,20 @@ def _down_doubles(data: CaseData, shard: Shard, random: np.random.Generator) -> 
     )
     after = replace(data, weights=weights)
     return Pair(before=data, after=after, expect=lambda out: out * 2)
+
+
+def _scales_far(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
+    """Beyond float16 on both sides, and beyond a signed byte where W1 goes."""
+    up = 2.0**_W1_HIGHER
+    down = min(_W2_LOWER, int(data.weights.down_scales.min()))
+    weights = _edited(
+        data.weights,
+        gate_up_scales=lambda x: x + _W1_HIGHER,
+        down_scales=lambda x: x - down,
+        down_bias=lambda x: x * 2.0**-down,
+    )
+    after = replace(data, weights=weights, hidden_states=data.hidden_states / up)
+    return Pair(before=data, after=after, expect=lambda out: out * 2.0**-down)
 
 
 def _down_negates(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
@@ -255,6 +274,12 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             statement="adding 1 to W2's scale bytes and doubling b2 doubles the output",
             exact_if="deterministic",
             pair=_down_doubles,
+        ),
+        "scales_far": Law(
+            statement="W1's scale bytes 14 higher for an input of 2**-14, and W2's 20 "
+            "lower with b2 times 2**-20, give the output times 2**-20",
+            exact_if="deterministic",
+            pair=_scales_far,
         ),
         "down_negates": Law(
             statement="negating W2 and b2 negates the output",

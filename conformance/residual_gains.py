@@ -22,6 +22,10 @@ CONFIDENCE = math.sqrt(2 * math.log(2 / CHANCE))
 EFFECT = 2.0**-12
 
 
+CONSTANTS = ("alpha", "beta", "the limit", "the exp's argument, squared")
+"""What the activation is made of, and what its exp may drift with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gain:
     """How much of a direction is in the residual: 0.002 is 0.2 % too much of it."""
@@ -98,7 +102,7 @@ def _directions(situation: Situation) -> tuple[list[str], torch.Tensor]:
     """Names, and what each would add to the output at a gain of 1, [d, t, h]."""
     s = situation
     found = {"the output": s.truth["combine"]}
-    totals = ("the input", "the gate_up bias", "the down bias")
+    totals = ("the input", "the gate_up bias", "the down bias", *CONSTANTS)
     zeros = torch.zeros_like(s.truth["combine"])
     found |= {name: zeros.clone() for name in totals}
     first = s.shard.expert_range(s.config).start
@@ -109,13 +113,40 @@ def _directions(situation: Situation) -> tuple[list[str], torch.Tensor]:
             b1 += s.part.gate_up_bias[e.local].double()
             b2 = s.part.down_bias[e.local].double() / s.shard.tp_size
             found["the down bias"][tokens] += p * b2
-        for name, change in (("the input", e.gate_up - b1), ("the gate_up bias", b1)):
-            lanes = _tangent(e.gate_up, change, s.config.activation)
+        by_name = {
+            "the input": _tangent(e.gate_up, e.gate_up - b1, s.config.activation),
+            "the gate_up bias": _tangent(e.gate_up, b1, s.config.activation),
+            **_of_constants(e.gate_up, s.config.activation),
+        }
+        for name, lanes in by_name.items():
             found[name][tokens] += p * torch.einsum("ni,hi->nh", lanes, e.w2)
         mine = zeros.clone()
         mine[tokens] = p * e.down
         found[f"expert {first + e.local}'s contribution"] = mine
     return list(found), torch.stack(list(found.values()))
+
+
+def _of_constants(z: torch.Tensor, activation: Activation) -> dict[str, torch.Tensor]:
+    """d activate / dg at g = 0, each constant times 1 + g: [n, 2i] -> [n, i].
+
+    The last is an exp that is wrong by the factor 1 + g (alpha gate')**2: power series
+    and products err so, to lowest order.
+    """
+    whole_gate, whole_up = split_halves(z)
+    limit, alpha, beta = activation.limit, activation.alpha, activation.beta
+    gate, up = whole_gate.clamp(max=limit), whole_up.clamp(-limit, limit)
+    sigmoid = torch.sigmoid(alpha * gate)
+    bent = gate * sigmoid * (1 - sigmoid) * (up + beta)
+    slope = sigmoid * (1 + alpha * gate * (1 - sigmoid)) * (up + beta)
+    at_limit = torch.where(whole_gate > limit, slope, 0)
+    at_limit += torch.where(whole_up.abs() > limit, up.sign() * gate * sigmoid, 0)
+    found = (
+        alpha * gate * bent,
+        beta * gate * sigmoid,
+        limit * at_limit if math.isfinite(limit) else torch.zeros_like(gate),
+        (alpha * gate) ** 2 * bent,
+    )
+    return dict(zip(CONSTANTS, found, strict=True))
 
 
 def _tangent(

@@ -11,6 +11,7 @@ from hypothesis import reject
 from hypothesis import seed
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.profiles import SHRINK_SECONDS
@@ -52,6 +53,7 @@ def search_smallest(
     """
     stop = time.monotonic() + share * judge.settings.seconds_per_check
     failing: list[Case] = []
+    refused: list[Case] = []
     most = max(1, round(draws * hypothesis_settings().max_examples))
 
     @hypothesis_settings(max_examples=most)
@@ -61,7 +63,7 @@ def search_smallest(
         # Out of time: nothing new is judged. What failed must go on failing, as
         # Hypothesis runs the smallest failing case again at the end.
         over = time.monotonic() > stop or (failing and judge.searched_enough())
-        if over and case not in failing:
+        if over and case not in (*failing, *refused):
             return
         try:
             judge.one(check, case)
@@ -71,7 +73,9 @@ def search_smallest(
             failing.append(case)
             raise
         except NotJudged:
-            if judge.record.examples == 0 and not failing:
+            # The first refusal is that of the whole check, and is repeated as well.
+            if case in refused or (judge.record.examples == 0 and not failing):
+                refused.append(case)
                 raise
             reject()
 
@@ -80,7 +84,8 @@ def search_smallest(
     judge.record.searching = True
     try:
         search()
-    except Failure as failure:
+    except (Failure, FlakyFailure) as error:
+        failure = _failure_in(error)
         judge.record.searching = False
         # Hypothesis ran the smallest last. Once more, and now to say why.
         judge.one(check, failing[-1])
@@ -88,3 +93,13 @@ def search_smallest(
         raise Failure(failure.verdict, f"{failure.text}\n{note}") from failure
     finally:
         judge.record.searching = False
+
+
+def _failure_in(error: Failure | FlakyFailure) -> Failure:
+    """The candidate's own, where Hypothesis saw it once and not again."""
+    if isinstance(error, Failure):
+        return error
+    for inner in error.exceptions:
+        if isinstance(inner, Failure):
+            return inner
+    raise error

@@ -15,10 +15,13 @@ from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import swiglu
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.reference.formats import decode
+from mxmoe.reference.formats import encode
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Activation
 
 _output = faults_of("L3", "test_output_stays_within_the_bound")
+_unsystematic = faults_of("L3", "test_errors_within_the_bound_are_unsystematic")
 _spot = faults_of("L3", "test_hot_spot_stays_within_the_bound")
 
 
@@ -124,5 +127,35 @@ def naive_sigmoid() -> object:
         up = up.clamp(-activation.limit, activation.limit)
         power = (activation.alpha * gate).exp()
         return gate * (power / (1 + power)) * (up + activation.beta)
+
+    return replace(PLAIN, activate=activate)
+
+
+@_output("", "intermediate quantised to MXFP4")
+def activations_in_mxfp4() -> object:
+    """The intermediate passes through MXFP4, and the class does not say so."""
+
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        return decode(*encode(swiglu(z, a), "floor")).float()
+
+    return replace(PLAIN, activate=activate)
+
+
+@_output()
+def alpha_of_1_7() -> object:
+    """Alpha is written with two digits: 1.7; in class fp32, where it shows."""
+    return _acting(lambda a: replace(a, alpha=round(a.alpha, 1)), FLOAT32)
+
+
+@_unsystematic()
+def exp_of_a_power() -> object:
+    """exp(x) is taken as (1 + x / 256) to the power of 256."""
+
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(max=a.limit)
+        up = up.clamp(-a.limit, a.limit)
+        power = (1 - a.alpha * gate / 256).clamp(min=0) ** 256
+        return gate / (1 + power) * (up + a.beta)
 
     return replace(PLAIN, activate=activate)

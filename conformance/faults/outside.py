@@ -57,6 +57,18 @@ def output_a_percent_off(candidate: Any) -> object:
     return output(candidate, lambda out, *_: out * 1.01)
 
 
+@_output("", "output all zero")
+def output_all_zero(candidate: Any) -> object:
+    """Nothing is written: zeros come back."""
+    return output(candidate, lambda out, *_: torch.zeros_like(out))
+
+
+@_output("", "the whole output times 0.8")
+def output_a_fifth_too_small(candidate: Any) -> object:
+    """The output is multiplied by 0.8."""
+    return output(candidate, lambda out, *_: (out.float() * 0.8).to(out.dtype))
+
+
 @_output()
 def output_in_float8(candidate: Any) -> object:
     """The output passes through E4M3."""
@@ -154,6 +166,26 @@ def routing_of_the_previous_token(candidate: Any) -> object:
 
     def edit(p: Any, x: Tensor, r: Routing) -> Call:
         return x, Routing(r.ids.roll(1, 0), r.weights.roll(1, 0))
+
+    return _given(candidate, edit)
+
+
+@_output("", "routing weights")
+def weights_of_the_next_slot(candidate: Any) -> object:
+    """Slot k has the weight of slot k - 1."""
+    return _given(candidate, lambda p, x, r: (x, Routing(r.ids, r.weights.roll(1, 1))))
+
+
+@_output()
+def lightest_slot_dropped(candidate: Any) -> object:
+    """The expert with a token's smallest routing weight adds nothing."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        if r.ids.shape[1] == 1 or not len(x):
+            return x, r
+        served = r.weights.masked_fill(r.ids < 0, torch.inf)
+        least = served == served.amin(dim=1, keepdim=True)
+        return x, Routing(r.ids.masked_fill(least, -1), r.weights)
 
     return _given(candidate, edit)
 

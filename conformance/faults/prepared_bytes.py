@@ -127,6 +127,26 @@ def scales_one_high() -> object:
     return _edited(lambda x: x + 1, "gate_up_scales", "down_scales")
 
 
+@_bytes("", "down_scales: rows exchanged in pairs")
+def down_scale_rows_exchanged() -> object:
+    """Rows 2n and 2n + 1 of W2's scales are exchanged."""
+    return _edited(
+        lambda x: x.unflatten(1, (-1, 2)).flip(2).flatten(1, 2), "down_scales"
+    )
+
+
+@_bytes()
+def one_percent_of_scales_one_high() -> object:
+    """One in a hundred of W1's biased exponents is one higher."""
+
+    def edit(x: Tensor) -> Tensor:
+        # Every 101st: no shape has blocks of so many.
+        n = torch.arange(x.numel()).reshape(x.shape)
+        return x + (n % 101 == 7).to(x.dtype)
+
+    return _edited(edit, "gate_up_scales")
+
+
 @_bytes("triton-lang/triton#5197", "down_blocks: nibbles swapped")
 def nibbles_swapped() -> object:
     """Each packed byte with its nibbles exchanged."""

@@ -113,6 +113,28 @@ def last_token_zero(candidate: Any) -> object:
     return output(candidate, cut)
 
 
+@_output("", "all zero")
+def last_64_columns_zero(candidate: Any) -> object:
+    """The last tile of up to 64 output columns is not written."""
+
+    def cut(out: Tensor, *_: object) -> Tensor:
+        out[:, (out.shape[1] - 1) // 64 * 64 :] = 0
+        return out
+
+    return output(candidate, cut)
+
+
+@_output("", "all zero")
+def last_token_always_zero(candidate: Any) -> object:
+    """The last row is not computed, whatever the count."""
+
+    def cut(out: Tensor, *_: object) -> Tensor:
+        out[-1:] = 0
+        return out
+
+    return output(candidate, cut)
+
+
 @_output("vllm-project/vllm-xpu-kernels#453")
 def first_token_only() -> object:
     """Later tokens of an expert are dropped."""

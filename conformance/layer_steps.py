@@ -1,0 +1,172 @@
+"""A layer computed in float64 with one step of it done otherwise, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
+from functools import partial
+
+import torch
+
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.reference.activation import split_halves
+from mxmoe.reference.formats import decode
+from mxmoe.reference.types import Activation
+from mxmoe.reference.types import Arithmetic
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
+
+Tensor = torch.Tensor
+_TINY = torch.finfo(torch.float64).tiny
+_LARGEST = {torch.float8_e4m3fn: 448.0, torch.float16: 65504.0}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What an output behaves like, and the part of its mean square error left."""
+
+    name: str
+    left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """The input of one rank's forward pass."""
+
+    part: ExpertWeights
+    config: MoEConfig
+    hidden_states: torch.Tensor
+    routing: Routing
+    shard: Shard
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def gated(z: Tensor, bias: Tensor, activation: Activation) -> Tensor:
+    """The activation as it should be: [n, 2i] without the bias, [2i] -> [n, i]."""
+    gate, up = split_halves(z + bias)
+    gate, up = clamped(gate, up, activation)
+    return gate * torch.sigmoid(activation.alpha * gate) * (up + activation.beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What a layer does at each place; the defaults are right.
+
+    x : hidden states before GEMM1. z : its result before the bias. gated : bias and
+    activation. act : the intermediate before GEMM2, None for the rounding of the
+    class. y : each slot with its bias. first, last : columns of K that GEMM1 and GEMM2
+    read. weighted : each slot's sum and its bias, [n, h] and [h], and its routing
+    weight [n, 1] -> what the slot adds.
+    """
+
+    x: Callable[[Tensor], Tensor] = _same
+    z: Callable[[Tensor], Tensor] = _same
+    gated: Callable[[Tensor, Tensor, Activation], Tensor] = gated
+    act: Callable[[Tensor], Tensor] | None = None
+    y: Callable[[Tensor], Tensor] | None = None
+    first: Callable[[int], int] = field(default=lambda k: k)
+    last: Callable[[int], int] = field(default=lambda k: k)
+    down_bias: Callable[[Tensor], Tensor] = _same
+    weighs_bias: bool = True
+    weighs_input: bool = False
+
+
+class Layer:
+    """The experts of a situation that a token visits, decoded once.
+
+    like : a layer of equal matrices, but those that were edited: the others are not
+    decoded again. columns : of the output; the others are not computed.
+    """
+
+    def __init__(
+        self,
+        situation: Situation,
+        arithmetic: Arithmetic,
+        *,
+        like: Layer | None = None,
+        columns: int | None = None,
+    ) -> None:
+        self._s, self._arithmetic, self._columns = situation, arithmetic, columns
+        self._w1: dict[int, Tensor] = {}
+        self._w2: dict[int, Tensor] = {}
+        part = situation.part
+        for local, e in enumerate(situation.shard.expert_range(situation.config)):
+            if (situation.routing.ids == e).any():
+                for name, known, rows in (
+                    ("gate_up", self._w1, slice(None)),
+                    ("down", self._w2, slice(columns)),
+                ):
+                    before = None if like is None else like._matrix(name, part, local)
+                    blocks = getattr(part, f"{name}_blocks")[local, rows]
+                    scales = getattr(part, f"{name}_scales")[local, rows]
+                    known[local] = decode(blocks, scales) if before is None else before
+
+    def _matrix(self, name: str, part: ExpertWeights, local: int) -> Tensor | None:
+        """What is decoded here, if `part` has the very same blocks and scales."""
+        for tensor in (f"{name}_blocks", f"{name}_scales"):
+            if getattr(part, tensor) is not getattr(self._s.part, tensor):
+                return None
+        return (self._w1 if name == "gate_up" else self._w2).get(local)
+
+    def output(self, steps: Steps) -> Tensor:
+        """float64 [t, h], or as many columns as were asked for."""
+        s, arithmetic, rows = self._s, self._arithmetic, slice(self._columns)
+        total = torch.zeros_like(s.hidden_states[:, rows], dtype=torch.float64)
+        first = s.shard.expert_range(s.config).start
+        for local, w1 in self._w1.items():
+            w2, at = self._w2[local], s.routing.ids == first + local
+            tokens = at.nonzero()[:, 0]
+            p = s.routing.weights[at].double()[:, None]
+            b1, b2 = torch.zeros(len(w1)).double(), torch.zeros(len(w2)).double()
+            if s.part.gate_up_bias is not None and s.part.down_bias is not None:
+                b1 = s.part.gate_up_bias[local].double()
+                b2 = steps.down_bias(s.part.down_bias[local, rows].double())
+                b2 = b2 / s.shard.tp_size
+            x = steps.x(s.hidden_states[tokens].double())
+            x = p * x if steps.weighs_input else x
+            k = steps.first(x.shape[1])
+            z = steps.z(x[:, :k] @ w1[:, :k].T)
+            a = steps.gated(z, b1, s.config.activation)
+            store = steps.act or partial(through, dtype=arithmetic.intermediate)
+            k = steps.last(a.shape[1])
+            y = store(a)[:, :k] @ w2[:, :k].T
+            slot = steps.y or partial(through, dtype=arithmetic.slot)
+            if steps.weighs_input:
+                added = slot(y + b2)
+            elif steps.weighs_bias:
+                added = p * slot(y + b2)
+            else:
+                added = p * slot(y) + b2
+            total.index_add_(0, tokens, added)
+        return total
+
+
+def clamped(gate: Tensor, up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+    """Both halves [n, i] within the activation's limit, as it should be."""
+    limit = activation.limit
+    return gate.clamp(max=limit), up.clamp(-limit, limit)
+
+
+def through(x: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Rounded to nearest, beyond the largest number the largest."""
+    most = _LARGEST.get(dtype)
+    return (x if most is None else x.clamp(-most, most)).to(dtype).to(x.dtype)
+
+
+def misses(
+    found: Tensor, truth: Tensor, allowed: Tensor, arithmetic: Arithmetic
+) -> Tensor:
+    """Errors over what `allowed` and the output's own rounding leave for them."""
+    room = allowed + half_ulp(truth.abs() + allowed, arithmetic.output)
+    return (found - truth).abs() / room.clamp(min=_TINY)
+
+
+def mean_square(x: Tensor) -> float:
+    """Of all elements."""
+    return float(x.square().mean())
