@@ -76,7 +76,7 @@ class Gold:
 @pytest.fixture
 def without_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = SimpleNamespace(chat_template=None)
-    inside = SimpleNamespace(loaded=SimpleNamespace(tokenizer=tokenizer))
+    inside = SimpleNamespace(loaded=SimpleNamespace(tokenizer=tokenizer), experts=())
     monkeypatch.setattr(gate_run, "_inside", lambda options, subject: inside)
     monkeypatch.setattr(gate_run, "Asked", Gold)
     monkeypatch.setattr(Gold, "dies_after", 10**9)

@@ -221,6 +221,7 @@ BROKEN: Mapping[str, Callable[[], object]] = MappingProxyType(
         "empty_slot": lambda: changed(PLAIN, forward=_empty_is_zero),
         "weights_scale": large_routing_weights_in_bfloat16.plant,
         "down_doubles": lambda: _editing(lambda out, *_: out + 2**-8, _SAME_BITS),
+        "scales_far": lambda: _editing(lambda out, *_: out.half().to(out), _SAME_BITS),
         "down_negates": lambda: _editing(_negative_less, _SAME_BITS),
         "input_halves": lambda: _editing(
             lambda out, x, *_: out + x.abs().mean() / 64, _SAME_BITS
