@@ -24,7 +24,6 @@ from mxmoe.conformance.layer_steps import gated
 from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.conformance.layer_steps import misses
 from mxmoe.reference.types import Arithmetic
-from mxmoe.reference.types import Routing
 
 # From a start that is wrong by half, four steps come to a thousandth.
 _STEPS = 4
@@ -52,13 +51,7 @@ def explain_constants(
     layer = Layer(situation, arithmetic)
     right = misses(found, layer.output(Steps()), allowed, arithmetic)
     at = right.amax(dim=1).argsort(descending=True)[:_TOKENS]
-    routing = situation.routing
-    few = replace(
-        situation,
-        hidden_states=situation.hidden_states[at],
-        routing=Routing(routing.ids[at], routing.weights[at]),
-    )
-    of_few = Layer(few, arithmetic, like=layer)
+    of_few = Layer(situation.of_tokens(at), arithmetic, like=layer)
     fits = []
     for constant in _constants(situation):
         value = _fitted(constant, found[at], allowed[at], of_few)

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.explain_bytes import EDITS
 from mxmoe.conformance.layer_steps import Layer
@@ -51,11 +50,7 @@ def explain_numbers(
         return []
     # A hypothesis is about every token: the worst one refutes almost all.
     worst, size = _worst(found, situation, arithmetic)
-    alone = replace(
-        situation,
-        hidden_states=situation.hidden_states[worst],
-        routing=Routing(situation.routing.ids[worst], situation.routing.weights[worst]),
-    )
+    alone = situation.of_tokens(worst)
     columns = found[worst, :_COLUMNS].detach().cpu().double()
     right = Layer(alone, arithmetic, columns=_COLUMNS)
 
@@ -85,15 +80,7 @@ def fits(
 
     at_most : no element may be allowed more than that: such input explains anything.
     """
-    judged = judge_rank(
-        situation.part,
-        situation.config,
-        situation.hidden_states,
-        situation.routing,
-        shard=situation.shard,
-        arithmetic=arithmetic,
-    )
-    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    truth, allowed = situation.judged(arithmetic)
     told = bool((allowed <= at_most).all())
     return told and compare_numbers(found, truth, allowed).within
 
@@ -102,16 +89,7 @@ def _worst(
     found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
 ) -> tuple[slice, float]:
     """(the token whose output is furthest off, the largest deviation allowed)."""
-    s = situation
-    judged = judge_rank(
-        s.part,
-        s.config,
-        s.hidden_states,
-        s.routing,
-        shard=s.shard,
-        arithmetic=arithmetic,
-    )
-    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    truth, allowed = situation.judged(arithmetic)
     ratio = (found.detach().cpu().double() - truth).abs() / (allowed + _TINY)
     token = int(ratio.nan_to_num(0).amax(dim=1).argmax())
     return slice(token, token + 1), float(allowed.max())

@@ -27,7 +27,6 @@ from mxmoe.conformance.layer_steps import through
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Arithmetic
-from mxmoe.reference.types import Routing
 
 Tensor = torch.Tensor
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -47,13 +46,7 @@ def explain_stages(
     # A step is about every token: the worst one refutes almost all.
     worst = int(ratio.amax(dim=1).argmax())
     at = slice(worst, worst + 1)
-    routing = situation.routing
-    alone = replace(
-        situation,
-        hidden_states=situation.hidden_states[at],
-        routing=Routing(routing.ids[at], routing.weights[at]),
-    )
-    token = Layer(alone, arithmetic, like=layer)
+    token = Layer(situation.of_tokens(at), arithmetic, like=layer)
     fits = []
     for name, steps in _otherwise(situation.config.activation):
         one = misses(found[at], token.output(steps), allowed[at], arithmetic)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.bounds import judge_rank
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
 from mxmoe.reference.types import Activation
@@ -41,6 +43,23 @@ class Situation:
     hidden_states: torch.Tensor
     routing: Routing
     shard: Shard
+
+    def of_tokens(self, at: slice | Tensor) -> Situation:
+        """With some of the tokens."""
+        few = Routing(self.routing.ids[at], self.routing.weights[at])
+        return replace(self, hidden_states=self.hidden_states[at], routing=few)
+
+    def judged(self, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+        """(the true output, what is allowed around it), float64 [t, h]."""
+        judged = judge_rank(
+            self.part,
+            self.config,
+            self.hidden_states,
+            self.routing,
+            shard=self.shard,
+            arithmetic=arithmetic,
+        )
+        return judged.truth["combine"], judged.allowed["combine"]
 
 
 def _same(x: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ def _directions(situation: Situation) -> tuple[list[str], torch.Tensor]:
         by_name = {
             "the input": _tangent(e.gate_up, e.gate_up - b1, s.config.activation),
             "the gate_up bias": _tangent(e.gate_up, b1, s.config.activation),
-            **_of_constants(e.gate_up, s.config.activation),
+            **of_constants(e.gate_up, s.config.activation),
         }
         for name, lanes in by_name.items():
             found[name][tokens] += p * torch.einsum("ni,hi->nh", lanes, e.w2)
@@ -126,7 +126,7 @@ def _directions(situation: Situation) -> tuple[list[str], torch.Tensor]:
     return list(found), torch.stack(list(found.values()))
 
 
-def _of_constants(z: torch.Tensor, activation: Activation) -> dict[str, torch.Tensor]:
+def of_constants(z: torch.Tensor, activation: Activation) -> dict[str, torch.Tensor]:
     """d activate / dg at g = 0, each constant times 1 + g: [n, 2i] -> [n, i].
 
     The last is an exp that is wrong by the factor 1 + g (alpha gate')**2: power series

@@ -15,28 +15,19 @@ python3 -c "import accelerate, torch; raise SystemExit(torch.cuda.device_count()
     exit 3
 }
 source kernels/on_gpu_install.sh
-runs=$(mktemp -d)
-failed=0
-gate() {
-    local expected=$1 name=$2 begun=$SECONDS code
-    shift 2
-    timeout "${GATE_SECONDS:-300}" \
-        python3 -c "from mxmoe.conformance.commands.main import main; main()" gate \
-        --device auto --dtype bfloat16 --batch 256 --run-dir "$runs/$name" "$@" \
-        >"$out/$name.txt" 2>&1
-    code=$?
-    [ "$code" -eq "$expected" ] || failed=1
-    cp "$runs/$name/run.json" "$out/$name.json" || failed=1
-    python3 - "$out/$name.json" <<'PYTHON' || failed=1
+source evals/on_gpu_gate_run.sh
+spread() {
+    gate "$@" --device auto
+    cp "$runs/$2/run.json" "$out/$2.json" || failed=1
+    python3 - "$out/$2.json" <<'PYTHON' || failed=1
 import json, sys
 devices = json.load(open(sys.argv[1])).get("layer_devices", [])
 print("layers on", " ".join(devices) or "no device")
 raise SystemExit(len(set(devices)) < 2)
 PYTHON
-    echo "$name: exit $code, $((SECONDS - begun)) s: $(tail -n 1 "$out/$name.txt" | cut -c1-300)"
 }
 for candidate in torch_dense trtllm_gen triton_moe; do
-    gate 0 "$candidate" --candidate "$candidate"
+    spread 0 "$candidate" --candidate "$candidate"
 done
-gate 1 trtllm_gen-biases_not_shuffled --candidate trtllm_gen --fault biases_not_shuffled
+spread 1 trtllm_gen-biases_not_shuffled --candidate trtllm_gen --fault biases_not_shuffled
 exit $failed

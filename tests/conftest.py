@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from mxmoe.conformance import bounds
-from mxmoe.conformance import explain_numbers
 from mxmoe.conformance import fused_bounds
 from mxmoe.conformance import judge
+from mxmoe.conformance import layer_steps
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import append_answer
@@ -77,7 +77,7 @@ def truths_once() -> Iterator[None]:
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (explain_numbers, fused_bounds, judge):
+        for module in (layer_steps, fused_bounds, judge):
             patch.setattr(module, "judge_rank", judge_once)
         yield
 

@@ -147,6 +147,24 @@ def alpha_of_1_7() -> object:
     return _acting(lambda a: replace(a, alpha=round(a.alpha, 1)), FLOAT32)
 
 
+@_unsystematic("", "gain along alpha")
+def alpha_one_percent_off() -> object:
+    """Alpha is 1 % too large."""
+    return _acting(lambda a: replace(a, alpha=1.01 * a.alpha))
+
+
+@_unsystematic("", "gain along beta")
+def beta_a_fifth_of_a_percent_off() -> object:
+    """Beta is 0.2 % too small."""
+    return _acting(lambda a: replace(a, beta=0.998 * a.beta))
+
+
+@_output()
+def limit_a_third_of_a_percent_off() -> object:
+    """The limit is 0.3 % too large."""
+    return _acting(lambda a: replace(a, limit=1.003 * a.limit))
+
+
 @_unsystematic()
 def exp_of_a_power() -> object:
     """exp(x) is taken as (1 + x / 256) to the power of 256."""
