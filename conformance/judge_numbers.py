@@ -10,6 +10,7 @@ from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.compare_numbers import damage
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_trace import first_bad_stage
 from mxmoe.conformance.subject import Subject
@@ -85,6 +86,7 @@ def judge_output(
     )
     judge.saw(difference.worst)
     if difference.within:
+        judge.record.reach([_reached(case, data)])
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
@@ -117,6 +119,15 @@ def _what(route: str, tactic: object) -> str:
         return "output"
     consumer = "your forward" if forward == "yours" else "our consumer"
     return f"output ({prepare.removesuffix('s')} bytes, {consumer})"
+
+
+def _reached(case: Case, data: CaseData) -> Reached:
+    ids, experts = data.routing.ids, data.config.experts
+    return Reached(
+        where=f"e{experts}" if case.layer is None else f"layer{case.layer}",
+        experts=experts,
+        ids=tuple(ids[ids >= 0].unique().tolist()),
+    )
 
 
 def judge_every_tactic(judge: Judge, case: Case) -> None:

@@ -43,6 +43,7 @@ def verdict_line(
             Measured(stage=stage, configuration=configuration, worst=worst)
             for (stage, configuration), worst in judge.record.measured.items()
         ),
+        reached=judge.record.reached,
         examples=judge.record.examples or None,
         notes=tuple(judge.record.notes),
         seconds=round(report.duration, 3),

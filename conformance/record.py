@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 
 import torch
 
+from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.experts_reached import united
 from mxmoe.conformance.kept_inputs import Source
 
 
@@ -17,10 +20,12 @@ class Record:
     searching : the smallest failing case is still looked for: say what, not why.
     source : where the first inputs of the current case came from. measured : the
     largest error / allowed by stage and configuration (the case's first two words).
+    reached : the experts of the cases whose output was right.
     """
 
     worst: float | None = None
     measured: dict[tuple[str, str], float] = field(default_factory=dict)
+    reached: tuple[Reached, ...] = ()
     examples: int = 0
     searching: bool = False
     case: str | None = None
@@ -32,3 +37,7 @@ class Record:
         """Keep the larger of `worst` and what is known of this stage there."""
         key = stage, configuration
         self.measured[key] = max(worst, self.measured.get(key, 0.0))
+
+    def reach(self, parts: Iterable[Reached]) -> None:
+        """Add the experts that a judged case, or a child's cases, visited."""
+        self.reached = united((*self.reached, *parts))

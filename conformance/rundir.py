@@ -36,6 +36,7 @@ import torch
 from safetensors.torch import save_file
 
 from mxmoe.conformance.escape import write_csv
+from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 
@@ -89,7 +90,7 @@ class VerdictLine:
     """One check of one candidate, as it stands in ``verdicts.jsonl``.
 
     worst : largest error / allowed that was seen. measured : the same in parts.
-    examples : cases judged.
+    reached : the experts visited where the output was right. examples : cases judged.
     """
 
     check: str
@@ -101,6 +102,7 @@ class VerdictLine:
     case: str | None = None
     worst: float | None = None
     measured: tuple[Measured, ...] = ()
+    reached: tuple[Reached, ...] = ()
     examples: int | None = None
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -305,6 +307,7 @@ def _read_verdict(text: str, where: str) -> VerdictLine:
             Measured(**{**part, "worst": float(part["worst"])})
             for part in found.get("measured", ())
         )
+        found["reached"] = tuple(map(Reached.from_json, found.get("reached", ())))
         return VerdictLine(**found)
     except KeyError as error:
         raise BadInput(f"{where}: expected a verdict, found no {error}") from error

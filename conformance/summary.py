@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.experts_reached import all_reached
+from mxmoe.conformance.experts_reached import united
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.rundir import json_number
 from mxmoe.conformance.session import Session
@@ -177,6 +180,8 @@ def print_summary(
             times = f" ({count} checks)" if count > 1 else ""
             text = f"{title}: {name} {level}: {reason}{times}"
             console.print(printable(text))
+    for name, said in _unreached(conclusion.lines):
+        console.print(printable(f"experts reached: {name}: {said}"))
     if session.expected is not None:
         for title, sentences in (
             ("error", session.expected.passed),
@@ -189,6 +194,15 @@ def print_summary(
         console.print(_table(here, conclusion))
     console.print(printable(f"run {folder}"))
     console.print(printable(conclusion.line))
+
+
+def _unreached(lines: Sequence[VerdictLine]) -> Iterator[tuple[str, str]]:
+    """Right candidates of which some expert computed nothing that was judged."""
+    for name in dict.fromkeys(v.candidate for v in lines):
+        mine = [v for v in lines if v.candidate == name]
+        parts = united(part for v in mine for part in v.reached)
+        if not any(v.verdict.failed for v in mine) and any(p.missing for p in parts):
+            yield name, all_reached(parts)
 
 
 def _table(subjects: Sequence[Subject], conclusion: Conclusion) -> Table:

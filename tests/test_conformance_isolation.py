@@ -17,6 +17,7 @@ import pytest
 from mxmoe.conformance import search as search_module
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.commands.main import main
+from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.isolation import host as host_module
 from mxmoe.conformance.isolation.host import Losses
 from mxmoe.conformance.isolation.judge import IsolatedSubject
@@ -207,6 +208,7 @@ def test_errors_in_the_child_are_known_by_stage_and_configuration(
     record = judged(opened["right"], settings, OUTPUT, SMALL.format(4)).record
     assert record.worst is not None
     assert record.measured == {("combine", "e1k1h32i32/tp1r0"): record.worst}
+    assert record.reached == (Reached(where="e1", experts=1, ids=(0,)),)
 
 
 def test_state_is_judged_where_it_is(

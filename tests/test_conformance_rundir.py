@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from mxmoe.conformance import read_run
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
@@ -44,6 +45,7 @@ FULL = VerdictLine(
     measured=(
         Measured(stage="down", configuration="e1k1h32i32/tp1r0", worst=math.inf),
     ),
+    reached=(Reached(where="e4", experts=4, ids=(0, 3)),),
     examples=3,
     notes=("a", "b"),
     seconds=0.25,

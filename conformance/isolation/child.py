@@ -7,6 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Mapping
+from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import fields
 from dataclasses import replace
@@ -193,6 +194,7 @@ def _answer(question: Question, subject: WatchedSubject, settings: Settings) -> 
         case=record.case,
         worst=record.worst,
         measured=tuple((*key, worst) for key, worst in record.measured.items()),
+        reached=tuple(asdict(part) for part in record.reached),
         examples=record.examples,
         notes=tuple(record.notes),
         facts=facts,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.isolation.host import Host
 from mxmoe.conformance.isolation.messages import FAILED
 from mxmoe.conformance.isolation.messages import NOT_JUDGED
@@ -90,6 +91,7 @@ class IsolatedJudge(Judge):
             self.record.worst = max(answer.worst, self.record.worst or 0.0)
         for stage, configuration, worst in answer.measured:
             self.record.measure(stage, configuration, worst)
+        self.record.reach(map(Reached.from_json, answer.reached))
         for note in answer.notes:
             self.note(note)
         if answer.outcome == PASSED:

@@ -53,6 +53,7 @@ class Answer:
     case: str | None = None
     worst: float | None = None
     measured: tuple[tuple[str, str, float], ...] = ()
+    reached: tuple[Mapping[str, Any], ...] = ()
     examples: int = 0
     notes: tuple[str, ...] = ()
     facts: Mapping[str, Any] | None = None

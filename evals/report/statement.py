@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from mxmoe.conformance.experts_reached import all_reached
 from mxmoe.conformance.summary import LEVELS
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.gate.verdict import GateVerdict
@@ -163,6 +164,7 @@ def _reasons(run: RunData) -> list[str]:
 def _facts(one: Judged) -> tuple[tuple[str, str], ...]:
     facts = one.facts
     run, options = one.run.facts, one.run.options
+    experts = (part for _, line in one.lines for part in line.reached)
     versions = run.get("versions")
     versions = versions if isinstance(versions, dict) else {}
     digest = facts.get("file_sha256") or options.get("candidate_file")
@@ -171,6 +173,7 @@ def _facts(one: Judged) -> tuple[tuple[str, str], ...]:
         ("execution", facts.get("execution")),
         ("layout", facts.get("layout") or ("its own" if facts else None)),
         ("device", facts.get("device") or run.get("device")),
+        ("experts reached", all_reached(experts) or None),
         ("from", facts.get("spec") or options.get("candidate")),
         ("file sha256", digest and str(digest)[:12]),
         ("mxmoe", versions.get("mxmoe-conformance")),

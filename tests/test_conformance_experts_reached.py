@@ -1,0 +1,59 @@
+"""A run says which experts its judged cases visited."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mxmoe.conformance.commands.main import main
+from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.experts_reached import all_reached
+from mxmoe.conformance.experts_reached import united
+from mxmoe.conformance.rundir import read_run
+
+OUTPUT = "test_output_stays_within_the_bound"
+
+
+def part(where: str, experts: int, *ids: int) -> Reached:
+    return Reached(where=where, experts=experts, ids=ids)
+
+
+def test_cases_of_one_place_are_united_and_places_kept_apart() -> None:
+    parts = [part("e4", 4, 3), part("layer0", 4, 0), part("e4", 4, 0, 3)]
+    assert united(parts) == (part("e4", 4, 0, 3), part("layer0", 4, 0))
+
+
+def test_gaps_are_said_with_the_experts_that_nothing_visited() -> None:
+    assert all_reached([]) == ""
+    assert all_reached([part("e2", 2, 0, 1), part("e1", 1, 0)]) == "all in e1, e2"
+    assert all_reached([part("e1", 1, 0), part("e8", 8, 7)]) == (
+        "all in e1; 1 of 8 in e8, not 0, 1, 2, 3, ..."
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("e8k2h64i32/tp1r0/t1/s0", "experts reached: torch_dense: 2 of 8 in e8, not "),
+        ("e2k2h64i32/tp1r0/t1/s0", ""),
+    ],
+)
+def test_a_run_tells_of_experts_that_no_judged_token_visited(
+    case: str,
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    words = ("--candidate", "torch_dense", "-k", OUTPUT, "--case", case)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", *words, "--run-dir", str(run)])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert ("experts reached" in printed) == bool(said)
+    (line,) = read_run(run).verdicts
+    (found,) = line.reached
+    assert found.where == case.partition("k")[0]
+    assert len(found.ids) == 2
