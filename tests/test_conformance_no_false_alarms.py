@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,27 @@ from mxmoe.conformance.verdict import Verdict
 
 HOT_SPOT = "test_hot_spot_stays_within_the_bound"
 GPT_OSS_BYTES = "test_gpt_oss_bytes_match_the_layout"
+
+# The other variants are judged by every check each night; by output and structure they
+# are judged each day as well (test_conformance_clean_cases.py).
+DAILY = {
+    "plain",
+    "split_k",
+    "matrix_unit",
+    "fast_exp_high",
+    "bf16_slots",
+    "fp32",
+    "fp32_split_k",
+    "forward_only",
+    "prepare_only",
+    "own_layout",
+    "no_claims",
+    "routing_object",
+    "ascending_route",
+    "trace_object",
+    "views",
+    "tactics",
+}
 
 AS_MODULE = """
 from mxmoe.conformance.faults.plain import PLAIN
@@ -52,6 +75,13 @@ def settings(truths_once: None) -> Iterator[Settings]:
         yield found
 
 
+def by_day(names: Iterable[str]) -> list[Any]:
+    return [
+        pytest.param(name, marks=[] if name in DAILY else pytest.mark.nightly)
+        for name in names
+    ]
+
+
 def outcomes(
     subject: Subject, settings: Settings, *levels: str, but: tuple[str, ...] = ()
 ) -> list[Outcome]:
@@ -67,14 +97,14 @@ def alarms(found: list[Outcome]) -> list[str]:
     return [outcome.text for outcome in found if outcome.verdict.failed]
 
 
-@pytest.mark.parametrize("name", NUMERIC)
+@pytest.mark.parametrize("name", by_day(NUMERIC))
 def test_honest_arithmetic_passes_every_check(name: str, settings: Settings) -> None:
     """Except for routing, which is the same; hot spots are among the pairs below."""
     found = outcomes(subject_of(NUMERIC[name]), settings, "L3", but=(HOT_SPOT,))
     assert not alarms(found)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", by_day(FORMS))
 def test_every_form_of_a_candidate_passes(name: str, settings: Settings) -> None:
     """Byte checks of gpt-oss width see the same code as the small ones."""
     subject = subject_of(FORMS[name])

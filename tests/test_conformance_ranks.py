@@ -249,6 +249,7 @@ def processes(folder: Path) -> set[int]:
     return {pid for facts in starts for pid in facts.values()}
 
 
+@pytest.mark.nightly
 def test_a_rank_that_hears_no_signal_is_ended_in_time(tmp_path: Path) -> None:
     started = time.monotonic()
     launched = launch(tmp_path, plan(f"{HERE}:hangs_deaf_to_signals", LAYER_STEP))
