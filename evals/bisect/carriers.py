@@ -2,16 +2,13 @@
 model.
 
 Two models are measured first: an honest candidate, which rounds as the class says,
-everywhere (good), and the one in question everywhere (bad). Half way between them is
-the geometric mean of their divergences: of two guilty layers of which one does a tenth
-of the damage, the mean would let that one go.
+everywhere (good), and the one in question everywhere (bad).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -21,7 +18,8 @@ from torch import Tensor
 
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.subject import Subject
-from mxmoe.evals.bisect.minimise import minimise
+from mxmoe.evals.bisect.guilty_places import Search
+from mxmoe.evals.bisect.guilty_places import half_way
 from mxmoe.evals.bisect.teacher_forced import Distance
 from mxmoe.evals.bisect.teacher_forced import Exercise
 from mxmoe.evals.bisect.teacher_forced import make_exercise
@@ -38,9 +36,6 @@ from mxmoe.evals.inside.swap import put_swappable
 
 # Plain PyTorch, bf16 where class w4a16_fp32acc rounds.
 HONEST = "torch_dense"
-# Divergence falls with the square of an error: one twice as large as honest rounding
-# in every layer is a kernel of another class, not a fault in some of them.
-LEAST_RATIO = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +58,7 @@ class Carriers:
     half_way : divergence. restored : with the reference in the set. alone : with the
     candidate in the set, and the reference everywhere else. unvisited : experts that
     no token of the questions reaches. passes : searches that found something; of the
-    places found by one, none can be left out of that one. evaluations : of the model,
+    places found by one, none can be left out of that one. evaluations : of a model,
     the ends included.
     """
 
@@ -94,104 +89,89 @@ def find_carriers(options: Options, heard: Heard = lambda doing, n: None) -> Car
     heard("the candidate everywhere", 2)
     swap.serve(swap.everything)
     bad = exercise.distance(swap.inside.loaded)
-    search = _Search(swap=swap, exercise=exercise, heard=heard, before=4)
-    found = Carriers(
-        layers=(),
-        places=(),
+    measured = _Measured(
+        swap=swap,
+        exercise=exercise,
+        options=options,
+        good=good,
+        heard=heard,
+        known={frozenset(): bad},
+    )
+    most = math.log(exercise.wanted.shape[1])
+    found = Search(
+        everything=swap.everything,
+        candidate=lambda replaced: measured.candidate(replaced).divergence,
+        honest=lambda replaced: measured.honest(replaced).divergence,
+        most=most,
+        single=options.single,
+    ).find()
+    places = found.places
+    return Carriers(
+        layers=tuple(sorted({layer for layer, _ in places})),
+        places=tuple(sorted(places)),
         good=good,
         bad=bad,
-        half_way=half_way(good, bad, vocabulary=exercise.wanted.shape[1]),
-        restored=None,
-        alone=None,
+        half_way=half_way(good.divergence, bad.divergence, most=most),
+        restored=measured.candidate(places) if places else None,
+        alone=measured.candidate(swap.everything - places) if places else None,
         unvisited=len(swap.everything) - len(visited),
         tokens=exercise.tokens,
-        passes=0,
-        evaluations=4,
+        passes=found.passes,
+        evaluations=measured.evaluations,
     )
-    if bad.divergence < LEAST_RATIO * good.divergence:
-        return found
-    return search.find(found, single=options.single)
 
 
 def _honest(options: Options) -> tuple[Exercise, Distance]:
     """The exercise, and what honest rounding everywhere makes of it."""
     problems = load_test_problems()[: options.questions]
-    subject = load_candidate(HONEST, device=options.device)
-    swap = put_swappable(_load(options), subject)
+    swap = _honest_swap(options)
     exercise = make_exercise(swap.inside.loaded, problems, lambda: swap.serve(()))
     swap.serve(swap.everything)
     return exercise, exercise.distance(swap.inside.loaded)
 
 
-def half_way(good: Distance, bad: Distance, *, vocabulary: int) -> float:
-    """The geometric mean; a model that is not finite counts as one that guesses."""
-    worst = min(bad.divergence, math.log(vocabulary))
-    return math.sqrt(good.divergence * worst)
+def _honest_swap(options: Options) -> Swap:
+    subject = load_candidate(HONEST, device=options.device)
+    return put_swappable(_load(options), subject)
 
 
 @dataclass(eq=False, kw_only=True)
-class _Search:
-    """measured : the distance with the reference in a set of places, once for each."""
+class _Measured:
+    """Each distance is measured once. controls : of the honest candidate, beside a
+    replaced set. before : evaluations that measured the ends.
+    """
 
     swap: Swap
     exercise: Exercise
+    options: Options
+    good: Distance
     heard: Heard
-    before: int
-    measured: dict[frozenset[Place], Distance] = field(default_factory=dict)
+    before: int = 3
+    controls: int = 0
+    known: dict[frozenset[Place], Distance] = field(default_factory=dict)
 
-    def find(self, found: Carriers, *, single: bool) -> Carriers:
-        """`found` with what is guilty.
+    @property
+    def evaluations(self) -> int:
+        """Of a model so far."""
+        return self.before + len(self.known) + self.controls
 
-        A small fault beside a large one lies on the good side of half way: what is
-        left when the large one is replaced is searched again, from there.
-        """
-        replaced: frozenset[Place] = frozenset()
-        left, passes = found.bad, 0
-        least = LEAST_RATIO * found.good.divergence
-        while left.divergence >= least and replaced != self.swap.everything:
-            limit = self._half_way(found.good, left)
-            replaced |= self._smallest(replaced, limit, single=single)
-            left, passes = self._distance(replaced), passes + 1
-        alone = self._distance(self.swap.everything - replaced)
-        return replace(
-            found,
-            layers=tuple(sorted({layer for layer, _ in replaced})),
-            places=tuple(sorted(replaced)),
-            restored=left,
-            alone=alone,
-            passes=passes,
-            evaluations=self.before + len(self.measured),
-        )
-
-    def _smallest(
-        self, replaced: frozenset[Place], limit: float, *, single: bool
-    ) -> frozenset[Place]:
-        """What must be replaced besides `replaced` for a divergence within `limit`."""
-
-        def restores(places: Iterable[Place]) -> bool:
-            return self._distance(replaced.union(places)).divergence <= limit
-
-        rest = self.swap.everything - replaced
-        layers = minimise(
-            sorted({layer for layer, _ in rest}),
-            lambda some: restores(self._of(some)),
-        )
-        places = self._of(layers) - replaced
-        return frozenset(minimise(sorted(places), restores)) if single else places
-
-    def _half_way(self, good: Distance, bad: Distance) -> float:
-        return half_way(good, bad, vocabulary=self.exercise.wanted.shape[1])
-
-    def _of(self, layers: Iterable[int]) -> frozenset[Place]:
-        chosen = set(layers)
-        return frozenset(place for place in self.swap.everything if place[0] in chosen)
-
-    def _distance(self, replaced: frozenset[Place]) -> Distance:
-        if replaced not in self.measured:
-            self.heard("measuring", self.before + len(self.measured))
+    def candidate(self, replaced: frozenset[Place]) -> Distance:
+        """With the reference in `replaced` and the candidate in all other places."""
+        if replaced not in self.known:
+            self.heard("measuring", self.evaluations)
             self.swap.serve(self.swap.everything - replaced)
-            self.measured[replaced] = self.exercise.distance(self.swap.inside.loaded)
-        return self.measured[replaced]
+            self.known[replaced] = self.exercise.distance(self.swap.inside.loaded)
+        return self.known[replaced]
+
+    def honest(self, replaced: frozenset[Place]) -> Distance:
+        """The same of the honest candidate; its model is loaded anew, not kept."""
+        if not replaced:
+            return self.good
+        self.heard("the honest candidate in the same places", self.evaluations)
+        self.controls += 1
+        swap = _honest_swap(self.options)
+        swap.serve(swap.everything - replaced)
+        return self.exercise.distance(swap.inside.loaded)
 
 
 def _visited(swap: Swap, exercise: Exercise) -> set[Place]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.rundir import json_number
-from mxmoe.evals.bisect.carriers import LEAST_RATIO
 from mxmoe.evals.bisect.carriers import Carriers
 from mxmoe.evals.bisect.carriers import Options
+from mxmoe.evals.bisect.guilty_places import LEAST_RATIO
 from mxmoe.evals.bisect.teacher_forced import Distance
 from mxmoe.evals.inside.swap import Place
 
