@@ -33,6 +33,7 @@ from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.swap import Place
 from mxmoe.evals.inside.swap import Swap
 from mxmoe.evals.inside.swap import put_swappable
+from mxmoe.evals.inside.threads import spare_threads
 
 # Plain PyTorch, bf16 where class w4a16_fp32acc rounds.
 HONEST = "torch_dense"
@@ -193,7 +194,9 @@ def _visited(swap: Swap, exercise: Exercise) -> set[Place]:
 
 
 def _load(options: Options) -> Loaded:
-    return load(options.model, dtype=DTYPES["float32"], device=options.device)
+    loaded = load(options.model, dtype=DTYPES["float32"], device=options.device)
+    spare_threads(loaded)
+    return loaded
 
 
 def _subject(options: Options) -> Subject:

@@ -36,6 +36,7 @@ from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.proof import proof
 from mxmoe.evals.inside.teacher_forced import Forced
 from mxmoe.evals.inside.teacher_forced import force
+from mxmoe.evals.inside.threads import spare_threads
 from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.reference.checkpoint import open_checkpoint
 
@@ -105,6 +106,7 @@ def _forced(
 ) -> tuple[list[Forced], str | None]:
     """By place in `order`, and why the candidate did not run in all of it, or None."""
     loaded = load(options.model, dtype=DTYPES[options.dtype], device=options.device)
+    spare_threads(loaded)
     inside = None if subject is None else put_inside(loaded, subject)
     prompts = prompts_of(task, loaded.tokenizer)
     pairs = [(prompts[question], task.golds[question]) for question in order]
