@@ -213,7 +213,8 @@ def _visited(swap: Swap, exercise: Exercise) -> set[Place]:
 
 
 def _load(options: Options) -> Loaded:
-    return load(options.model, dtype=DTYPES["float32"], device=options.device)
+    dtype = DTYPES["float32"]
+    return load(options.model, dtype=dtype, device=options.device, experts=False)
 
 
 def _subject(options: Options) -> Subject:

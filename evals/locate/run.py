@@ -28,6 +28,7 @@ from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
+from mxmoe.evals.inside.shelf import KEPT_BYTES
 from mxmoe.evals.inside.swap import put_swappable
 from mxmoe.evals.locate.not_looked_at import not_looked_at
 from mxmoe.evals.locate.one_layer import only_in_layer
@@ -88,7 +89,8 @@ def run_locate(
     reason = subject.unavailable()
     if reason is not None:
         return _invalid(f"{options.candidate} cannot run here: {reason}")
-    loaded = load(options.model, dtype=DTYPES[options.dtype], device=options.device)
+    dtype = DTYPES[options.dtype]
+    loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
     prompts = _prompts(options, loaded)
     writer = open_run(folder)
     writer.describe(
@@ -99,7 +101,7 @@ def run_locate(
         options=asdict(options) | {"model": str(options.model)},
     )
     try:
-        swap = put_swappable(loaded, subject)
+        swap = put_swappable(loaded, subject, room=KEPT_BYTES)
     except Failure as failure:
         first, *rest = failure.text.splitlines()
         return _ended(writer, ExitCode.FAIL, [first, *rest], {"found": []})
