@@ -172,7 +172,11 @@ def _replace(
     for name in [name for name, _ in mlp.experts.named_parameters()]:
         delattr(mlp.experts, name)
     here = replace(subject, device_request=str(device))
-    make = partial(_prepared, loaded.checkpoint, here, number, shelf.room)
+    loads = here.has("load") and (
+        math.isinf(shelf.room)
+        or small_enough(loaded.checkpoint.config, len(loaded.layers))
+    )
+    make = partial(_prepared, loaded.checkpoint, here, number, loads=loads)
     layer = partial(shelf.get, number, make)
     layer()  # whatever is wrong with it is said before the model runs
     experts = CandidateExperts(
@@ -185,10 +189,9 @@ def _replace(
 
 
 def _prepared(
-    checkpoint: Checkpoint, subject: Subject, number: int, room: float
+    checkpoint: Checkpoint, subject: Subject, number: int, *, loads: bool
 ) -> PreparedLayer:
     config = checkpoint.config
-    loads = subject.has("load") and small_enough(config, checkpoint.layers, room=room)
     shard = subject.capabilities.align(WHOLE)
     try:
         weights = subject.prepare(checkpoint.layer(number), config, shard)
