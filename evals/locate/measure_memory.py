@@ -3,10 +3,10 @@
     python -m mxmoe.evals.locate.measure_memory --experts 32 --layers 2 --tokens 64
 
 Writes a random checkpoint of the shape of gpt-oss to a temporary directory, plants
-biases in another row order in its last layer, runs ``mxmoe locate`` in a child, and
-prints the place that it found and two peaks of its memory: of all that was resident,
-pages of the mapped checkpoint included, which the kernel may drop at any time; and of
-what is backed by no file. Linux only.
+biases of zeros in its last layer, runs ``mxmoe locate`` in a child, and prints the
+place that it found and two peaks of its memory: of all that was resident, pages of the
+mapped checkpoint included, which the kernel may drop at any time; and of what is backed
+by no file. Linux only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mxmoe.conformance.registry import load_candidate
 from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.reference.types import MoEConfig
 
-FAULT = "biases_not_shuffled"
+FAULT = "biases_of_zeros"
 _CANDIDATE = "trtllm_gen"
 # Of `write_checkpoint`; its model has no tokenizer, and is given one that nobody asks.
 _VOCABULARY = 256
