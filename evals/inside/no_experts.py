@@ -12,21 +12,21 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+import torch
 from transformers.models.gpt_oss import modeling_gpt_oss
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
 from mxmoe.reference.checkpoint import Checkpoint
 
-_Experts = modeling_gpt_oss.GptOssExperts
 
-
-class NoExperts(_Experts):  # type: ignore[misc]
+class NoExperts(GptOssExperts):  # type: ignore[misc]
     """Calls what serves it, as any `GptOssExperts` does; alone it raises."""
 
     def __init__(self, config: Any) -> None:
-        nn.Module.__init__(self)
-        self.config = config
-        self.num_experts = config.num_local_experts
+        with torch.device("meta"):
+            super().__init__(config)
+        for name in [name for name, _ in self.named_parameters()]:
+            delattr(self, name)
         # transformers would draw the parameters that it has not read.
         self._is_hf_initialized = True
 
@@ -38,7 +38,7 @@ def built_without_experts() -> Iterator[None]:
     try:
         yield
     finally:
-        modeling_gpt_oss.GptOssExperts = _Experts
+        modeling_gpt_oss.GptOssExperts = GptOssExperts
 
 
 def expert_names(checkpoint: Checkpoint) -> frozenset[str]:
