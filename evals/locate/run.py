@@ -31,6 +31,7 @@ from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.shelf import KEPT_BYTES
 from mxmoe.evals.inside.swap import put_swappable
 from mxmoe.evals.locate.not_looked_at import not_looked_at
+from mxmoe.evals.locate.not_looked_at import not_observable
 from mxmoe.evals.locate.one_layer import only_in_layer
 from mxmoe.evals.locate.search import Found
 from mxmoe.evals.locate.search import Search
@@ -177,6 +178,9 @@ def _concluded(
         lines += one["evidence"]
     lines += [""] if len(found) > 1 else []
     lines += _in_the_model(result)
+    unseen = not_observable(subject)
+    if not result.found:
+        lines += unseen
     lines += not_looked_at(subject)
     lines.append(f"evaluations: {result.count}")
     bundles = {
@@ -197,6 +201,7 @@ def _concluded(
         "found": found,
         "evaluations": asdict(result.count),
         "bundle": next(iter(bundles.values()), None),
+        "not_observed": [*unseen, *not_looked_at(subject)],
     }
     lines.append(f"again  {again(options)}")
     return _ended(writer, code, lines, facts)
