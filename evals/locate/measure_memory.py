@@ -32,6 +32,7 @@ from mxmoe.conformance.registry import load_candidate
 from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.reference.types import MoEConfig
 
+_MODULE = "mxmoe.evals.locate.measure_memory"
 FAULT = "biases_of_zeros"
 _CANDIDATE = "trtllm_gen"
 # Of `write_checkpoint`; its model has no tokenizer, and is given one that nobody asks.
@@ -60,9 +61,16 @@ class Measured:
     said: str
 
 
+def write_model(folder: Path, config: MoEConfig, layers: int) -> None:
+    """A checkpoint made from a seed, with what it takes to be loaded beside it."""
+    write_checkpoint(folder, config=config, layers=layers)
+    for name in _BESIDE:
+        shutil.copyfile(FOLDER / name, folder / name)
+
+
 def measure(folder: Path, tokens: int, layer: int, *, trace: bool) -> Measured:
     """``mxmoe locate`` on the checkpoint `folder`, with the fault in `layer`."""
-    spec = _CANDIDATE if trace else f"{__spec__.name}:without_trace"
+    spec = _CANDIDATE if trace else f"{_MODULE}:without_trace"
     ids = ",".join(str(2 + n % (_VOCABULARY - 2)) for n in range(tokens))
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as kept:
@@ -74,7 +82,7 @@ def measure(folder: Path, tokens: int, layer: int, *, trace: bool) -> Measured:
             child = subprocess.Popen(
                 [sys.executable, "-c", _COMMAND, *words], stdout=stream
             )
-        resident, private = _watch(child.pid)
+        resident, private = _watch(child)
         said = out.read_text(encoding="utf-8")
     return Measured(
         resident=resident,
@@ -85,14 +93,15 @@ def measure(folder: Path, tokens: int, layer: int, *, trace: bool) -> Measured:
     )
 
 
-def _watch(pid: int) -> tuple[int, int]:
+def _watch(child: subprocess.Popen[bytes]) -> tuple[int, int]:
     """Peaks of the child until it ends, in bytes: all, and what no file backs."""
     private = 0
     while True:
-        ended, _, usage = os.wait4(pid, os.WNOHANG)
+        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
         if ended:
+            child.returncode = os.waitstatus_to_exitcode(status)
             return 1024 * usage.ru_maxrss, private
-        private = max(private, _private(pid))
+        private = max(private, _private(child.pid))
         time.sleep(_SECONDS)
 
 
@@ -127,9 +136,7 @@ def main(
     config = MoEConfig(hidden=size, intermediate=size, experts=experts, top_k=top_k)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "model"
-        write_checkpoint(folder, config=config, layers=layers)
-        for name in _BESIDE:
-            shutil.copyfile(FOLDER / name, folder / name)
+        write_model(folder, config, layers)
         for count in map(int, tokens.split(",")):
             found = measure(folder, count, layers - 1, trace=trace)
             typer.echo(_line(config, layers, count, found, trace=trace))
