@@ -64,7 +64,8 @@ def main(
         raise BadInput(f"--dtype: expected {' or '.join(DTYPES)}, found {dtype!r:.40}")
     if threads:
         torch.set_num_threads(threads)
-    loaded = load(model, dtype=DTYPES[dtype], device=device)
+    plain = candidate == PLAIN
+    loaded = load(model, dtype=DTYPES[dtype], device=device, experts=plain)
     facts: dict[str, Any] = {
         "started": now(),
         **describe_machine(),
@@ -78,7 +79,7 @@ def main(
         "candidate": {"spec": candidate},
     }
     inside: Loaded | Inside = loaded
-    if candidate != PLAIN:
+    if not plain:
         inside = put_inside(loaded, load_candidate(candidate))
         facts["candidate"] = candidate_facts(inside.experts[0].subject)
     problems = frozen.load_test_problems()[:limit]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import importlib.util
 import json
 import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +148,44 @@ def write_gsm8k() -> Callable[[Path], Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def on_terminal() -> Callable[..., str]:
+    """What `mxmoe` writes to a terminal, escape codes included; it must end with 0.
+
+    Arguments, the folder where the user stands, `columns`, other variables.
+    """
+    return _on_terminal
+
+
+def _on_terminal(
+    arguments: Sequence[str], folder: Path, *, columns: int, **variables: str
+) -> str:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    known = {n: v for n, v in os.environ.items() if n not in ("CI", "COLUMNS")}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "mxmoe.conformance.commands.main", *arguments],
+        cwd=folder,
+        env=known | {"TERM": "xterm-256color"} | variables,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            read = os.read(ours, 65536)
+        except OSError:  # EIO: the last writer has gone
+            break
+        if not read:
+            break
+        written += read
+    os.close(ours)
+    assert run.wait(timeout=60) == 0, written
+    return written.decode()
 
 
 @pytest.fixture

@@ -136,6 +136,10 @@ ELSEWHERE = {
     "mxmoe locate --dumps reference/ mine/ --model path/to/checkpoint": (
         "test_locate_dumps.py::test_a_wrong_entry_is_named"
     ),
+    "python -m mxmoe.evals.locate.measure_memory --experts 32 --layers 2 --tokens 64": (
+        "locate/test_locate_memory.py::"
+        "test_the_documented_command_prints_the_place_and_both_peaks"
+    ),
     "transformers serve evals/grade_school/trained_model --device cpu "
     "--dtype float32 &": (
         "endpoint/test_endpoint_real_server.py::"

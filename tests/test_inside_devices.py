@@ -23,6 +23,7 @@ from mxmoe.evals.inside import generate
 from mxmoe.evals.inside.generate import answers
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
+from mxmoe.evals.inside.shelf import Shelf
 from mxmoe.reference.errors import BadInput
 
 PROMPT = "Q: 2+2?"
@@ -60,7 +61,7 @@ def test_each_layer_is_prepared_on_its_own_device(
         module = loaded.layers[number].mlp.experts
         monkeypatch.setattr(module, "parameters", lambda w=where: iter([w]))
         with pytest.raises(Failure, match="prepare raised RuntimeError: seen"):
-            experts._replace(loaded, subject, number)
+            experts._replace(loaded, subject, number, Shelf(room=0))
     assert recorder.devices == expected
 
 

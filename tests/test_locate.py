@@ -24,6 +24,7 @@ from mxmoe.evals.gate.planted import plant
 from mxmoe.evals.grade_school import frozen
 from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.evals.inside.experts import CandidateExperts
+from mxmoe.evals.inside.experts import PreparedLayer
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.swap import put_swappable
 from mxmoe.evals.locate.cause import Cause
@@ -102,8 +103,7 @@ def judged(
         arithmetic=subject.arithmetic,
         experts=CandidateExperts(
             subject=subject,
-            weights=prepared,
-            prepared=given,
+            layer=lambda: PreparedLayer(weights=prepared, given=given),
             finite=torch.ones((), dtype=torch.bool),
         ),
     )

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,45 +12,17 @@ from rich.console import Console
 from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.matrix import print_matrix
 
+OnTerminal = Callable[..., str]
 FAULT = "routing_weights_a_fifth_of_a_percent_off_it"
-CHECK = "-m", "bytewise", "-k", "decode", "--candidate", "torch_dense"
+CHECK = "check", "-m", "bytewise", "-k", "decode", "--candidate", "torch_dense"
 
 
-def on_terminal(
-    arguments: tuple[str, ...], folder: Path, *, columns: int, **variables: str
-) -> str:
-    """What `mxmoe check` writes to a terminal of that width, escape codes included."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    known = {n: v for n, v in os.environ.items() if n not in ("CI", "COLUMNS")}
-    run = subprocess.Popen(
-        [sys.executable, "-c", RUN, "check", *arguments],
-        cwd=folder,
-        env=known | {"TERM": "xterm-256color"} | variables,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            read = os.read(ours, 65536)
-        except OSError:  # EIO: the last writer has gone
-            break
-        if not read:
-            break
-        written += read
-    os.close(ours)
-    assert run.wait(timeout=60) == 0, written
-    return written.decode()
-
-
-RUN = "from mxmoe.conformance.commands.main import main; main()"
 REDRAWN = "\x1b[2K"
 
 
-def test_a_terminal_has_a_bar_and_no_line_is_wider_than_it(tmp_path: Path) -> None:
+def test_a_terminal_has_a_bar_and_no_line_is_wider_than_it(
+    on_terminal: OnTerminal, tmp_path: Path
+) -> None:
     written = on_terminal(CHECK, tmp_path, columns=80)
     assert REDRAWN in written
     frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written).replace("\r", "\n")
@@ -65,7 +31,9 @@ def test_a_terminal_has_a_bar_and_no_line_is_wider_than_it(tmp_path: Path) -> No
     assert max(map(len, said.split("\n"))) <= 80
 
 
-def test_a_terminal_lent_by_ci_has_no_bar(tmp_path: Path) -> None:
+def test_a_terminal_lent_by_ci_has_no_bar(
+    on_terminal: OnTerminal, tmp_path: Path
+) -> None:
     written = on_terminal(CHECK, tmp_path, columns=80, CI="true")
     assert REDRAWN not in written
     assert "verdict: PASS torch_dense" in written

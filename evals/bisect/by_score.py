@@ -75,7 +75,8 @@ class ByScore:
 
     def _ask(self, subject: Subject, folder: Path) -> Progress:
         task = load_task(NAME, None)
-        loaded = load(FOLDER, dtype=DTYPES["float32"], device=self.device)
+        dtype = DTYPES["float32"]
+        loaded = load(FOLDER, dtype=dtype, device=self.device, experts=False)
         prompts = prompts_of(task, loaded.tokenizer)
         plan = Plan(
             rule=Rule(self.questions, self.least_correct or 1),

@@ -194,7 +194,8 @@ def _visited(swap: Swap, exercise: Exercise) -> set[Place]:
 
 
 def _load(options: Options) -> Loaded:
-    loaded = load(options.model, dtype=DTYPES["float32"], device=options.device)
+    dtype = DTYPES["float32"]
+    loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
     spare_threads(loaded)
     return loaded
 

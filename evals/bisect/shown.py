@@ -9,6 +9,7 @@ from rich.progress import Progress
 from rich.progress import SpinnerColumn
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
+from rich.text import Text
 
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.watched import watched
@@ -64,7 +65,8 @@ class Shown:
         if role in ("good", "bad"):
             words.append(f"the {role} end")
         if standing is not None and standing.left is not None:
-            words.append(f"{standing.left} left, about {standing.steps} steps")
+            steps = "1 step" if standing.steps == 1 else f"{standing.steps} steps"
+            words.append(f"{standing.left} left, about {steps}")
         self._bar.reset(self._task, description=printable(" · ".join(words)))
         self._bar.refresh()
 
@@ -77,5 +79,7 @@ class Shown:
         )
         known = " (known)" if judgement.known else ""
         text = f"{commit.short} {commit.subject}{role}{known}{reason}"
-        self._console.print(f"{code.word:{_WIDTH}} ", style=_STYLES[code], end="")
-        self._console.print(printable(text).replace("\n", " "))
+        # At once: the bar is drawn behind what is printed, and wiped with its line.
+        line = Text(f"{code.word:{_WIDTH}} ", style=_STYLES[code])
+        line.append(printable(text).replace("\n", " "), style="default")
+        self._console.print(line)

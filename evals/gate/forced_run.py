@@ -105,7 +105,12 @@ def _forced(
     options: Options, task: Task, order: Sequence[int], subject: Subject | None
 ) -> tuple[list[Forced], str | None]:
     """By place in `order`, and why the candidate did not run in all of it, or None."""
-    loaded = load(options.model, dtype=DTYPES[options.dtype], device=options.device)
+    loaded = load(
+        options.model,
+        dtype=DTYPES[options.dtype],
+        device=options.device,
+        experts=subject is None,
+    )
     spare_threads(loaded)
     inside = None if subject is None else put_inside(loaded, subject)
     prompts = prompts_of(task, loaded.tokenizer)

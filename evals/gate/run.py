@@ -219,6 +219,7 @@ def _check_kept(folder: Path, task: Task, prompts: Sequence[str]) -> None:
 
 
 def _inside(options: Options, subject: Subject) -> Inside:
-    loaded = load(options.model, dtype=DTYPES[options.dtype], device=options.device)
+    dtype = DTYPES[options.dtype]
+    loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
     spare_threads(loaded)
     return put_inside(loaded, subject)

@@ -2,16 +2,19 @@
 
 `GptOssExperts` asks `ALL_EXPERTS_FUNCTIONS` for the function that its configuration
 names (transformers 5, `integrations/moe.py`). Ours hands the call to the layer's
-`CandidateExperts`, which counts it. The experts' parameters are deleted from the model:
-a fallback to transformers' own function finds none, and raises.
+`CandidateExperts`, which counts it. The experts' parameters are deleted from the model,
+or were never read: a fallback to transformers' own function finds none, and raises.
 """
 
 from __future__ import annotations
 
 import gc
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from typing import Protocol
 
@@ -23,6 +26,9 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.proof import Passes
+from mxmoe.evals.inside.reference import small_enough
+from mxmoe.evals.inside.shelf import Shelf
+from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import PreparedWeights
@@ -42,24 +48,42 @@ class Served(Protocol):
         """[t, h], [t, k], [t, k] -> [t, h] in the dtype of `hidden_states`."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedLayer:
+    """weights : what `prepare` returned. given : what `forward` is given.
+
+    That is what the candidate's `load` makes of its weights, if it has one and there is
+    room, as an emulation that decodes in every call is too slow for a whole model.
+    """
+
+    weights: PreparedWeights
+    given: Any
+
+
 @dataclass(kw_only=True, eq=False)
 class CandidateExperts:
     """One layer's experts: the candidate, its prepared weights, what was asked of it.
 
-    prepared : what `forward` is given: what the candidate's `load` makes of its
-    `weights`, if it has one, as an emulation that decodes in every call is too slow for
-    a whole model; `weights` themselves otherwise. weights : what `prepare` returned.
-    calls, tokens : calls of `forward` and rows in them, so far.
-    finite : whether every finite row so far gave a finite one, a bool on the layer's
-        device.
+    layer : the weights, prepared now or before; raises `Failure` as `prepare` does.
+    calls, tokens : calls of `forward` and rows in them, so far. finite : whether every
+    finite row so far gave a finite one, a bool on the layer's device.
     """
 
     subject: Subject
-    weights: PreparedWeights
-    prepared: Any
+    layer: Callable[[], PreparedLayer]
     finite: torch.Tensor
     calls: int = 0
     tokens: int = 0
+
+    @property
+    def weights(self) -> PreparedWeights:
+        """What `prepare` returned."""
+        return self.layer().weights
+
+    @property
+    def prepared(self) -> Any:
+        """What `forward` is given."""
+        return self.layer().given
 
     def forward(
         self, hidden_states: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor
@@ -110,20 +134,22 @@ class Inside:
         )
 
 
-def put_inside(loaded: Loaded, subject: Subject) -> Inside:
+def put_inside(loaded: Loaded, subject: Subject, *, room: float = math.inf) -> Inside:
     """Prepare the checkpoint's bytes layer by layer and free transformers' weights.
 
-    `loaded` is changed. Raises `BadInput` where the candidate cannot run here, or not
-    this shape, and where accelerate has put a layer off its device; `Failure` where its
-    `prepare` fails.
+    `loaded` is changed. room : bytes of prepared layers that are kept; the others are
+    prepared again when they are called. Raises `BadInput` where the candidate cannot
+    run here, or not this shape, and where accelerate has put a layer off its device;
+    `Failure` where its `prepare` fails.
     """
     reason = subject.unavailable() or subject.capabilities.refuses_shape(
         loaded.checkpoint.config
     )
     if reason is not None:
         raise BadInput(f"{subject.spec}: expected it to run this model, found {reason}")
+    shelf = Shelf(room=room)
     experts = tuple(
-        _named_replace(loaded, subject, number) for number in range(len(loaded.layers))
+        _replace(loaded, subject, number, shelf) for number in range(len(loaded.layers))
     )
     loaded.model.set_experts_implementation(IMPLEMENTATION)
     gc.collect()
@@ -133,36 +159,47 @@ def put_inside(loaded: Loaded, subject: Subject) -> Inside:
     return Inside(loaded=loaded, subject=subject, experts=experts, passes=passes)
 
 
-def _named_replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
-    try:
-        return _replace(loaded, subject, number)
-    except Failure as failure:
-        text = f"layer {number}: {failure.text}"
-        raise Failure(failure.verdict, text) from failure
-
-
-def _replace(loaded: Loaded, subject: Subject, number: int) -> CandidateExperts:
-    module = loaded.layers[number].mlp.experts
-    device = next(module.parameters()).device
+def _replace(
+    loaded: Loaded, subject: Subject, number: int, shelf: Shelf
+) -> CandidateExperts:
+    mlp = loaded.layers[number].mlp
+    device = next(mlp.experts.parameters(), mlp.router.weight).device
     if device.type == "meta":
         raise BadInput(
             f"{loaded.checkpoint.folder}: expected room for all layers on the devices, "
             f"found none for layer {number}"
         )
-    for name in [name for name, _ in module.named_parameters()]:
-        delattr(module, name)
+    for name in [name for name, _ in mlp.experts.named_parameters()]:
+        delattr(mlp.experts, name)
     here = replace(subject, device_request=str(device))
-    config = loaded.checkpoint.config
-    shard = here.capabilities.align(WHOLE)
-    weights = here.prepare(loaded.checkpoint.layer(number), config, shard)
+    loads = here.has("load") and (
+        math.isinf(shelf.room)
+        or small_enough(loaded.checkpoint.config, len(loaded.layers))
+    )
+    make = partial(_prepared, loaded.checkpoint, here, number, loads=loads)
+    layer = partial(shelf.get, number, make)
+    layer()  # whatever is wrong with it is said before the model runs
     experts = CandidateExperts(
         subject=here,
-        weights=weights,
-        prepared=here.call("load", weights) if here.has("load") else weights,
+        layer=layer,
         finite=torch.ones((), dtype=torch.bool, device=device),
     )
     install(loaded, number, experts)
     return experts
+
+
+def _prepared(
+    checkpoint: Checkpoint, subject: Subject, number: int, *, loads: bool
+) -> PreparedLayer:
+    config = checkpoint.config
+    shard = subject.capabilities.align(WHOLE)
+    try:
+        weights = subject.prepare(checkpoint.layer(number), config, shard)
+        given = subject.call("load", weights) if loads else weights
+    except Failure as failure:
+        text = f"layer {number}: {failure.text}"
+        raise Failure(failure.verdict, text) from failure
+    return PreparedLayer(weights=weights, given=given)
 
 
 def install(loaded: Loaded, number: int, experts: Served) -> None:

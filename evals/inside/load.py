@@ -15,6 +15,8 @@ import transformers
 from safetensors import SafetensorError
 from safetensors import safe_open
 
+from mxmoe.evals.inside.no_experts import built_without_experts
+from mxmoe.evals.inside.no_experts import expert_names
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.checkpoint.read import INDEX_NAME
@@ -24,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Of transformers' devices: spread the layers over all GPUs.
 AUTO = "auto"
 _TOKENIZER = "tokenizer.json"
-_WHOLE = "model.safetensors", INDEX_NAME  # what transformers begins with
+_MODEL = "model.safetensors", INDEX_NAME  # what transformers begins with
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,10 +50,14 @@ class Loaded:
         return (found,) if isinstance(found, int) else tuple(found)
 
 
-def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
+def load(
+    folder: Path | str, *, dtype: torch.dtype, device: str, experts: bool = True
+) -> Loaded:
     """The model of `folder`, its experts decoded from MXFP4 to `dtype`.
 
-    device : "cpu", "cuda", "cuda:1", ..., or "auto" for layers over all GPUs.
+    device : "cpu", "cuda", "cuda:1", ..., or "auto" for layers over all GPUs. experts :
+    False for a model that a candidate is put into, whose own are not read; with "auto"
+    they are, as layers are spread by their size.
 
     Raises `BadInput` for a folder that is no gpt-oss checkpoint with MXFP4 experts and
     a tokenizer, for a damaged one, and for a device that is not there.
@@ -64,11 +70,11 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
         raise BadInput(
             "device auto: expected accelerate, of the extra 'hf', found none"
         )
+    experts = experts or device == AUTO
     with _quiet():
         try:
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = (_whole if experts else _without_experts)(
                 checkpoint.folder,
-                quantization_config=transformers.Mxfp4Config(dequantize=True),
                 dtype=dtype,
                 device_map=device if spread else None,
                 local_files_only=True,
@@ -83,11 +89,13 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
                 f"{checkpoint.folder}: expected a model that transformers loads, "
                 f"found {type(error).__name__}: {error}"
             ) from error
+    left = frozenset() if experts else expert_names(checkpoint)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info[kind]:
+        wrong = sorted(set(map(str, info[kind])) - left)
+        if wrong:
             raise BadInput(
                 f"{checkpoint.folder}: expected all tensors of the model and no other, "
-                f"found {kind.replace('_', ' ')} {sorted(map(str, info[kind]))[:3]}"
+                f"found {kind.replace('_', ' ')} {wrong[:3]}"
             )
     return Loaded(
         model=(model if spread else model.to(device)).eval(),
@@ -97,12 +105,31 @@ def load(folder: Path | str, *, dtype: torch.dtype, device: str) -> Loaded:
     )
 
 
+def _whole(folder: Path, **options: Any) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        quantization_config=transformers.Mxfp4Config(dequantize=True),
+        **options,
+    )
+
+
+def _without_experts(folder: Path, **options: Any) -> Any:
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    # Nothing of what is read is quantised.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with built_without_experts():
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, config=config, **options
+        )
+
+
 def _check_files(checkpoint: Checkpoint) -> None:
     if not (checkpoint.folder / _TOKENIZER).is_file():
         raise BadInput(f"{checkpoint.folder}: expected {_TOKENIZER}, found none")
-    if not any((checkpoint.folder / name).is_file() for name in _WHOLE):
+    if not any((checkpoint.folder / name).is_file() for name in _MODEL):
         raise BadInput(
-            f"{checkpoint.folder}: expected {' or '.join(_WHOLE)}, found neither"
+            f"{checkpoint.folder}: expected {' or '.join(_MODEL)}, found neither"
         )
     # transformers does not say which shard is damaged.
     for path in sorted(set(checkpoint.files.values())):

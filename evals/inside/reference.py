@@ -6,6 +6,7 @@ weights decoded; of large ones each call decodes the experts that it visits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -16,19 +17,20 @@ from mxmoe.reference.formats import decode
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 
-# Decoded weights of a whole model that are kept: 2**30 bytes. The shipped model has
+# Decoded weights of a whole model that are kept: 2**28 bytes. The shipped model has
 # 4 layers of 8 experts of 192 x 480 float32, 12 MB; gpt-oss-20b has 76 GB.
-_KEPT_BYTES = 2**30
+_KEPT_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReferenceExperts:
-    """One layer: `weights` in checkpoint order, on the device where they are used.
+    """One layer.
 
-    keep : whether an expert that was decoded once stays so.
+    read : its weights in checkpoint order, on the device where they are used. keep :
+    whether an expert that was decoded once stays so.
     """
 
-    weights: ExpertWeights
+    read: Callable[[], ExpertWeights]
     config: MoEConfig
     keep: bool
     decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -39,10 +41,10 @@ class ReferenceExperts:
         """[t, h], global ids [t, k] with -1 for no expert, [t, k] -> float32 [t, h]."""
         x = hidden_states.float()
         out = torch.zeros_like(x)
-        w = self.weights
+        w = self.read()
         for expert in ids[ids >= 0].unique().tolist():
             token, slot = (ids == expert).nonzero(as_tuple=True)
-            w1, w2 = self._matrices(expert)
+            w1, w2 = self._matrices(w, expert)
             gate_up = x[token] @ w1.T
             if w.gate_up_bias is not None:
                 gate_up = gate_up + w.gate_up_bias[expert].float()
@@ -52,10 +54,12 @@ class ReferenceExperts:
             out.index_add_(0, token, weights[token, slot].float()[:, None] * down)
         return out
 
-    def _matrices(self, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _matrices(
+        self, w: ExpertWeights, expert: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if expert in self.decoded:
             return self.decoded[expert]
-        w, high = self.weights, torch.float32
+        high = torch.float32
         pair = (
             decode(w.gate_up_blocks[expert], w.gate_up_scales[expert], high),
             decode(w.down_blocks[expert], w.down_scales[expert], high),

@@ -13,10 +13,12 @@ which by contract adds exactly nothing; the two results are added in float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from functools import partial
 
 import torch
 
@@ -28,7 +30,10 @@ from mxmoe.evals.inside.experts import put_inside
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.reference import ReferenceExperts
 from mxmoe.evals.inside.reference import small_enough
+from mxmoe.evals.inside.shelf import Shelf
+from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.errors import BadInput
+from mxmoe.reference.types import ExpertWeights
 
 Place = tuple[int, int]
 """(layer, global expert id)."""
@@ -106,18 +111,22 @@ class Swap:
             layer.served = frozenset(e for at, e in chosen if at == number)
 
 
-def put_swappable(loaded: Loaded, subject: Subject) -> Swap:
+def put_swappable(loaded: Loaded, subject: Subject, *, room: float = math.inf) -> Swap:
     """As `put_inside`, with the reference beside it; the candidate serves everything.
 
-    Each layer is prepared by the candidate once. Raises what `put_inside` raises.
+    Each layer is prepared by the candidate once, if all of them fit into `room` bytes;
+    as many bytes of the reference's weights are held, mapped or on the device. Raises
+    what `put_inside` raises.
     """
-    inside = put_inside(loaded, subject)
+    inside = put_inside(loaded, subject, room=room)
     checkpoint = loaded.checkpoint
     keep = small_enough(checkpoint.config, len(loaded.layers))
+    shelf = Shelf(room=room)
     layers = []
     for number, candidate in enumerate(inside.experts):
+        make = partial(_read, checkpoint, number, candidate.finite.device)
         reference = ReferenceExperts(
-            weights=checkpoint.layer(number).to(candidate.finite.device),
+            read=partial(shelf.get, number, make),
             config=checkpoint.config,
             keep=keep,
         )
@@ -127,3 +136,7 @@ def put_swappable(loaded: Loaded, subject: Subject) -> Swap:
     swap = Swap(inside=inside, layers=tuple(layers))
     swap.serve(swap.everything)
     return swap
+
+
+def _read(checkpoint: Checkpoint, number: int, device: torch.device) -> ExpertWeights:
+    return checkpoint.layer(number).to(device)

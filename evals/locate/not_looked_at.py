@@ -1,4 +1,4 @@
-"""What a candidate has that a search in one model on one rank does not reach."""
+"""What of a candidate a search in one model on one rank does not reach or not see."""
 
 from __future__ import annotations
 
@@ -21,3 +21,15 @@ def not_looked_at(subject: Subject) -> list[str]:
     if not subject.has("forward_fused"):
         return lines
     return [*lines, "forward_fused: judged too, but for tokens near a tie of experts"]
+
+
+def not_observable(subject: Subject) -> list[str]:
+    """One line for each thing that the candidate does not show."""
+    lines = []
+    if not subject.has("trace"):
+        lines.append("gate_up, activation, down: not observable (exposes no trace)")
+    if subject.layout is None:
+        lines.append("prepared bytes: not observable (a layout of the candidate's own)")
+    if not subject.has("route"):
+        lines.append("routing: not observable (exposes no route)")
+    return lines

@@ -28,8 +28,11 @@ from mxmoe.evals.grade_school.model import FOLDER
 from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
+from mxmoe.evals.inside.shelf import KEPT_BYTES
 from mxmoe.evals.inside.swap import put_swappable
+from mxmoe.evals.inside.threads import spare_threads
 from mxmoe.evals.locate.not_looked_at import not_looked_at
+from mxmoe.evals.locate.not_looked_at import not_observable
 from mxmoe.evals.locate.one_layer import only_in_layer
 from mxmoe.evals.locate.search import Found
 from mxmoe.evals.locate.search import Search
@@ -88,7 +91,9 @@ def run_locate(
     reason = subject.unavailable()
     if reason is not None:
         return _invalid(f"{options.candidate} cannot run here: {reason}")
-    loaded = load(options.model, dtype=DTYPES[options.dtype], device=options.device)
+    dtype = DTYPES[options.dtype]
+    loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
+    spare_threads(loaded)
     prompts = _prompts(options, loaded)
     writer = open_run(folder)
     writer.describe(
@@ -99,7 +104,7 @@ def run_locate(
         options=asdict(options) | {"model": str(options.model)},
     )
     try:
-        swap = put_swappable(loaded, subject)
+        swap = put_swappable(loaded, subject, room=KEPT_BYTES)
     except Failure as failure:
         first, *rest = failure.text.splitlines()
         return _ended(writer, ExitCode.FAIL, [first, *rest], {"found": []})
@@ -175,6 +180,9 @@ def _concluded(
         lines += one["evidence"]
     lines += [""] if len(found) > 1 else []
     lines += _in_the_model(result)
+    unseen = not_observable(subject)
+    if not result.found:
+        lines += unseen
     lines += not_looked_at(subject)
     lines.append(f"evaluations: {result.count}")
     bundles = {
@@ -195,6 +203,7 @@ def _concluded(
         "found": found,
         "evaluations": asdict(result.count),
         "bundle": next(iter(bundles.values()), None),
+        "not_observed": [*unseen, *not_looked_at(subject)],
     }
     lines.append(f"again  {again(options)}")
     return _ended(writer, code, lines, facts)

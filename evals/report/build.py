@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 from mxmoe.conformance.run_facts import now
 from mxmoe.evals.report.attribution import attribution_section
-from mxmoe.evals.report.document import Case
+from mxmoe.evals.report.cases import cases
 from mxmoe.evals.report.document import Mark
 from mxmoe.evals.report.document import Report
 from mxmoe.evals.report.document import Statement
@@ -66,7 +65,7 @@ def build_report(folders: Sequence[Path], *, baseline: Path | None = None) -> Re
         runs=tuple((str(run.folder), f"{run.command}: {run.verdict}") for run in runs),
         statements=_worst_first(map(statement, judged)),
         sections=sections,
-        cases=tuple(_cases(runs)),
+        cases=tuple(cases(runs)),
     )
 
 
@@ -85,61 +84,3 @@ def _baseline(folder: Path) -> GateRun:
 def _title(names: Sequence[str], runs: Sequence[RunData]) -> str:
     about = ", ".join(names) or ", ".join(dict.fromkeys(run.command for run in runs))
     return f"mxmoe report: {about}"
-
-
-def _cases(runs: Sequence[RunData]) -> Iterator[Case]:
-    for run in runs:
-        for line in run.verdicts:
-            file, _, name = line.check.partition("::")
-            outcome = "ok" if line.verdict.judged else "skipped"
-            yield Case(
-                suite=f"{run.command} {run.folder.name}",
-                group=f"{line.candidate}.{line.level}.{file.removesuffix('.py')}",
-                name=name or line.check,
-                outcome="failed" if line.verdict.failed else outcome,
-                message=line.reason or str(line.verdict),
-                text=line.text,
-                seconds=line.seconds,
-            )
-        for kill in run.kills:
-            yield Case(
-                suite=f"faults {run.folder.name}",
-                group=f"{kill.base}.{kill.level}",
-                name=f"{kill.fault}, seed {kill.seed}",
-                outcome="failed"
-                if kill.survived
-                else "skipped"
-                if kill.reason
-                else "ok",
-                message=kill.reason or ("survived" if kill.survived else ""),
-                seconds=kill.seconds,
-            )
-        for number, layer in run.layers.items():
-            for rank in layer.ranks:
-                yield Case(
-                    suite=f"verify {run.folder.name}",
-                    group=f"layer {number}",
-                    name=rank.shard,
-                    outcome="failed" if rank.verdict.failed else "ok",
-                    message=", ".join(rank.tensors),
-                    text=rank.text,
-                    seconds=rank.prepare_seconds + rank.compare_seconds,
-                )
-        if run.command == "gate":
-            yield _gate_case(run)
-
-
-def _gate_case(run: RunData) -> Case:
-    verdict = str(run.facts.get("verdict"))
-    reasons = run.facts.get("reasons")
-    said = "\n".join(map(str, reasons)) if isinstance(reasons, list) else ""
-    outcomes = {"pass": "ok", "fail": "failed"}
-    return Case(
-        suite=f"gate {run.folder.name}",
-        group="gate.L5",
-        name=str(run.options.get("candidate")),
-        outcome=outcomes.get(verdict, "skipped"),
-        message=f"{verdict}: {said.partition(chr(10))[0]}",
-        text=said,
-        seconds=sum(line.seconds for line in run.answers.values()),
-    )

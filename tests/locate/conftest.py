@@ -123,6 +123,7 @@ def inputs() -> LayerInputs:
 
 def _under(candidate: object, inputs: LayerInputs) -> LayerUnderTest:
     from mxmoe.evals.inside.experts import CandidateExperts
+    from mxmoe.evals.inside.experts import PreparedLayer
     from mxmoe.evals.locate.layer_under_test import LayerUnderTest
 
     subject = replace(subject_of(candidate), device_request="cpu")
@@ -135,8 +136,7 @@ def _under(candidate: object, inputs: LayerInputs) -> LayerUnderTest:
         arithmetic=subject.arithmetic,
         experts=CandidateExperts(
             subject=subject,
-            weights=prepared,
-            prepared=prepared,
+            layer=lambda: PreparedLayer(weights=prepared, given=prepared),
             finite=torch.ones((), dtype=torch.bool),
         ),
     )

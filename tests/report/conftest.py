@@ -212,7 +212,13 @@ def locate_run(folder: Path, text: str) -> Path:
         options={"candidate": text, "fault": None},
         exit_code=1,
         verdict=text,
-        located={"found": [path | {"why": [text]}], "lines": lines, "bundle": bundle},
+        located={
+            "found": [path | {"why": [text], "experts": [1, 3, 4]}],
+            "lines": lines,
+            "bundle": bundle,
+            "evaluations": {"model_passes": 4, "layers": 1, "masked": 4},
+            "not_observed": [text],
+        },
     )
     return folder
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.gate.evidence import log_evidence
 from mxmoe.evals.gate.rule import Rule
 from mxmoe.evals.report.build import build_report
@@ -17,6 +21,7 @@ from mxmoe.evals.report.document import Mark
 from mxmoe.evals.report.document import Report
 from mxmoe.evals.report.document import Section
 from mxmoe.evals.report.document import Table
+from mxmoe.evals.report.write import write_report
 from mxmoe.reference.errors import BadInput
 
 Runs = dict[str, Path]
@@ -201,21 +206,31 @@ def test_a_damaged_comparison_is_refused(
         build_report([tmp_path])
 
 
-def test_what_was_located_is_a_path_with_explanation_bundle_and_pictures(
-    runs: Runs,
+def test_experts_that_no_judged_token_visited_are_named_in_the_statement(
+    tmp_path: Path,
 ) -> None:
-    report = build_report([runs["locate"]])
-    found = section(report, "located")
-    (path,) = cells(found.tables[0]).values()
-    shown = {step: path[step].text for step in ("expert", "token", "slot", "column")}
-    assert shown == {"expert": "1", "token": "5", "slot": "-", "column": "7"}
-    (group,) = found.groups
-    assert group.level == "layer 2"
-    assert group.again == "mxmoe locate -c found"
-    assert Path(group.bundle, "tensors.safetensors").exists()
-    assert group.pictures
+    line = VerdictLine(
+        check="test_l3_numbers.py::test_output_stays_within_the_bound[mine]",
+        candidate="mine",
+        level="L3",
+        verdict=Verdict.OK,
+        reached=(
+            Reached(where="e1", experts=1, ids=(0,)),
+            Reached(where="layer0", experts=8, ids=(0, 1, 6)),
+        ),
+    )
+    writer = RunWriter(tmp_path / "run")
+    writer.verdict(line)
+    writer.describe(
+        command="check", candidates=[{"name": "mine"}], verdict="verdict: PASS mine"
+    )
+    report = build_report([tmp_path / "run"])
+    said = "all in e1; 3 of 8 in layer0, not 2, 3, 4, 5, ..."
     (statement,) = report.statements
-    assert (statement.answer, statement.reason) == ("No", "Found.")
+    assert dict(statement.facts)["experts reached"] == said
+    write_report(report, tmp_path / "page")
+    page = (tmp_path / "page" / "report.html").read_text("utf-8")
+    assert f"<dt>experts reached</dt><dd>{said}</dd>" in page
 
 
 def test_the_trend_finds_the_night_of_the_change(runs: Runs) -> None:
