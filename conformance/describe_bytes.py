@@ -15,8 +15,13 @@ from mxmoe.conformance.expected_tensor import ExpectedTensor
 from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.explain_bytes import explain_bytes
 from mxmoe.conformance.explain_bytes import explain_tensor
-from mxmoe.conformance.explain_chain import Prepared
 from mxmoe.conformance.explain_chain import explain_chain
+from mxmoe.conformance.explain_sources import Layers
+from mxmoe.conformance.explain_widely import explain_damage
+from mxmoe.conformance.explain_widely import explain_widely
+from mxmoe.conformance.explain_widely import only_where
+from mxmoe.conformance.suspect import Prepared
+from mxmoe.conformance.suspect import suspect_of
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Derived
 from mxmoe.reference.layouts import IndexMap
@@ -97,10 +102,12 @@ def why_lines(
     config: MoEConfig,
     shard: Shard,
     expert: int,
+    layers: Layers = lambda: iter(()),
 ) -> list[str]:
     """The edits that explain `name`, and those that explain the tensors beside it.
 
     found : what `prepare` returned. expert : the first of the rank that differs.
+    layers : others of the model, whose bytes may stand here instead.
     """
     expected = expected_tensors(layout, weights, config, shard)
     experts = range(len(shard.expert_range(config)))
@@ -123,10 +130,15 @@ def why_lines(
             config=config,
             shard=shard,
         )
-        in_steps = explain_chain(suspect, expert)
+        looked_at = suspect_of(suspect, expert)
+        damage = [] if looked_at is None else explain_damage(looked_at)
+        in_steps = damage or explain_chain(suspect, expert, looked_at)
         entry = expected[tensor].entry
         if in_steps or not isinstance(entry, IndexMap):
             return in_steps
-        return explain_tensor(entry.source, got[tensor], wanted[tensor])
+        usual = explain_tensor(entry.source, got[tensor], wanted[tensor])
+        if usual or looked_at is None:
+            return usual
+        return explain_widely(looked_at, layers)
 
     return explain_bytes(got, wanted, name, causes)

@@ -15,7 +15,13 @@ from itertools import combinations
 
 import torch
 
+from mxmoe.conformance.chain_edits import Edited
+from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.suspect import Prepared
+from mxmoe.conformance.suspect import Suspect
+from mxmoe.conformance.suspect import narrowed
+from mxmoe.conformance.suspect import suspect_of
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Constant
@@ -36,53 +42,68 @@ _PAIRS_UP_TO_BYTES = 2**21
 _FIRST_ROWS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """One prepared tensor that has other bytes than it should."""
-
-    name: str
-    found: torch.Tensor
-    layout: Layout
-    weights: ExpertWeights
-    config: MoEConfig
-    shard: Shard
-
-
-def explain_chain(prepared: Prepared, expert: int = 0) -> list[str]:
+def explain_chain(
+    prepared: Prepared, expert: int = 0, suspect: Suspect | None = None
+) -> list[str]:
     """Every edit under which the layout gives `found`, the simplest kind only.
 
-    expert : the local expert that is compared first.
+    expert : the local expert that is looked at most closely. suspect : of `prepared`,
+    if it is at hand.
     """
-    chain = _chains(prepared)[prepared.name]
+    chain = prepared.chains()[prepared.name]
     if isinstance(chain, Constant):
         return _other_constants(prepared)
     if isinstance(chain, Derived):
-        return _whole_layer(chain, prepared)
-    padding = _only_padding(prepared)
+        return _other_part(chain, prepared)
+    suspect = suspect or suspect_of(prepared, expert)
+    if suspect is None:
+        return _of_another_shape(chain, prepared, expert)
+    padding = _only_padding(suspect)
     if padding:
         return padding
-    kinds: list[Callable[[], Iterator[tuple[str, Chain]]]] = [
-        lambda: _one_step(chain),
-        lambda: _another_place(chain, prepared),
+    kinds: list[Callable[[Suspect], Edited]] = [
+        lambda s: one_step(s.chain),
+        lambda s: another_place(s.chain, prepared, s.config),
     ]
     if prepared.found.nbytes <= _PAIRS_UP_TO_BYTES:
-        kinds.append(lambda: _two_steps(chain))
-        kinds.append(lambda: _one_step_elsewhere(chain, prepared))
+        kinds.append(lambda s: _two_steps(s.chain))
+        kinds.append(lambda s: _one_step_elsewhere(s.chain, prepared, s.config))
+    narrow = narrowed(suspect)
     for kind in kinds:
-        hits = [name for name, edited in kind() if _gives(edited, prepared, expert)]
-        # A step that is its own inverse on this shape: forgetting it is likelier.
-        likelier = [name for name in hits if not name.endswith(" twice")]
+        hits = [name for name, edited in kind(narrow) if _gives(narrow, edited)]
+        if narrow is not suspect and hits:
+            quick = set(hits)
+            hits = [n for n, c in kind(suspect) if n in quick and _gives(suspect, c)]
         if hits:
-            return list(dict.fromkeys(likelier or hits))
+            return likeliest(hits)
     return [] if prepared.shard.ep_size == 1 else _other_experts(prepared)
 
 
-def _chains(prepared: Prepared, **changes: int) -> Chains:
-    shard = replace(prepared.layout.aligned(prepared.shard), **changes)
-    return prepared.layout.chains(prepared.config, shard)
+def likeliest(hits: list[str]) -> list[str]:
+    """A step that is its own inverse on this shape: forgetting it is likelier."""
+    missing = {n.removeprefix("missing: ") for n in hits if n.startswith("missing: ")}
+    twice = {n.removesuffix(" twice") for n in hits if n.endswith(" twice")}
+    both = missing & twice
+    said = []
+    for name in dict.fromkeys(hits):
+        if name.removeprefix("missing: ") in both:
+            said.append(f"{name} (or done twice: equal bytes here)")
+        elif name.removesuffix(" twice") not in both:
+            said.append(name)
+    return said
 
 
-def _one_step(chain: Chain) -> Iterator[tuple[str, Chain]]:
+def _of_another_shape(chain: Chain, prepared: Prepared, expert: int) -> list[str]:
+    """Edits that give another shape, too, if it is the found one."""
+    for kind in (one_step(chain), another_place(chain, prepared, prepared.config)):
+        hits = [n for n, edited in kind if _gives_shape(edited, prepared, expert)]
+        if hits:
+            return likeliest(hits)
+    return []
+
+
+def one_step(chain: Chain) -> Edited:
+    """One step missing, twice, inverted or with another parameter."""
     for n, step in enumerate(chain.steps):
         yield f"missing: {step}", chain.without(n)
         yield f"{step} twice", _replaced(chain, n, step, step)
@@ -106,7 +127,7 @@ def _one_step(chain: Chain) -> Iterator[tuple[str, Chain]]:
         yield f"missing: {chain.bits}", replace(chain, bits=None)
 
 
-def _two_steps(chain: Chain) -> Iterator[tuple[str, Chain]]:
+def _two_steps(chain: Chain) -> Edited:
     for m, n in combinations(range(len(chain.steps)), 2):
         first, second = chain.steps[m], chain.steps[n]
         yield f"missing: {first}, {second}", chain.without(n).without(m)
@@ -117,10 +138,10 @@ def _two_steps(chain: Chain) -> Iterator[tuple[str, Chain]]:
 
 
 def _one_step_elsewhere(
-    chain: Chain, prepared: Prepared
-) -> Iterator[tuple[str, Chain]]:
-    for words, elsewhere in _another_place(chain, prepared):
-        for more, edited in _one_step(elsewhere):
+    chain: Chain, prepared: Prepared, config: MoEConfig
+) -> Edited:
+    for words, elsewhere in another_place(chain, prepared, config):
+        for more, edited in one_step(elsewhere):
             yield f"{words}; {more}", edited
 
 
@@ -139,12 +160,15 @@ def _variants(step: Step) -> Iterator[tuple[str, Step]]:
         yield f"{gates_first} instead of up, gate", gates_first
 
 
-def _another_place(chain: Chain, prepared: Prepared) -> Iterator[tuple[str, Chain]]:
-    """Right steps on the wrong lanes: another rank's, or padded elsewhere."""
-    config, shard = prepared.config, prepared.layout.aligned(prepared.shard)
+def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited:
+    """Right steps on the wrong lanes: another rank's, or padded elsewhere.
+
+    config : that of `chain`.
+    """
+    shard = prepared.layout.aligned(prepared.shard)
     for rank in range(shard.tp_size):
         if rank != shard.tp_rank:
-            other = _chains(prepared, tp_rank=rank)[prepared.name]
+            other = prepared.chains(config, tp_rank=rank)[prepared.name]
             assert isinstance(other, Chain)
             yield f"the lanes of rank {rank}, not {shard.tp_rank}", other
     names = [step.name for step in chain.steps]
@@ -209,19 +233,15 @@ def _sliced_first(config: MoEConfig, shard: Shard, unit: int) -> tuple[Step, ...
     )
 
 
-def _only_padding(prepared: Prepared) -> list[str]:
+def _only_padding(suspect: Suspect) -> list[str]:
     """What the padding holds, if all the rest is right."""
-    maps = prepared.layout.maps(prepared.config, prepared.shard)
-    index_map, found = maps[prepared.name], prepared.found.cpu()
-    expected = prepared.layout.expected_tensor(
-        prepared.name, prepared.weights, prepared.config, prepared.shard
-    ).cpu()
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
+    padding = suspect.index == PADDING
+    if bool(suspect.differs[:, ~padding].any()):
         return []
-    padding = (index_map.index == PADDING).repeat_interleave(index_map.width, dim=-1)
-    if not _same(expected.masked_fill(padding, 0), found.masked_fill(padding, 0)):
-        return []
-    held = sorted({float(value) for value in found[:, padding].unique()[:4]})
+    bits = suspect.found[:, padding].unique()[:4]
+    if bits.dtype != torch.uint8:
+        bits = bits.view(suspect.prepared.found.dtype)
+    held = sorted({float(value) for value in bits})
     return [f"only the padding differs: it holds {', '.join(f'{v:g}' for v in held)}"]
 
 
@@ -238,22 +258,44 @@ def _other_experts(prepared: Prepared) -> list[str]:
 
 
 def _other_constants(prepared: Prepared) -> list[str]:
-    return [
+    chains, found = prepared.chains(), prepared.found.cpu()
+    wanted = chains[prepared.name]
+    assert isinstance(wanted, Constant)
+    names = [
         f"holds {name}"
-        for name, constant in _chains(prepared).items()
+        for name, constant in chains.items()
         if isinstance(constant, Constant)
-        and _same(constant.expand(len(prepared.found)), prepared.found)
+        and _same(constant.expand(len(found)), found)
     ]
-
-
-def _whole_layer(derived: Derived, prepared: Prepared) -> list[str]:
-    whole = derived.of_rank(prepared.weights, prepared.config, WHOLE)
-    if prepared.shard.is_whole() or not _same(whole, prepared.found):
+    if names or found.dim() != 1 or not found.is_floating_point():
+        return names
+    wrong = (found != wanted.expand(len(found))).nonzero().flatten()
+    held = found[wrong].unique()
+    if len(held) != 1:
         return []
-    return ["that of the whole layer, not of this rank's part"]
+    owned = prepared.shard.expert_range(prepared.config)
+    at = [owned[int(e)] for e in wrong]
+    only = expert_words(at, prepared.config.experts)
+    part = "" if len(at) == len(owned) else f", in {only} only"
+    return [f"holds {float(held):g}, not {wanted.value:g}{part}"]
 
 
-def _gives(chain: Chain, prepared: Prepared, expert: int) -> bool:
+def _other_part(derived: Derived, prepared: Prepared) -> list[str]:
+    """What else a value that is computed may have been computed from."""
+    whole = derived.of_rank(prepared.weights, prepared.config, WHOLE)
+    if not prepared.shard.is_whole() and _same(whole, prepared.found):
+        return ["that of the whole layer, not of this rank's part"]
+    if whole.dtype == torch.bool and _same(whole, ~prepared.found):
+        return ["the opposite of what it should be"]
+    return []
+
+
+def _gives(suspect: Suspect, chain: Chain) -> bool:
+    place = suspect.place(chain)
+    return place is not None and place.everywhere
+
+
+def _gives_shape(chain: Chain, prepared: Prepared, expert: int) -> bool:
     """Whether `chain` gives the found bytes, of one expert first, then of all."""
     found = prepared.found
     try:
@@ -273,7 +315,7 @@ def _gives(chain: Chain, prepared: Prepared, expert: int) -> bool:
         gathered = part.gather_expert(source[expert])
         if not _same(gathered, wanted[expert][: len(gathered)]):
             return False
-    return found.nbytes > _PAIRS_UP_TO_BYTES or _same(index_map.gather(source), wanted)
+    return _same(index_map.gather(source), wanted)
 
 
 def _same(tensor: torch.Tensor, found: torch.Tensor) -> bool:

@@ -1,0 +1,187 @@
+"""Rows or columns in an order that no known step gives: read off the bytes.
+
+The steps that make tiles are undone first, so that rows are rows again. Then each row
+is looked up among the rows expected, and the order that this gives is put into words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import torch
+
+from mxmoe.conformance.chain_places import expert_words
+from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.suspect import Suspect
+
+# Above it the rows of one expert take longer than a second to look up.
+_LARGEST_BYTES = 2**25
+_LISTED = 3
+
+Rule = Callable[[torch.Tensor], torch.Tensor]
+
+
+def explain_rows(suspect: Suspect) -> list[str]:
+    """What order the rows, else the columns, of the differing experts have."""
+    prepared = suspect.prepared
+    wrong = suspect.differs.any(dim=1).nonzero().flatten().tolist()
+    if prepared.found[0].nbytes > _LARGEST_BYTES:
+        return []
+    for level, found, expected in _levels(suspect, wrong[0]):
+        for what, axis in (("rows", 0), ("columns", 1)):
+            order = _order(found.transpose(0, axis), expected.transpose(0, axis))
+            words = None if order is None else describe_order(order, what)
+            if words is None:
+                continue
+            if _all_so(suspect, wrong[1:], level, axis, order):
+                return [f"{words}{_at(suspect, level)}{_in(suspect, wrong)}"]
+    return []
+
+
+def describe_order(order: Sequence[int], what: str) -> str | None:
+    """``rows reversed in each 32``, of a line where place n holds order[n]; -1: any."""
+    held = torch.tensor(order)
+    n = torch.arange(len(held))
+    moved = (held >= 0) & (held != n)
+    if not bool(moved.any()):
+        return None
+    for words, rule in _rules(len(held), held, moved):
+        by_rule = rule(n)
+        if torch.equal(by_rule[moved], held[moved]):
+            due = (by_rule != n) & (held >= 0)
+            return f"{what} {words}{_span(moved, due, what)}"
+    at = moved.nonzero().flatten().tolist()
+    one = what.removesuffix("s")
+    said = ", ".join(f"{one} {i} holds {one} {order[i]}" for i in at[:_LISTED])
+    if len(at) <= _LISTED:
+        return said
+    return f"right {what} in an order that no known step gives: {said}, ..."
+
+
+def _rules(
+    count: int, held: torch.Tensor, moved: torch.Tensor
+) -> Iterator[tuple[str, Rule]]:
+    first = int(moved.nonzero()[0])
+    by = (int(held[first]) - first + count // 2) % count - count // 2
+    yield f"shifted by {-by}", lambda n: (n + by) % count
+    yield f"shifted by {-by}, not cyclically", lambda n: (n + by).clamp(0, count - 1)
+    sizes = [b for b in range(2, count + 1) if count % b == 0]
+    for b in sizes:
+        inside = "" if b == count else f" in each {b}"
+        yield f"reversed{inside}", lambda n, b=b: n - n % b + b - 1 - n % b  # type: ignore[misc]
+        turn = (int(held[first]) - first) % b
+        yield (
+            f"shifted by {b - turn}{inside}",
+            lambda n, b=b, t=turn: n - n % b + (n + t) % b,  # type: ignore[misc]
+        )
+        yield (
+            f"in groups of {b}, groups reversed",
+            lambda n, b=b: (count // b - 1 - n // b) * b + n % b,  # type: ignore[misc]
+        )
+        for a in range(2, b):
+            if b % a == 0:
+                yield (
+                    f"transposed as {a} x {b // a}{inside}",
+                    lambda n, a=a, b=b: n - n % b + n % b % a * (b // a) + n % b // a,  # type: ignore[misc]
+                )
+
+
+def _span(moved: torch.Tensor, due: torch.Tensor, what: str) -> str:
+    if torch.equal(moved, due):
+        return ""
+    at = moved.nonzero().flatten()
+    return f", in {what} {int(at[0])} to {int(at[-1])} only"
+
+
+def _levels(
+    suspect: Suspect, expert: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(steps undone, found, expected), each [rows, columns, bytes], of one expert."""
+    for undone in range(len(suspect.chain.steps) + 1):
+        pair = _at_level(suspect, expert, undone)
+        if pair is None:
+            return
+        if pair[0].ndim == 3:
+            yield undone, *pair
+            if pair[0].shape[2] > 1 and pair[0].element_size() == suspect_bytes:
+                yield undone, *(x.flatten(1).unsqueeze(2) for x in pair)
+
+
+def _at_level(
+    suspect: Suspect, expert: int, undone: int
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    prepared, index_map = suspect.prepared, suspect.index_map
+    found = index_map.plain(prepared.found[expert].cpu())
+    source = suspect.source[expert].view(prepared.weights.tensors()[index_map.source].dtype)
+    wanted = index_map.plain(index_map.gather_expert(source))
+    # Runs of bytes are what a step moves; they stay together on a last axis.
+    width = index_map.width * found.element_size()
+    pair = [
+        as_bytes(x).reshape(*index_map.index.shape, width) for x in (found, wanted)
+    ]
+    for step in reversed(suspect.chain.steps[len(suspect.chain.steps) - undone :]):
+        if step.name.startswith(("slice", "pad", "flatten")):
+            return None
+        try:
+            order = torch.arange(pair[0][..., 0].numel()).reshape(pair[0].shape[:-1])
+            back = step.undo(order)
+        except (RuntimeError, IndexError, ValueError):
+            return None
+        pair = [x.flatten(0, -2)[back.flatten()].reshape(*back.shape, width) for x in pair]
+    if pair[0].ndim == 2:  # a bias: rows of one column
+        pair = [x.unsqueeze(1) for x in pair]
+    return pair[0], pair[1]
+
+
+def _order(found: torch.Tensor, expected: torch.Tensor) -> list[int] | None:
+    """Which expected line each found one is; None if one is none of them."""
+    wanted, got = (_lines(x) for x in (expected, found))
+    by_bytes: dict[bytes, list[int]] = {}
+    for n, line in enumerate(wanted):
+        by_bytes.setdefault(line, []).append(n)
+    order = []
+    for n, line in enumerate(got):
+        if line == wanted[n]:
+            # Another line of the same bytes may be meant: it is left open.
+            order.append(n if len(by_bytes[line]) == 1 else -1)
+            continue
+        here = by_bytes.get(line)
+        if here is None:
+            return None
+        order.append(here[0] if len(here) == 1 else -1)
+    return order
+
+
+def _lines(x: torch.Tensor) -> list[bytes]:
+    rows = x.flatten(1).contiguous().numpy()
+    return [row.tobytes() for row in rows]
+
+
+def _all_so(
+    suspect: Suspect, experts: list[int], undone: int, axis: int, order: list[int] | None
+) -> bool:
+    for expert in experts:
+        pair = _at_level(suspect, expert, undone)
+        if pair is None:
+            return False
+        other = _order(pair[0].transpose(0, axis), pair[1].transpose(0, axis))
+        if other is None or order is None:
+            return False
+        if any(a != b for a, b in zip(order, other, strict=True) if min(a, b) >= 0):
+            return False
+    return True
+
+
+def _at(suspect: Suspect, undone: int) -> str:
+    names = suspect.chain.steps
+    return f", before {names[len(names) - undone]}" if undone else ""
+
+
+def _in(suspect: Suspect, wrong: list[int]) -> str:
+    owned = suspect.prepared.shard.expert_range(suspect.prepared.config)
+    if len(wrong) == len(owned):
+        return ""
+    experts = [owned[e] for e in wrong]
+    return f", in {expert_words(experts, suspect.prepared.config.experts)} only"

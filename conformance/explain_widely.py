@@ -1,0 +1,245 @@
+"""Why bytes differ, searched beyond whole tensors and the usual edits of a chain.
+
+In this order, and the first kind that explains the bytes is told: content of another
+expert, layer or tensor; other values; an edit of a chain in a part of the tensor; an
+unusual edit; two edits; an edit and other values; an order of rows that is read off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+
+import torch
+
+from mxmoe.conformance.chain_edits import Edited
+from mxmoe.conformance.chain_edits import extra_steps
+from mxmoe.conformance.chain_edits import other_steps
+from mxmoe.conformance.chain_places import where
+from mxmoe.conformance.compare_bytes import decoded
+from mxmoe.conformance.explain_chain import another_place
+from mxmoe.conformance.explain_chain import likeliest
+from mxmoe.conformance.explain_chain import one_step
+from mxmoe.conformance.explain_rows import explain_rows
+from mxmoe.conformance.explain_sources import Layers
+from mxmoe.conformance.explain_sources import other_experts
+from mxmoe.conformance.explain_sources import other_layers
+from mxmoe.conformance.explain_sources import other_tensors
+from mxmoe.conformance.suspect import Place
+from mxmoe.conformance.suspect import Suspect
+from mxmoe.conformance.suspect import narrowed
+from mxmoe.conformance.value_edits import value_guesses
+from mxmoe.reference.layouts import PADDING
+from mxmoe.reference.layouts import Chain
+
+# Two edits, and values besides an edit, are tried where a chain runs in about 0.2 ms.
+_PAIRS_UP_TO_ENTRIES = 2**14
+_VALUES_UP_TO_ENTRIES = 2**17
+# So few entries are damage, whatever they hold.
+_FEW = 3
+_SCATTERED = 64
+# Parts of a tensor that are put into words.
+_PARTS = 8
+
+Told = Iterator[tuple[str, Place]]
+Edits = Callable[[Suspect], Edited]
+
+
+def explain_widely(suspect: Suspect, layers: Layers) -> list[str]:
+    """The causes of the first kind that explains the bytes; none if nothing does."""
+    kinds: tuple[Callable[[], Told], ...] = (
+        lambda: other_experts(suspect),
+        lambda: other_layers(suspect, layers),
+        lambda: _values(suspect),
+        lambda: _bit_orders(suspect),
+        lambda: _edited(suspect, _usual),
+        lambda: other_tensors(suspect),
+        lambda: _edited(suspect, _unusual),
+    )
+    for kind in kinds:
+        told = _told(suspect, kind())
+        if told:
+            return told
+    rows = explain_rows(suspect)
+    if rows:
+        return rows
+    for late in (lambda: _edits_and_values(suspect), lambda: _pairs(suspect)):
+        told = _told(suspect, late())
+        if told:
+            return told
+    return explain_damage(suspect, _SCATTERED)
+
+
+def explain_damage(suspect: Suspect, most: int = _FEW) -> list[str]:
+    """What `most` entries or fewer are, if no more differ."""
+    at = suspect.differs.nonzero()
+    if len(at) > most:
+        return []
+    e, m = at[0].tolist()
+    owned = suspect.prepared.shard.expert_range(suspect.prepared.config)
+    place = "padding" if int(suspect.index[m]) == PADDING else "a value"
+    pair = [x[e, m] for x in (suspect.expected, suspect.found)]
+    shown = " for ".join(_decoded(suspect, x) for x in reversed(pair))
+    count = "one entry is" if len(at) == 1 else f"{len(at)} entries are"
+    return [
+        f"{count} damaged, first {place} of expert {owned[e]}: {shown}; all others are "
+        "right, so no step is wrong: something wrote there"
+    ]
+
+
+def only_where(suspect: Suspect) -> str:
+    """Where the bytes differ, of a tensor that nothing explains; "" if everywhere."""
+    place = Place(suspect.differs, torch.ones_like(suspect.differs))
+    words = where(suspect, place)
+    return "" if not words else f"; all that differs is {words}"
+
+
+def _decoded(suspect: Suspect, value: torch.Tensor) -> str:
+    if suspect.index_map.source.endswith("bias"):
+        value = value.reshape(1).view(suspect.prepared.found.dtype)[0]
+    return decoded(suspect.index_map.source, value)
+
+
+def _told(suspect: Suspect, causes: Told) -> list[str]:
+    """Causes of the whole tensor if there are any, else those of a part of it."""
+    whole: list[str] = []
+    parts: dict[str, list[str]] = {}
+    for words, place in causes:
+        if place.everywhere:
+            whole.append(words)
+        elif not whole and len(parts) < _PARTS:
+            part = where(suspect, place)
+            parts.setdefault(_share(place) if part is None else part, []).append(words)
+    if whole:
+        return _merged(likeliest(whole))
+    return [
+        f"{words}, {part}" for part in parts for words in _merged(likeliest(parts[part]))
+    ]
+
+
+def _merged(said: list[str]) -> list[str]:
+    """One line for an extra step that has the same effect at several places."""
+    places: dict[str, list[str]] = {}
+    for words in said:
+        what, _, at = words.partition(", before ")
+        places.setdefault(what, []).append(at)
+    return [
+        f"{what}, before {' or '.join(filter(None, at))}" if any(at) else what
+        for what, at in places.items()
+    ]
+
+
+def _share(place: Place) -> str:
+    count, total = int(place.needed.sum()), int(place.changed.sum())
+    return f"in {count} of the {total} entries that it would change"
+
+
+def _values(suspect: Suspect) -> Told:
+    """The right entries with other values."""
+    expert, at = suspect.probes
+    wanted, found = suspect.expected[expert, at], suspect.found[expert, at]
+    for words, edit in value_guesses(_kind(suspect), wanted, found, **_sizes(suspect)):
+        place = suspect.holds(edit(suspect.expected))
+        if place is None:
+            continue
+        constant = words.startswith(("holds", "all zero"))
+        if place.everywhere or not constant or where(suspect, place) is not None:
+            # What comes later says the same in other words, or less simply.
+            yield words, place
+            return
+
+
+def _bit_orders(suspect: Suspect) -> Told:
+    """The layout's order of bits missing, inverted or put on twice; words reversed."""
+    bits = suspect.index_map.bits
+    if bits is None:
+        return
+    wanted = suspect.expected
+    forms = {
+        f"missing: {bits}": lambda: bits.undo(wanted),
+        f"{bits} twice": lambda: bits.apply(wanted),
+        f"the inverse of {bits}": lambda: bits.undo(bits.undo(wanted)),
+        "nibbles swapped after the last step": lambda: bits.undo(
+            _nibbles(bits.apply(wanted))
+        ),
+        "bytes of each word in reverse order": lambda: bits.undo(
+            bits.apply(wanted).unflatten(1, (-1, 4)).flip(2).flatten(1)
+        ),
+    }
+    for words, form in forms.items():
+        place = suspect.holds(form())
+        if place is not None:
+            yield words, place
+
+
+def _nibbles(x: torch.Tensor) -> torch.Tensor:
+    return (x >> 4) | (x << 4)
+
+
+def _usual(suspect: Suspect) -> Edited:
+    yield from one_step(suspect.chain)
+    yield from another_place(suspect.chain, suspect.prepared, suspect.config)
+
+
+def _unusual(suspect: Suspect) -> Edited:
+    yield from other_steps(suspect.chain)
+    yield from extra_steps(suspect.chain)
+
+
+def _edited(suspect: Suspect, edits: Edits) -> Told:
+    """Edits of the chain, tried on fewer columns first where that is less to do."""
+    narrow = narrowed(suspect)
+    kept = {words for words, chain in edits(narrow) if narrow.place(chain) is not None}
+    for words, chain in edits(suspect):
+        if words in kept:
+            place = suspect.place(chain)
+            if place is not None:
+                yield words, place
+
+
+def _pairs(suspect: Suspect) -> Told:
+    """Two usual edits, one after the other."""
+    if suspect.index_map.index.numel() > _PAIRS_UP_TO_ENTRIES:
+        return
+    for first, once in _usual(suspect):
+        for second, twice in one_step(once):
+            place = suspect.place(twice)
+            if place is not None and place.everywhere:
+                yield f"{first}; {second}", place
+
+
+def _edits_and_values(suspect: Suspect) -> Told:
+    """Other values on top of one edit of the chain or of another expert's content."""
+    if suspect.index_map.index.numel() > _VALUES_UP_TO_ENTRIES:
+        return
+    found = suspect.found[suspect.probes]
+    for words, chain in (*_usual(suspect), *_unusual(suspect)):
+        index_map = suspect.run(chain)
+        if index_map is None:
+            continue
+        made = suspect.probed(index_map, chain)
+        for more, edit in value_guesses(_kind(suspect), made, found):
+            if more.startswith(("holds", "all zero", "each")):
+                continue
+            entries = suspect.entries(index_map)
+            assert entries is not None
+            place = suspect.holds(edit(suspect.values(entries, chain)))
+            if place is not None and place.everywhere:
+                yield f"{words}; {more}", place
+                break
+
+
+def _kind(suspect: Suspect) -> str:
+    return suspect.index_map.source.rpartition("_")[2]
+
+
+def _sizes(suspect: Suspect) -> dict[str, int]:
+    shard = suspect.prepared.shard
+    return {
+        "tp": shard.tp_size,
+        "ep": shard.ep_size,
+        "top_k": suspect.prepared.config.top_k,
+        "the number of experts": suspect.prepared.config.experts,
+    }
+
+

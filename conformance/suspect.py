@@ -1,0 +1,307 @@
+"""A prepared tensor with wrong bytes, and how a guess at the fault fares on it.
+
+A guess predicts entries. It explains the tensor if it is right wherever the bytes
+differ; where it would change more than that, it holds in a part of the tensor only,
+which `chain_places` puts into words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from dataclasses import field
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+
+from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.reference.layouts import PADDING
+from mxmoe.reference.layouts import Chain
+from mxmoe.reference.layouts import IndexMap
+from mxmoe.reference.layouts import Layout
+from mxmoe.reference.layouts.layout import Chains
+from mxmoe.reference.layouts.steps import Step
+from mxmoe.reference.types import ExpertWeights
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Shard
+
+# All entries are looked at up to here, and beyond it as many, evenly spread: enough
+# that rows, columns and experts are told apart at gpt-oss size, within a tenth of a
+# second. Of the first expert that differs every entry that differs is among them.
+_MOST_ENTRIES = 2**21
+_MOST_DIFFERING = 2**18
+# Steps are tried on a narrower layer beyond this size: hidden, an axis that no step
+# of a layout cuts, taken modulo this multiple of every padding rule.
+_NARROW_FROM_ENTRIES = 2**20
+_NARROW = 512
+# As many entries refute almost every wrong guess.
+_PROBES = 256
+# Fewer bytes than this may agree with a guess by chance: 2**-32 for one guess.
+_LEAST_EVIDENCE = 4
+_WORD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One prepared tensor that has other bytes than it should."""
+
+    name: str
+    found: torch.Tensor
+    layout: Layout
+    weights: ExpertWeights
+    config: MoEConfig
+    shard: Shard
+
+    def chains(self, config: MoEConfig | None = None, **changes: int) -> Chains:
+        """Those of its layout; `changes` of the shard."""
+        shard = replace(self.layout.aligned(self.shard), **changes)
+        return self.layout.chains(config or self.config, shard)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a guess holds: bool [e, m] each, at the entries that are looked at.
+
+    needed : the bytes differ, and as the guess says. changed : the guess says so.
+    """
+
+    needed: torch.Tensor
+    changed: torch.Tensor
+
+    @cached_property
+    def everywhere(self) -> bool:
+        """Whether the guess accounts for the whole tensor."""
+        return torch.equal(self.needed, self.changed)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Suspect:
+    """Entries of all the rank's experts, found and expected, as integers.
+
+    index : the entry of one expert's source that belongs at each position [m].
+    positions : int64 [m] flat in the map of `config`, in full words where bits move.
+    found, expected : [e, m]; bytes, or the bits of floats. source : [e, n], flat.
+    widen : the columns of one source row, here and in `config`, if it is narrower.
+    """
+
+    prepared: Prepared
+    config: MoEConfig
+    index_map: IndexMap
+    positions: torch.Tensor
+    found: torch.Tensor
+    expected: torch.Tensor
+    source: torch.Tensor
+    widen: tuple[int, int] | None = None
+    _prefixes: dict[tuple[Step, ...], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def chain(self) -> Chain:
+        """The declared one."""
+        chain = self.prepared.chains(self.config)[self.prepared.name]
+        assert isinstance(chain, Chain)
+        return chain
+
+    @cached_property
+    def differs(self) -> torch.Tensor:
+        """bool [e, m]."""
+        return self.found != self.expected
+
+    @cached_property
+    def index(self) -> torch.Tensor:
+        """Of the declared chain, see `entries`."""
+        entries = self.entries(self.index_map)
+        assert entries is not None
+        return entries
+
+    @cached_property
+    def probes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(expert, position) of entries that differ, evenly spread."""
+        at = self.differs.nonzero()
+        step = max(1, len(at) // _PROBES)
+        first, second = at[::step].unbind(1)
+        return first, second
+
+    def entries(
+        self, index_map: IndexMap, at: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """int64 [m]: source entries that `index_map` puts there, or None.
+
+        at : numbers of the positions that are asked for, instead of all.
+        """
+        if index_map.shape != self.index_map.shape:
+            return None
+        width, positions = index_map.width, self.positions
+        positions = positions if at is None else positions[at]
+        runs = index_map.index.reshape(-1)[positions // width].long()
+        entries = torch.where(runs == PADDING, PADDING, runs * width + positions % width)
+        if self.widen is None:
+            return entries
+        here, there = self.widen
+        wide = entries // here * there + entries % here
+        return torch.where(entries == PADDING, PADDING, wide)
+
+    def run(self, chain: Chain) -> IndexMap | None:
+        """The map of an edited chain; None if the steps no longer fit the shape."""
+        try:
+            runs = self._runs(chain)
+        except (RuntimeError, IndexError, ValueError):
+            return None
+        index_map = replace(self.index_map, index=runs, width=chain.width)
+        return index_map if index_map.shape == self.index_map.shape else None
+
+    def probed(self, index_map: IndexMap, chain: Chain) -> torch.Tensor:
+        """What would stand at the probes."""
+        expert, at = self.probes
+        entries = self.entries(index_map, at)
+        assert entries is not None
+        taken = self.valued(self.source[expert, entries.clamp(min=0)], chain)
+        return taken.masked_fill(entries == PADDING, 0)
+
+    def place(self, chain: Chain) -> Place | None:
+        """Where `chain` holds, or None if it explains nothing."""
+        index_map = self.run(chain)
+        if index_map is None:
+            return None
+        if not torch.equal(self.probed(index_map, chain), self.found[self.probes]):
+            return None
+        entries = self.entries(index_map)
+        assert entries is not None
+        return self.holds(self.values(entries, chain), real=entries != PADDING)
+
+    def values(self, entries: torch.Tensor, chain: Chain) -> torch.Tensor:
+        """[e, m]: what stands there if these source entries do."""
+        taken = self.valued(self.source[:, entries.clamp(min=0)], chain)
+        return taken.masked_fill(entries == PADDING, 0)
+
+    def holds(
+        self, guess: torch.Tensor, real: torch.Tensor | None = None
+    ) -> Place | None:
+        """Where `guess` [e, m] holds. real : bool [m], what is no padding in it."""
+        needed = self.differs
+        if not torch.equal(guess[needed], self.found[needed]):
+            return None
+        place = Place(needed, guess != self.expected)
+        if place.everywhere:
+            return place
+        told = needed if real is None else needed & real
+        evidence = int(told.sum()) * self.found.element_size()
+        return place if evidence >= _LEAST_EVIDENCE else None
+
+    def _runs(self, chain: Chain) -> torch.Tensor:
+        """The chain's index, from the longest prefix that it shares."""
+        known = self._prefixes
+        if not known:
+            start = replace(chain, steps=())
+            known[()] = start.index_map(self.config).index.int()
+            own = self.chain.steps
+            for n, step in enumerate(own):
+                known[own[: n + 1]] = step.apply(known[own[:n]])
+        done = max(n for n in range(len(chain.steps) + 1) if chain.steps[:n] in known)
+        index = known[chain.steps[:done]]
+        for step in chain.steps[done:]:
+            index = step.apply(index)
+        return index
+
+    def valued(self, taken: torch.Tensor, chain: Chain) -> torch.Tensor:
+        values = taken.to(chain.dtype or taken.dtype)
+        return as_integers(values / chain.divisor if chain.divisor != 1 else values)
+
+
+def as_integers(values: torch.Tensor) -> torch.Tensor:
+    """The bits of floats, bytes as they are."""
+    kinds = {4: torch.int32, 2: torch.int16}
+    if not values.is_floating_point():
+        return values
+    return values.contiguous().view(kinds[values.element_size()])
+
+
+def suspect_of(prepared: Prepared, expert: int = 0) -> Suspect | None:
+    """None where shape or dtype are wrong, or nothing is gathered for the tensor.
+
+    expert : the local expert that is looked at most closely.
+    """
+    index_map = prepared.layout.maps(prepared.config, prepared.shard).get(prepared.name)
+    owned = prepared.shard.expert_range(prepared.config)
+    if index_map is None or not len(owned):
+        return None
+    source = prepared.weights.tensors()[index_map.source][owned.start : owned.stop]
+    dtype = index_map.dtype or source.dtype
+    found = prepared.found.detach()
+    if found.dtype != dtype or tuple(found.shape) != (len(owned), *index_map.shape):
+        return None
+    if found[0].numel() == 0:
+        return None
+    positions = _positions(prepared, index_map, source, expert)
+    flat = torch.stack([index_map.plain(x).reshape(-1)[positions] for x in found.cpu()])
+    suspect = Suspect(
+        prepared=prepared,
+        config=prepared.config,
+        index_map=index_map,
+        positions=positions,
+        found=as_integers(flat),
+        expected=torch.empty(0),
+        source=source.flatten(1).cpu(),
+    )
+    chain = suspect.chain
+    return replace(suspect, expected=suspect.values(suspect.index, chain))
+
+
+def _positions(
+    prepared: Prepared, index_map: IndexMap, source: torch.Tensor, expert: int
+) -> torch.Tensor:
+    """Which entries of every expert are looked at."""
+    total = prepared.found[0].numel()
+    most = max(_WORD, _MOST_ENTRIES // len(source))
+    if total <= most:
+        return torch.arange(total)
+    plain = index_map.plain(prepared.found[expert].cpu()).reshape(-1)
+    wanted = index_map.plain(index_map.gather_expert(source[expert].cpu())).reshape(-1)
+    at = (plain != wanted).nonzero().flatten()
+    at = at[:: max(1, len(at) // _MOST_DIFFERING)]
+    # Whole words, a prime number of them apart, so that no row or column is left out.
+    words = torch.arange(most // _WORD) * 10007 % (total // _WORD)
+    chosen = torch.zeros(total // _WORD + 1, dtype=torch.bool)
+    chosen[words] = True
+    chosen[at // _WORD] = True
+    every = chosen.nonzero() * _WORD + torch.arange(_WORD)
+    return every[every < total]
+
+
+def narrowed(suspect: Suspect) -> Suspect:
+    """The same fault in a layer of fewer columns, where that is much less to search."""
+    full = suspect.prepared.config
+    hidden = full.hidden % _NARROW or _NARROW
+    total = suspect.index_map.index.numel()
+    if total <= _NARROW_FROM_ENTRIES or hidden == full.hidden:
+        return suspect
+    prepared, config = suspect.prepared, replace(full, hidden=hidden)
+    index_map = prepared.layout.maps(config, prepared.shard)[prepared.name]
+    whole = index_map.index.flatten()
+    real = (whole != PADDING).nonzero().flatten()
+    width = index_map.width
+    positions = (real[:, None] * width + torch.arange(width)).flatten()
+    gate_up = index_map.source.startswith("gate_up")
+    per_row = suspect.source.shape[1] // (2 * full.intermediate if gate_up else 1)
+    part = per_row * hidden // full.hidden
+    narrow = replace(
+        suspect,
+        config=config,
+        index_map=index_map,
+        positions=positions,
+        widen=(part, per_row) if gate_up else None,
+        _prefixes={},
+    )
+    # Every entry of the narrower layer, where the right layout has it in the full one.
+    back = torch.empty(suspect.source.shape[1], dtype=torch.int64)
+    runs = suspect.index_map.index.flatten()
+    at = (runs != PADDING).nonzero().flatten()
+    offsets = torch.arange(suspect.index_map.width)
+    entries = runs[at][:, None] * suspect.index_map.width + offsets
+    back[entries.flatten()] = (
+        at[:, None] * suspect.index_map.width + offsets
+    ).flatten()
+    there = back[narrow.index]
+    found = prepared.found.cpu()
+    flat = torch.stack([suspect.index_map.plain(x).reshape(-1)[there] for x in found])
+    narrow = replace(narrow, found=as_integers(flat), _prefixes={})
+    return replace(narrow, expected=narrow.values(narrow.index, narrow.chain))
