@@ -81,16 +81,16 @@ def explain_chain(
 
 def likeliest(hits: list[str]) -> list[str]:
     """A step that is its own inverse on this shape: forgetting it is likelier."""
-    missing = {n.removeprefix("missing: ") for n in hits if n.startswith("missing: ")}
-    twice = {n.removesuffix(" twice") for n in hits if n.endswith(" twice")}
-    both = missing & twice
-    said = []
-    for name in dict.fromkeys(hits):
-        if name.removeprefix("missing: ") in both:
-            said.append(f"{name} (or done twice: equal bytes here)")
-        elif name.removesuffix(" twice") not in both:
-            said.append(name)
-    return said
+    both = {}
+    for name in hits:
+        before, missing, step = name.rpartition("missing: ")
+        if missing and f"{before}{step} twice" in hits:
+            both[name] = f"{before}{step} twice"
+    return [
+        f"{name} (or done twice: equal bytes here)" if name in both else name
+        for name in dict.fromkeys(hits)
+        if name not in both.values()
+    ]
 
 
 def _of_another_shape(chain: Chain, prepared: Prepared, expert: int) -> list[str]:

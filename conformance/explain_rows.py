@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.suspect import Suspect
+from mxmoe.reference.layouts.steps import row_shuffle
 
 # Above it the rows of one expert take longer than a second to look up.
 _LARGEST_BYTES = 2**25
@@ -23,21 +25,47 @@ _LISTED = 3
 Rule = Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class _View:
+    """Lines of one expert: `undone` steps taken back, single bytes or whole runs."""
+
+    undone: int
+    single: bool
+    axis: int
+
+    def order(self, suspect: Suspect, expert: int) -> list[int] | None:
+        """Which expected line each found one is; None if one is none of them."""
+        pair = _undone(suspect, expert, self.undone)
+        if pair is None or (self.single and pair[0].shape[2] == 1):
+            return None
+        if self.single:
+            pair = pair[0].flatten(1).unsqueeze(2), pair[1].flatten(1).unsqueeze(2)
+        found, expected = (x.transpose(0, self.axis) for x in pair)
+        return _order(found, expected)
+
+
 def explain_rows(suspect: Suspect) -> list[str]:
     """What order the rows, else the columns, of the differing experts have."""
-    prepared = suspect.prepared
-    wrong = suspect.differs.any(dim=1).nonzero().flatten().tolist()
-    if prepared.found[0].nbytes > _LARGEST_BYTES:
+    if suspect.prepared.found[0].nbytes > _LARGEST_BYTES:
         return []
-    for level, found, expected in _levels(suspect, wrong[0]):
-        for what, axis in (("rows", 0), ("columns", 1)):
-            order = _order(found.transpose(0, axis), expected.transpose(0, axis))
+    wrong = suspect.differs.any(dim=1).nonzero().flatten().tolist()
+    for undone in range(len(suspect.chain.steps) + 1):
+        for axis, single in ((0, False), (1, False), (1, True)):
+            view = _View(undone, single, axis)
+            order = view.order(suspect, wrong[0])
+            what = "byte columns" if single else ("rows", "columns")[axis]
             words = None if order is None else describe_order(order, what)
-            if words is None:
+            if words is None or order is None:
                 continue
-            if _all_so(suspect, wrong[1:], level, axis, order):
-                return [f"{words}{_at(suspect, level)}{_in(suspect, wrong)}"]
+            if all(_agree(order, view.order(suspect, e)) for e in wrong[1:]):
+                return [f"{words}{_at(suspect, undone)}{_in(suspect, wrong)}"]
     return []
+
+
+def _agree(order: list[int], other: list[int] | None) -> bool:
+    if other is None or len(other) != len(order):
+        return False
+    return all(a == b for a, b in zip(order, other, strict=True) if min(a, b) >= 0)
 
 
 def describe_order(order: Sequence[int], what: str) -> str | None:
@@ -67,6 +95,13 @@ def _rules(
     by = (int(held[first]) - first + count // 2) % count - count // 2
     yield f"shifted by {-by}", lambda n: (n + by) % count
     yield f"shifted by {-by}, not cyclically", lambda n: (n + by).clamp(0, count - 1)
+    for block in (16, 32):
+        shuffle = row_shuffle(block)
+        if count % block == 0:
+            order, back = shuffle.apply(torch.arange(count)), shuffle.undo
+            yield f"in the order of {shuffle}", lambda n, o=order: o[n]  # type: ignore[misc]
+            order = back(torch.arange(count))
+            yield f"in the inverse order of {shuffle}", lambda n, o=order: o[n]  # type: ignore[misc]
     sizes = [b for b in range(2, count + 1) if count % b == 0]
     for b in sizes:
         inside = "" if b == count else f" in each {b}"
@@ -95,23 +130,10 @@ def _span(moved: torch.Tensor, due: torch.Tensor, what: str) -> str:
     return f", in {what} {int(at[0])} to {int(at[-1])} only"
 
 
-def _levels(
-    suspect: Suspect, expert: int
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """(steps undone, found, expected), each [rows, columns, bytes], of one expert."""
-    for undone in range(len(suspect.chain.steps) + 1):
-        pair = _at_level(suspect, expert, undone)
-        if pair is None:
-            return
-        if pair[0].ndim == 3:
-            yield undone, *pair
-            if pair[0].shape[2] > 1 and pair[0].element_size() == suspect_bytes:
-                yield undone, *(x.flatten(1).unsqueeze(2) for x in pair)
-
-
-def _at_level(
+def _undone(
     suspect: Suspect, expert: int, undone: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Found and expected [rows, columns, bytes] before the last `undone` steps."""
     prepared, index_map = suspect.prepared, suspect.index_map
     found = index_map.plain(prepared.found[expert].cpu())
     source = suspect.source[expert].view(prepared.weights.tensors()[index_map.source].dtype)
@@ -132,7 +154,7 @@ def _at_level(
         pair = [x.flatten(0, -2)[back.flatten()].reshape(*back.shape, width) for x in pair]
     if pair[0].ndim == 2:  # a bias: rows of one column
         pair = [x.unsqueeze(1) for x in pair]
-    return pair[0], pair[1]
+    return (pair[0], pair[1]) if pair[0].ndim == 3 else None
 
 
 def _order(found: torch.Tensor, expected: torch.Tensor) -> list[int] | None:
@@ -157,21 +179,6 @@ def _order(found: torch.Tensor, expected: torch.Tensor) -> list[int] | None:
 def _lines(x: torch.Tensor) -> list[bytes]:
     rows = x.flatten(1).contiguous().numpy()
     return [row.tobytes() for row in rows]
-
-
-def _all_so(
-    suspect: Suspect, experts: list[int], undone: int, axis: int, order: list[int] | None
-) -> bool:
-    for expert in experts:
-        pair = _at_level(suspect, expert, undone)
-        if pair is None:
-            return False
-        other = _order(pair[0].transpose(0, axis), pair[1].transpose(0, axis))
-        if other is None or order is None:
-            return False
-        if any(a != b for a, b in zip(order, other, strict=True) if min(a, b) >= 0):
-            return False
-    return True
 
 
 def _at(suspect: Suspect, undone: int) -> str:
