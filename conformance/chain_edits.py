@@ -7,6 +7,7 @@ is put on rows may be put on columns, and what is done may be done once more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,19 +52,39 @@ def moved_steps(chain: Chain) -> Edited:
 def extra_steps(chain: Chain) -> Edited:
     """A step too many, at each place of the chain."""
     for n in range(len(chain.steps), -1, -1):
-        at = "after the last step" if n == len(chain.steps) else ""
-        at = at or f"before {chain.steps[n]}"
-        for words, apply in (*_general(), *_known(chain)):
+        at = "after the last step"
+        if n < len(chain.steps):
+            at = f"before {chain.steps[n]}"
+        for words, apply in (*_general(chain, n), *_known(chain)):
             extra = f"extra: {words}, {at}"
             yield extra, _with(chain, n, n, _step(words, apply))
 
 
-def _general() -> Iterator[tuple[str, Move]]:
-    """Moves that any code may make by mistake, on rows and on columns."""
-    for axis, what in ((0, "rows"), (1, "columns")):
+def _general(chain: Chain, n: int) -> Iterator[tuple[str, Move]]:
+    """Moves that any code may make by mistake, along each axis before step `n`."""
+    names = [step.name for step in chain.steps[:n]]
+    halves = chain.source.startswith("gate_up")
+    apart = "de-interleave" in names and "stack up, gate" not in names
+    tiled = any(name.startswith(_TILES) for name in names)
+    axes = ("rows", "K columns")
+    if apart:
+        axes = ("halves", "lanes", "K columns")  # type: ignore[assignment]
+    elif tiled:
+        axes = ("rows of tiles", "tiles along K", "bytes of each tile")  # type: ignore[assignment]
+    for axis, what in enumerate(axes):
         for words, apply in _LINE_MOVES:
             yield f"{what} {words}", _along(axis, apply)
+    # Until they are sorted, rows alternate gate, up.
+    alternate = halves and not any(name.startswith(_SORTS) for name in names)
+    if alternate:
+        yield "gates and ups exchanged", lambda x: _split(x, 0, (-1, 2)).flip(1).flatten(0, 1)
+        yield "gates in the place of ups", lambda x: x[0::2].repeat_interleave(2, 0)
+        yield "ups in the place of gates", lambda x: x[1::2].repeat_interleave(2, 0)
     yield "rows and columns transposed", lambda x: x.transpose(0, 1).reshape(x.shape)
+
+
+_TILES = ("tiles", "mma fragments", "scales of")
+_SORTS = ("de-interleave", "8 gates")
 
 
 def _known(chain: Chain) -> Iterator[tuple[str, Move]]:
@@ -85,17 +106,15 @@ _LINE_MOVES: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
     ("moved by one, the first twice", lambda x: torch.cat((x[:1], x[:-1]))),
     ("moved back by one, the last twice", lambda x: torch.cat((x[1:], x[-1:]))),
     ("reversed", lambda x: x.flip(0)),
-    ("even ones twice, odd ones lost", lambda x: x[0::2].repeat_interleave(2, 0)),
-    ("odd ones twice, even ones lost", lambda x: x[1::2].repeat_interleave(2, 0)),
-    ("exchanged in pairs", lambda x: x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)),
-    ("with their halves exchanged", lambda x: x.unflatten(0, (2, -1)).flip(0).flatten(0, 1)),
+    ("exchanged in pairs", lambda x: _split(x, 0, (-1, 2)).flip(1).flatten(0, 1)),
+    ("with their halves exchanged", lambda x: _split(x, 0, (2, -1)).flip(0).flatten(0, 1)),
     (
         "with their halves interleaved",
-        lambda x: x.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1),
+        lambda x: _split(x, 0, (2, -1)).transpose(0, 1).flatten(0, 1),
     ),
     (
         "de-interleaved",
-        lambda x: x.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1),
+        lambda x: _split(x, 0, (-1, 2)).transpose(0, 1).flatten(0, 1),
     ),
 )
 
@@ -115,12 +134,12 @@ def _in_its_place(step: Step) -> Iterator[tuple[str, Move]]:
         yield from _other_padding(step)
     if step.name.startswith("slice "):
         yield from _other_slices(step)
-    if step.name.startswith(("tiles", "mma fragments", "scales of")):
+    if step.name.startswith(_TILES):
         yield f"{step}: tiles by column, not by row", _tiles_by_column(step)
         yield f"{step} of tiles in reverse order", lambda x: step.apply(x).flip(0)
     if step.name.startswith("de-interleave"):
         words = "gates and ups taken as the two halves, not alternating"
-        yield words, lambda x: x.unflatten(0, (2, -1))
+        yield words, lambda x: _split(x, 0, (2, -1))
     if step.name.startswith("stack"):
         words = f"rows kept alternating, not {step}"
         yield words, lambda x: x.transpose(0, 1).flatten(0, 1)
@@ -130,7 +149,7 @@ def _transposed_rows(block: int, lanes: int) -> Move:
     """Rows of each `block` as [lanes, block / lanes], transposed."""
 
     def apply(x: torch.Tensor) -> torch.Tensor:
-        rows = x.unflatten(0, (-1, max(lanes, 1), block // max(lanes, 1)))
+        rows = _split(x, 0, (-1, max(lanes, 1), block // max(lanes, 1)))
         return rows.transpose(1, 2).flatten(0, 2)
 
     return apply
@@ -157,7 +176,7 @@ def _tiles(rows: int, lanes: int, columns: int) -> Move:
     """As the scale swizzle, in tiles of another size."""
 
     def apply(x: torch.Tensor) -> torch.Tensor:
-        tiles = x.unflatten(1, (-1, columns)).unflatten(0, (-1, rows // lanes, lanes))
+        tiles = _split(_split(x, 1, (-1, columns)), 0, (-1, rows // lanes, lanes))
         return tiles.transpose(1, 3).reshape(x.shape)
 
     return apply
@@ -222,7 +241,7 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
         ranks = x.shape[axis] // part.shape[axis]
         if ranks * part.shape[axis] != x.shape[axis]:
             raise ValueError("no equal parts")
-        dealt = x.unflatten(axis, (-1, ranks)).movedim(axis + 1, axis).flatten(axis, axis + 1)
+        dealt = _split(x, axis, (-1, ranks)).movedim(axis + 1, axis).flatten(axis, axis + 1)
         return step.apply(dealt)
 
     yield f"{step}: dealt out one by one, not in ranges", dealt
@@ -242,10 +261,21 @@ def _keeps_shape(step: Step) -> bool:
     return step.name.startswith(kept)
 
 
+def _split(x: torch.Tensor, axis: int, sizes: tuple[int, ...]) -> torch.Tensor:
+    """``x.unflatten``; where it does not fit, an error that costs less."""
+    part = math.prod(size for size in sizes if size > 0)
+    if axis >= x.ndim or not part or x.shape[axis] % part:
+        raise ValueError(f"{list(x.shape)} does not divide by {part}")
+    return x.unflatten(axis, sizes)
+
+
 def _along(axis: int, apply: Move) -> Move:
-    if axis == 0:
-        return apply
-    return lambda x: apply(x.transpose(0, axis)).transpose(0, axis)
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        if axis >= x.ndim:
+            raise ValueError(f"no axis {axis}")
+        return apply(x.transpose(0, axis)).transpose(0, axis)
+
+    return moved
 
 
 def _on_columns(apply: Move) -> Move:

@@ -41,6 +41,21 @@ def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
     return {n: t for n, t in prepared.items() if isinstance(t, torch.Tensor)}
 
 
+def in_words_of(index_map: IndexMap, words: str) -> str:
+    """An edit of a prepared tensor, said of the axes that this layout gives it."""
+    blocks = index_map.source.endswith("blocks")
+    if index_map.index.ndim > 2 and index_map.width == 1:
+        names = (("rows", "rows of tiles"), ("K blocks", "tiles along K"))
+        names = (*names, ("each block", "each tile"))
+    elif blocks and len(index_map.shape) == 2:
+        names = (("K blocks", "byte columns"), ("bytes reversed in each block", "byte columns reversed"))
+    else:
+        return words
+    for word, here in names:
+        words = words.replace(word, here)
+    return words
+
+
 def missing_line(name: str, found: Mapping[str, torch.Tensor]) -> str:
     """The layout has a tensor `name`; `prepare` returned only those in `found`."""
     names = ", ".join(sorted(found)) or "none"
@@ -136,7 +151,10 @@ def why_lines(
         entry = expected[tensor].entry
         if in_steps or not isinstance(entry, IndexMap):
             return in_steps
-        usual = explain_tensor(entry.source, got[tensor], wanted[tensor])
+        usual = [
+            in_words_of(entry, words)
+            for words in explain_tensor(entry.source, got[tensor], wanted[tensor])
+        ]
         if usual or looked_at is None:
             return usual
         return explain_widely(looked_at, layers)

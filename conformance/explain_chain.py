@@ -20,7 +20,6 @@ from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.suspect import Suspect
-from mxmoe.conformance.suspect import narrowed
 from mxmoe.conformance.suspect import suspect_of
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
@@ -68,7 +67,7 @@ def explain_chain(
     if prepared.found.nbytes <= _PAIRS_UP_TO_BYTES:
         kinds.append(lambda s: _two_steps(s.chain))
         kinds.append(lambda s: _one_step_elsewhere(s.chain, prepared, s.config))
-    narrow = narrowed(suspect)
+    narrow = suspect.narrow
     for kind in kinds:
         hits = [name for name, edited in kind(narrow) if _gives(narrow, edited)]
         if narrow is not suspect and hits:

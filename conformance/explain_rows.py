@@ -53,7 +53,9 @@ def explain_rows(suspect: Suspect) -> list[str]:
         for axis, single in ((0, False), (1, False), (1, True)):
             view = _View(undone, single, axis)
             order = view.order(suspect, wrong[0])
-            what = "byte columns" if single else ("rows", "columns")[axis]
+            tiled = not undone and suspect.index_map.index.ndim > 2
+            names = ("tiles", "bytes of each tile") if tiled else ("rows", "columns")
+            what = "byte columns" if single else names[axis]
             words = None if order is None else describe_order(order, what)
             if words is None or order is None:
                 continue
@@ -75,11 +77,19 @@ def describe_order(order: Sequence[int], what: str) -> str | None:
     moved = (held >= 0) & (held != n)
     if not bool(moved.any()):
         return None
+    part = None
     for words, rule in _rules(len(held), held, moved):
         by_rule = rule(n)
-        if torch.equal(by_rule[moved], held[moved]):
-            due = (by_rule != n) & (held >= 0)
-            return f"{what} {words}{_span(moved, due, what)}"
+        if not torch.equal(by_rule[moved], held[moved]):
+            continue
+        due = (by_rule != n) & (held >= 0)
+        if torch.equal(due, moved):
+            return f"{what} {words}"
+        start, stop = (int(x) for x in moved.nonzero().flatten()[[0, -1]])
+        if part is None and torch.equal(due & (n >= start) & (n <= stop), moved):
+            part = f"{what} {words}, in {what} {start} to {stop} only"
+    if part is not None:
+        return part
     at = moved.nonzero().flatten().tolist()
     one = what.removesuffix("s")
     said = ", ".join(f"{one} {i} holds {one} {order[i]}" for i in at[:_LISTED])
@@ -123,13 +133,6 @@ def _rules(
                 )
 
 
-def _span(moved: torch.Tensor, due: torch.Tensor, what: str) -> str:
-    if torch.equal(moved, due):
-        return ""
-    at = moved.nonzero().flatten()
-    return f", in {what} {int(at[0])} to {int(at[-1])} only"
-
-
 def _undone(
     suspect: Suspect, expert: int, undone: int
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -154,6 +157,8 @@ def _undone(
         pair = [x.flatten(0, -2)[back.flatten()].reshape(*back.shape, width) for x in pair]
     if pair[0].ndim == 2:  # a bias: rows of one column
         pair = [x.unsqueeze(1) for x in pair]
+    if pair[0].ndim > 3 and not undone:  # tiles: one after the other
+        pair = [x.flatten(0, -3) for x in pair]
     return (pair[0], pair[1]) if pair[0].ndim == 3 else None
 
 

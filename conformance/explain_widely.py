@@ -27,7 +27,6 @@ from mxmoe.conformance.explain_sources import other_layers
 from mxmoe.conformance.explain_sources import other_tensors
 from mxmoe.conformance.suspect import Place
 from mxmoe.conformance.suspect import Suspect
-from mxmoe.conformance.suspect import narrowed
 from mxmoe.conformance.value_edits import value_guesses
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
@@ -52,9 +51,8 @@ def explain_widely(suspect: Suspect, layers: Layers) -> list[str]:
         lambda: other_layers(suspect, layers),
         lambda: _values(suspect),
         lambda: _bit_orders(suspect),
-        lambda: _edited(suspect, _usual),
+        lambda: _edited(suspect, _usual, _unusual),
         lambda: other_tensors(suspect),
-        lambda: _edited(suspect, _unusual),
     )
     for kind in kinds:
         told = _told(suspect, kind())
@@ -186,15 +184,25 @@ def _unusual(suspect: Suspect) -> Edited:
     yield from extra_steps(suspect.chain)
 
 
-def _edited(suspect: Suspect, edits: Edits) -> Told:
-    """Edits of the chain, tried on fewer columns first where that is less to do."""
-    narrow = narrowed(suspect)
-    kept = {words for words, chain in edits(narrow) if narrow.place(chain) is not None}
-    for words, chain in edits(suspect):
-        if words in kept:
-            place = suspect.place(chain)
-            if place is not None:
-                yield words, place
+def _edited(suspect: Suspect, *kinds: Edits) -> Told:
+    """Edits of the chain, tried on fewer columns first where that is less to do.
+
+    Those of the first kind that hold anywhere, unless one of a later kind holds
+    everywhere.
+    """
+    narrow = suspect.narrow
+    parts: list[tuple[str, Place]] = []
+    for edits in kinds:
+        kept = {w for w, chain in edits(narrow) if narrow.place(chain) is not None}
+        chains = ((w, chain) for w, chain in edits(suspect) if w in kept)
+        places = ((words, suspect.place(chain)) for words, chain in chains)
+        told = [(words, place) for words, place in places if place is not None]
+        whole = [(words, place) for words, place in told if place.everywhere]
+        if whole:
+            yield from whole
+            return
+        parts = parts or told
+    yield from parts
 
 
 def _pairs(suspect: Suspect) -> Told:

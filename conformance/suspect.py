@@ -93,8 +93,9 @@ class Suspect:
     source: torch.Tensor
     widen: tuple[int, int] | None = None
     _prefixes: dict[tuple[Step, ...], torch.Tensor] = field(default_factory=dict)
+    _refused: set[tuple[str, torch.Size]] = field(default_factory=set)
 
-    @property
+    @cached_property
     def chain(self) -> Chain:
         """The declared one."""
         chain = self.prepared.chains(self.config)[self.prepared.name]
@@ -121,6 +122,11 @@ class Suspect:
         first, second = at[::step].unbind(1)
         return first, second
 
+    @cached_property
+    def narrow(self) -> Suspect:
+        """The same fault in a layer of fewer columns, if that is less to search."""
+        return _narrowed(self)
+
     def entries(
         self, index_map: IndexMap, at: torch.Tensor | None = None
     ) -> torch.Tensor | None:
@@ -141,13 +147,18 @@ class Suspect:
         return torch.where(entries == PADDING, PADDING, wide)
 
     def run(self, chain: Chain) -> IndexMap | None:
-        """The map of an edited chain; None if the steps no longer fit the shape."""
+        """The map of an edited chain; None if the steps no longer fit the shape.
+
+        A tensor of as many entries counts as one of the shape: a step that makes
+        tiles of rows may be missing.
+        """
         try:
             runs = self._runs(chain)
         except (RuntimeError, IndexError, ValueError):
             return None
-        index_map = replace(self.index_map, index=runs, width=chain.width)
-        return index_map if index_map.shape == self.index_map.shape else None
+        if runs.numel() != self.index_map.index.numel():
+            return None
+        return replace(self.index_map, index=runs.reshape(self.index_map.index.shape))
 
     def probed(self, index_map: IndexMap, chain: Chain) -> torch.Tensor:
         """What would stand at the probes."""
@@ -199,7 +210,16 @@ class Suspect:
         done = max(n for n in range(len(chain.steps) + 1) if chain.steps[:n] in known)
         index = known[chain.steps[:done]]
         for step in chain.steps[done:]:
-            index = step.apply(index)
+            # An error of torch takes longer than ten steps that fit.
+            if (step.name, index.shape) in self._refused:
+                raise ValueError(step.name)
+            try:
+                index = step.apply(index)
+            except (RuntimeError, IndexError, ValueError):
+                # Names say all of a step but how much it pads or cuts.
+                if not step.name.startswith(("pad", "slice")):
+                    self._refused.add((step.name, index.shape))
+                raise
         return index
 
     def valued(self, taken: torch.Tensor, chain: Chain) -> torch.Tensor:
@@ -267,7 +287,7 @@ def _positions(
     return every[every < total]
 
 
-def narrowed(suspect: Suspect) -> Suspect:
+def _narrowed(suspect: Suspect) -> Suspect:
     """The same fault in a layer of fewer columns, where that is much less to search."""
     full = suspect.prepared.config
     hidden = full.hidden % _NARROW or _NARROW
@@ -290,6 +310,7 @@ def narrowed(suspect: Suspect) -> Suspect:
         positions=positions,
         widen=(part, per_row) if gate_up else None,
         _prefixes={},
+        _refused=set(),
     )
     # Every entry of the narrower layer, where the right layout has it in the full one.
     back = torch.empty(suspect.source.shape[1], dtype=torch.int64)
@@ -303,5 +324,5 @@ def narrowed(suspect: Suspect) -> Suspect:
     there = back[narrow.index]
     found = prepared.found.cpu()
     flat = torch.stack([suspect.index_map.plain(x).reshape(-1)[there] for x in found])
-    narrow = replace(narrow, found=as_integers(flat), _prefixes={})
+    narrow = replace(narrow, found=as_integers(flat))
     return replace(narrow, expected=narrow.values(narrow.index, narrow.chain))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 
+import math
+
 import torch
 
 Values = Callable[[torch.Tensor], torch.Tensor]
@@ -72,6 +74,8 @@ def _of_scales(wanted: torch.Tensor, found: torch.Tensor) -> Iterator[Guess]:
     yield "biased exponents negated (254 - b)", lambda x: 254 - x
     yield "biased exponents halved", lambda x: x // 2
     yield "biased exponents doubled", lambda x: x * 2
+    yield "nibbles of each scale byte swapped", lambda x: (x >> 4) | (x << 4)
+    yield "bits of each scale byte in reverse order", _reversed_bits
     yield from _of_bits(wanted, found, "scale bytes")
     yield from _table(wanted, found, "scale byte")
 
@@ -161,9 +165,7 @@ def _of_floats(
         for factor, words in names.items():
             if abs(ratio - factor) <= 1e-2 * abs(factor):
                 yield words, _on_floats(lambda x, f=factor: x * f)  # type: ignore[misc]
-        yield f"times {ratio:g}", _on_floats(lambda x: x * ratio)
-        short = float(f"{ratio:.3g}")
-        yield f"times {short:g}", _on_floats(lambda x: x * short)
+        yield from _of_factor(ratio)
     for words, dtype in _NARROWER:
         yield f"rounded to {words}", _on_floats(lambda x, d=dtype: x.to(d))  # type: ignore[misc]
     yield "rounded to whole numbers", _on_floats(torch.round)
@@ -178,6 +180,17 @@ def _of_floats(
     yield f"{offset:g} added", _on_floats(lambda x: x + offset)
     yield "bfloat16 bits read as float16", _read_as_float16
     yield "bits of each value, bytes in reverse order", _swapped_bytes
+
+
+def _of_factor(ratio: float) -> Iterator[Guess]:
+    """A factor, or a divisor, of few digits, in float32 or rounded once."""
+    if ratio == 0 or not math.isfinite(1 / ratio):
+        return
+    for digits in range(1, 7):
+        factor, divisor = (float(f"{x:.{digits}g}") for x in (ratio, 1 / ratio))
+        yield f"times {factor:g}", _on_floats(lambda x, f=factor: x * f)  # type: ignore[misc]
+        yield f"times {factor:g}", _on_floats(lambda x, f=factor: x.float() * f)  # type: ignore[misc]
+        yield f"divided by {divisor:g}", _on_floats(lambda x, d=divisor: x / d)  # type: ignore[misc]
 
 
 _NARROWER = (
