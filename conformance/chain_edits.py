@@ -71,18 +71,22 @@ def _general(chain: Chain, n: int) -> Iterator[tuple[str, Move]]:
         axes = ("halves", "lanes", "K columns")  # type: ignore[assignment]
     elif tiled:
         axes = ("rows of tiles", "tiles along K", "bytes of each tile")  # type: ignore[assignment]
-    for axis, what in enumerate(axes):
-        for words, apply in _LINE_MOVES:
-            yield f"{what} {words}", _along(axis, apply)
     # Until they are sorted, rows alternate gate, up.
     alternate = halves and not any(name.startswith(_SORTS) for name in names)
     if alternate:
-        yield "gates and ups exchanged", lambda x: _split(x, 0, (-1, 2)).flip(1).flatten(0, 1)
-        yield "gates in the place of ups", lambda x: x[0::2].repeat_interleave(2, 0)
-        yield "ups in the place of gates", lambda x: x[1::2].repeat_interleave(2, 0)
+        yield from _GATES_AND_UPS
+    for axis, what in enumerate(axes):
+        for words, apply in _LINE_MOVES:
+            if not (alternate and axis == 0 and words == "exchanged in pairs"):
+                yield f"{what} {words}", _along(axis, apply)
     yield "rows and columns transposed", lambda x: x.transpose(0, 1).reshape(x.shape)
 
 
+_GATES_AND_UPS: tuple[tuple[str, Move], ...] = (
+    ("gates and ups exchanged", lambda x: _split(x, 0, (-1, 2)).flip(1).flatten(0, 1)),
+    ("gates in the place of ups", lambda x: x[0::2].repeat_interleave(2, 0)),
+    ("ups in the place of gates", lambda x: x[1::2].repeat_interleave(2, 0)),
+)
 _TILES = ("tiles", "mma fragments", "scales of")
 _SORTS = ("de-interleave", "8 gates")
 

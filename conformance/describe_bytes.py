@@ -133,6 +133,7 @@ def why_lines(
         n: torch.stack([tensor.expert(e) for e in experts])
         for n, tensor in expected.items()
         if n in found and not isinstance(tensor.entry, Derived)
+        if n.rpartition("_")[0] == name.rpartition("_")[0]
     }
     got = {n: found[n][part].cpu() if found[n].dim() else found[n] for n in wanted}
 

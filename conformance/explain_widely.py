@@ -222,15 +222,14 @@ def _edits_and_values(suspect: Suspect) -> Told:
         return
     found = suspect.found[suspect.probes]
     for words, chain in (*_usual(suspect), *_unusual(suspect)):
-        index_map = suspect.run(chain)
-        if index_map is None:
+        runs = suspect.run(chain)
+        if runs is None:
             continue
-        made = suspect.probed(index_map, chain)
+        made = suspect.probed(runs, chain)
         for more, edit in value_guesses(_kind(suspect), made, found):
             if more.startswith(("holds", "all zero", "each")):
                 continue
-            entries = suspect.entries(index_map)
-            assert entries is not None
+            entries = suspect.entries(runs)
             place = suspect.holds(edit(suspect.values(entries, chain)))
             if place is not None and place.everywhere:
                 yield f"{words}; {more}", place

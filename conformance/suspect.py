@@ -74,6 +74,26 @@ class Place:
         return torch.equal(self.needed, self.changed)
 
 
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Runs of a source in the order in which a chain puts them, or nearly so.
+
+    index : flat, as after some step. rest : for each place after the last step, where
+    it is taken from there; `PADDING` stays. None: `index` is after the last step.
+    """
+
+    index: torch.Tensor
+    rest: torch.Tensor | None = None
+
+    def at(self, places: torch.Tensor) -> torch.Tensor:
+        """The runs at these places after the last step."""
+        if self.rest is None:
+            return self.index[places]
+        taken = self.rest[places]
+        runs = self.index[taken.clamp(min=0).long()]
+        return torch.where(taken == PADDING, PADDING, runs)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Suspect:
     """Entries of all the rank's experts, found and expected, as integers.
@@ -92,7 +112,6 @@ class Suspect:
     expected: torch.Tensor
     source: torch.Tensor
     widen: tuple[int, int] | None = None
-    _prefixes: dict[tuple[Step, ...], torch.Tensor] = field(default_factory=dict)
     _refused: set[tuple[str, torch.Size]] = field(default_factory=set)
 
     @cached_property
@@ -110,9 +129,7 @@ class Suspect:
     @cached_property
     def index(self) -> torch.Tensor:
         """Of the declared chain, see `entries`."""
-        entries = self.entries(self.index_map)
-        assert entries is not None
-        return entries
+        return self.entries(Runs(self.index_map.index.reshape(-1)))
 
     @cached_property
     def probes(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,56 +144,64 @@ class Suspect:
         """The same fault in a layer of fewer columns, if that is less to search."""
         return _narrowed(self)
 
-    def entries(
-        self, index_map: IndexMap, at: torch.Tensor | None = None
-    ) -> torch.Tensor | None:
-        """int64 [m]: source entries that `index_map` puts there, or None.
+    def entries(self, runs: Runs, at: torch.Tensor | None = None) -> torch.Tensor:
+        """int64 [m]: the source entries that `runs` put at the positions.
 
         at : numbers of the positions that are asked for, instead of all.
         """
-        if index_map.shape != self.index_map.shape:
-            return None
-        width, positions = index_map.width, self.positions
-        positions = positions if at is None else positions[at]
-        runs = index_map.index.reshape(-1)[positions // width].long()
-        entries = torch.where(runs == PADDING, PADDING, runs * width + positions % width)
+        width = self.index_map.width
+        positions = self.positions if at is None else self.positions[at]
+        run = runs.at(positions // width).long()
+        entries = torch.where(run == PADDING, PADDING, run * width + positions % width)
         if self.widen is None:
             return entries
         here, there = self.widen
         wide = entries // here * there + entries % here
         return torch.where(entries == PADDING, PADDING, wide)
 
-    def run(self, chain: Chain) -> IndexMap | None:
-        """The map of an edited chain; None if the steps no longer fit the shape.
+    def run(self, chain: Chain) -> Runs | None:
+        """Those of an edited chain; None if the steps no longer fit the shape.
 
         A tensor of as many entries counts as one of the shape: a step that makes
         tiles of rows may be missing.
         """
+        own, steps = self.chain.steps, chain.steps
+        least = min(len(own), len(steps))
+        before = next((n for n in range(least) if own[n] != steps[n]), least)
+        after = next(
+            (n for n in range(least - before) if own[-1 - n] != steps[-1 - n]),
+            least - before,
+        )
+        index = self._states[before]
         try:
-            runs = self._runs(chain)
+            for step in steps[before : len(steps) - after]:
+                index = self._apply(step, index)
+            rest = len(own) - after
+            if index.shape == self._states[rest].shape:
+                return Runs(index.reshape(-1), self._rests[rest])
+            for step in steps[len(steps) - after :]:
+                index = self._apply(step, index)
         except (RuntimeError, IndexError, ValueError):
             return None
-        if runs.numel() != self.index_map.index.numel():
+        if index.numel() != self.index_map.index.numel():
             return None
-        return replace(self.index_map, index=runs.reshape(self.index_map.index.shape))
+        return Runs(index.reshape(-1))
 
-    def probed(self, index_map: IndexMap, chain: Chain) -> torch.Tensor:
+    def probed(self, runs: Runs, chain: Chain) -> torch.Tensor:
         """What would stand at the probes."""
         expert, at = self.probes
-        entries = self.entries(index_map, at)
-        assert entries is not None
+        entries = self.entries(runs, at)
         taken = self.valued(self.source[expert, entries.clamp(min=0)], chain)
         return taken.masked_fill(entries == PADDING, 0)
 
     def place(self, chain: Chain) -> Place | None:
         """Where `chain` holds, or None if it explains nothing."""
-        index_map = self.run(chain)
-        if index_map is None:
+        runs = self.run(chain)
+        if runs is None:
             return None
-        if not torch.equal(self.probed(index_map, chain), self.found[self.probes]):
+        if not torch.equal(self.probed(runs, chain), self.found[self.probes]):
             return None
-        entries = self.entries(index_map)
-        assert entries is not None
+        entries = self.entries(runs)
         return self.holds(self.values(entries, chain), real=entries != PADDING)
 
     def values(self, entries: torch.Tensor, chain: Chain) -> torch.Tensor:
@@ -198,29 +223,40 @@ class Suspect:
         evidence = int(told.sum()) * self.found.element_size()
         return place if evidence >= _LEAST_EVIDENCE else None
 
-    def _runs(self, chain: Chain) -> torch.Tensor:
-        """The chain's index, from the longest prefix that it shares."""
-        known = self._prefixes
-        if not known:
-            start = replace(chain, steps=())
-            known[()] = start.index_map(self.config).index.int()
-            own = self.chain.steps
-            for n, step in enumerate(own):
-                known[own[: n + 1]] = step.apply(known[own[:n]])
-        done = max(n for n in range(len(chain.steps) + 1) if chain.steps[:n] in known)
-        index = known[chain.steps[:done]]
-        for step in chain.steps[done:]:
-            # An error of torch takes longer than ten steps that fit.
-            if (step.name, index.shape) in self._refused:
-                raise ValueError(step.name)
-            try:
+    @cached_property
+    def _states(self) -> list[torch.Tensor]:
+        """The index before each step of the declared chain, and after the last."""
+        start = replace(self.chain, steps=()).index_map(self.config).index.int()
+        states = [start]
+        for step in self.chain.steps:
+            states.append(step.apply(states[-1]))
+        return states
+
+    @cached_property
+    def _rests(self) -> list[torch.Tensor | None]:
+        """For each state, where the rest of the chain takes each entry from."""
+        rests: list[torch.Tensor | None] = []
+        for n, state in enumerate(self._states):
+            if n == len(self.chain.steps):
+                rests.append(None)
+                break
+            index = torch.arange(state.numel(), dtype=torch.int32).reshape(state.shape)
+            for step in self.chain.steps[n:]:
                 index = step.apply(index)
-            except (RuntimeError, IndexError, ValueError):
-                # Names say all of a step but how much it pads or cuts.
-                if not step.name.startswith(("pad", "slice")):
-                    self._refused.add((step.name, index.shape))
-                raise
-        return index
+            rests.append(index.reshape(-1))
+        return rests
+
+    def _apply(self, step: Step, index: torch.Tensor) -> torch.Tensor:
+        # An error of torch takes longer than ten steps that fit.
+        if (step.name, index.shape) in self._refused:
+            raise ValueError(step.name)
+        try:
+            return step.apply(index)
+        except (RuntimeError, IndexError, ValueError):
+            # Names say all of a step but how much it pads or cuts.
+            if not step.name.startswith(("pad", "slice")):
+                self._refused.add((step.name, index.shape))
+            raise
 
     def valued(self, taken: torch.Tensor, chain: Chain) -> torch.Tensor:
         values = taken.to(chain.dtype or taken.dtype)
@@ -252,7 +288,7 @@ def suspect_of(prepared: Prepared, expert: int = 0) -> Suspect | None:
     if found[0].numel() == 0:
         return None
     positions = _positions(prepared, index_map, source, expert)
-    flat = torch.stack([index_map.plain(x).reshape(-1)[positions] for x in found.cpu()])
+    flat = torch.stack([_plain_at(index_map, x, positions) for x in found.cpu()])
     suspect = Suspect(
         prepared=prepared,
         config=prepared.config,
@@ -274,9 +310,9 @@ def _positions(
     most = max(_WORD, _MOST_ENTRIES // len(source))
     if total <= most:
         return torch.arange(total)
-    plain = index_map.plain(prepared.found[expert].cpu()).reshape(-1)
-    wanted = index_map.plain(index_map.gather_expert(source[expert].cpu())).reshape(-1)
-    at = (plain != wanted).nonzero().flatten()
+    found = prepared.found[expert].cpu().reshape(-1)
+    wanted = index_map.gather_expert(source[expert].cpu()).reshape(-1)
+    at = (found != wanted).nonzero().flatten()
     at = at[:: max(1, len(at) // _MOST_DIFFERING)]
     # Whole words, a prime number of them apart, so that no row or column is left out.
     words = torch.arange(most // _WORD) * 10007 % (total // _WORD)
@@ -285,6 +321,18 @@ def _positions(
     chosen[at // _WORD] = True
     every = chosen.nonzero() * _WORD + torch.arange(_WORD)
     return every[every < total]
+
+
+def _plain_at(
+    index_map: IndexMap, prepared: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Entries of one expert with their bits moved back."""
+    flat = prepared.reshape(-1)
+    if index_map.bits is None:
+        return flat[positions]
+    words, back = (positions // _WORD).unique(return_inverse=True)
+    plain = index_map.bits.undo(flat.view(-1, _WORD)[words])
+    return plain[back, positions % _WORD]
 
 
 def _narrowed(suspect: Suspect) -> Suspect:
@@ -309,7 +357,6 @@ def _narrowed(suspect: Suspect) -> Suspect:
         index_map=index_map,
         positions=positions,
         widen=(part, per_row) if gate_up else None,
-        _prefixes={},
         _refused=set(),
     )
     # Every entry of the narrower layer, where the right layout has it in the full one.
@@ -323,6 +370,6 @@ def _narrowed(suspect: Suspect) -> Suspect:
     ).flatten()
     there = back[narrow.index]
     found = prepared.found.cpu()
-    flat = torch.stack([suspect.index_map.plain(x).reshape(-1)[there] for x in found])
+    flat = torch.stack([_plain_at(suspect.index_map, x, there) for x in found])
     narrow = replace(narrow, found=as_integers(flat))
     return replace(narrow, expected=narrow.values(narrow.index, narrow.chain))
