@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +12,9 @@ import torch
 from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.suspect import Place
 from mxmoe.conformance.suspect import Suspect
-from mxmoe.conformance.suspect import as_integers
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
+from mxmoe.reference.layouts import IndexMap
 from mxmoe.reference.types import ExpertWeights
 
 Layers = Callable[[], Iterator[tuple[str, ExpertWeights]]]
@@ -87,56 +88,51 @@ def other_layers(suspect: Suspect, layers: Layers) -> Told:
 
 def other_tensors(suspect: Suspect) -> Told:
     """Another prepared tensor, or the checkpoint's own order, cut to this shape."""
-    prepared = suspect.prepared
-    shape = suspect.index_map.shape
-    for name, chain in prepared.chains().items():
-        if not isinstance(chain, Chain) or name == prepared.name:
-            continue
-        index_map = prepared.layout.maps(prepared.config, prepared.shard)[name]
-        owned = prepared.shard.expert_range(prepared.config)
-        source = prepared.weights.tensors()[chain.source][owned.start : owned.stop]
-        kinds = {x.source.rpartition("_")[2] for x in (chain, suspect.chain)}
-        if len(kinds) > 1 or not len(owned):
-            continue
-        tensor = torch.stack([index_map.gather_expert(s) for s in source])
-        tensor = torch.stack([suspect.index_map.plain(x) for x in tensor])
-        for guess, held in _cut(suspect, as_integers(tensor.contiguous()), shape):
-            place = suspect.holds(guess, real=held)
-            if place is not None:
-                yield f"holds {name}", place
-                break
-    own = prepared.weights.tensors()[suspect.chain.source]
+    prepared, own = suspect.prepared, suspect.chain
     owned = prepared.shard.expert_range(prepared.config)
-    raw = own[owned.start : owned.stop]
-    raw = raw.flatten(2) if raw.ndim > 2 else raw
-    values = raw.to(suspect.chain.dtype or raw.dtype)
-    for guess, held in _cut(suspect, as_integers(values.contiguous()), shape):
-        place = suspect.holds(guess, real=held)
-        if place is not None:
-            yield "the checkpoint's own order: no step done", place
-            break
+    maps = prepared.layout.maps(prepared.config, prepared.shard)
+    offered: list[tuple[str, Chain, IndexMap]] = [
+        (f"holds {name}", chain, maps[name])
+        for name, chain in prepared.chains().items()
+        if isinstance(chain, Chain)
+        and name != prepared.name
+        and chain.source.rpartition("_")[2] == own.source.rpartition("_")[2]
+    ]
+    plain = replace(own, steps=(), divisor=1)
+    raw = plain.index_map(prepared.config)
+    words = "the checkpoint's own order: no step done"
+    for name, chain, index_map in (*offered, (words, plain, raw)):
+        source = prepared.weights.tensors()[chain.source][owned.start : owned.stop]
+        there = replace(suspect, source=source.flatten(1).cpu())
+        for places, inside in _cuts(suspect, index_map.shape):
+            width = index_map.width
+            runs = index_map.index.reshape(-1)[places // width]
+            entries = torch.where(runs < 0, runs, runs * width + places % width)
+            guess = torch.where(inside, there.values(entries, chain), suspect.expected)
+            place = suspect.holds(guess, real=inside & (entries != PADDING))
+            if place is not None:
+                yield name, place
+                break
 
 
-def _cut(
-    suspect: Suspect, tensor: torch.Tensor, shape: tuple[int, ...]
+def _cuts(
+    suspect: Suspect, other: tuple[int, ...]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`tensor` [e, ...] in the upper left corner of `shape`, then as a flat run."""
-    flat = tensor.flatten(1)
-    if tensor.shape[1:] != shape and tensor.ndim == len(shape) + 1:
-        place, left = torch.zeros_like(suspect.positions), suspect.positions
-        inside = torch.ones_like(left, dtype=torch.bool)
-        stride = 1
-        for count, here in reversed(list(zip(shape, tensor.shape[1:], strict=True))):
-            at = left % count
-            left = left // count
-            inside &= at < here
-            place += at * stride
-            stride *= here
-        guess = flat[:, place.masked_fill(~inside, 0)]
-        yield torch.where(inside, guess, suspect.expected), inside
-    inside = suspect.positions < flat.shape[1]
-    guess = flat[:, suspect.positions.masked_fill(~inside, 0)]
-    yield torch.where(inside, guess, suspect.expected), inside
+    """Places in a tensor of shape `other` for each position, and whether it has one.
+
+    With both in their upper left corner, then both as flat runs.
+    """
+    shape, positions = suspect.index_map.shape, suspect.positions
+    if len(shape) == len(other) and shape != other:
+        places, left = torch.zeros_like(positions), positions
+        inside, stride = torch.ones_like(positions, dtype=torch.bool), 1
+        for count, here in reversed(list(zip(shape, other, strict=True))):
+            inside &= left % count < here
+            places += left % count * stride
+            left, stride = left // count, stride * here
+        yield places.masked_fill(~inside, 0), inside
+    inside = positions < math.prod(other)
+    yield positions.masked_fill(~inside, 0), inside
 
 
 def _whole_source(suspect: Suspect) -> torch.Tensor:

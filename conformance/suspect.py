@@ -214,7 +214,9 @@ class Suspect:
     ) -> Place | None:
         """Where `guess` [e, m] holds. real : bool [m], what is no padding in it."""
         needed = self.differs
-        if not torch.equal(guess[needed], self.found[needed]):
+        if not torch.equal(guess[self.probes], self.found[self.probes]):
+            return None
+        if not bool(((guess == self.found) | ~needed).all()):
             return None
         place = Place(needed, guess != self.expected)
         if place.everywhere:
@@ -360,15 +362,11 @@ def _narrowed(suspect: Suspect) -> Suspect:
         _refused=set(),
     )
     # Every entry of the narrower layer, where the right layout has it in the full one.
-    back = torch.empty(suspect.source.shape[1], dtype=torch.int64)
+    # The last run stands for padding.
+    back = torch.empty(suspect.source.shape[1] // width + 1, dtype=torch.int32)
     runs = suspect.index_map.index.flatten()
-    at = (runs != PADDING).nonzero().flatten()
-    offsets = torch.arange(suspect.index_map.width)
-    entries = runs[at][:, None] * suspect.index_map.width + offsets
-    back[entries.flatten()] = (
-        at[:, None] * suspect.index_map.width + offsets
-    ).flatten()
-    there = back[narrow.index]
+    back[runs] = torch.arange(len(runs), dtype=torch.int32)
+    there = back[narrow.index // width] * width + narrow.index % width
     found = prepared.found.cpu()
     flat = torch.stack([_plain_at(suspect.index_map, x, there) for x in found])
     narrow = replace(narrow, found=as_integers(flat))
