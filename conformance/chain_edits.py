@@ -111,7 +111,10 @@ _LINE_MOVES: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
     ("moved back by one, the last twice", lambda x: torch.cat((x[1:], x[-1:]))),
     ("reversed", lambda x: x.flip(0)),
     ("exchanged in pairs", lambda x: _split(x, 0, (-1, 2)).flip(1).flatten(0, 1)),
-    ("with their halves exchanged", lambda x: _split(x, 0, (2, -1)).flip(0).flatten(0, 1)),
+    (
+        "with their halves exchanged",
+        lambda x: _split(x, 0, (2, -1)).flip(0).flatten(0, 1),
+    ),
     (
         "with their halves interleaved",
         lambda x: _split(x, 0, (2, -1)).transpose(0, 1).flatten(0, 1),
@@ -245,7 +248,9 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
         ranks = x.shape[axis] // part.shape[axis]
         if ranks * part.shape[axis] != x.shape[axis]:
             raise ValueError("no equal parts")
-        dealt = _split(x, axis, (-1, ranks)).movedim(axis + 1, axis).flatten(axis, axis + 1)
+        dealt = (
+            _split(x, axis, (-1, ranks)).movedim(axis + 1, axis).flatten(axis, axis + 1)
+        )
         return step.apply(dealt)
 
     yield f"{step}: dealt out one by one, not in ranges", dealt

@@ -63,9 +63,7 @@ def expert_words(experts: Sequence[int], total: int) -> str:
     return f"experts {', '.join(map(str, experts))}"
 
 
-def _of_experts(
-    suspect: Suspect, experts: torch.Tensor, of_all: torch.Tensor
-) -> str:
+def _of_experts(suspect: Suspect, experts: torch.Tensor, of_all: torch.Tensor) -> str:
     owned = suspect.prepared.shard.expert_range(suspect.prepared.config)
     there = [owned[int(e)] for e in experts.nonzero()]
     spared = [owned[int(e)] for e in (of_all & ~experts).nonzero()]
@@ -77,9 +75,7 @@ def _of_experts(
     return f"in {expert_words(there, total)} only"
 
 
-def _part(
-    suspect: Suspect, needed: torch.Tensor, changed: torch.Tensor
-) -> str | None:
+def _part(suspect: Suspect, needed: torch.Tensor, changed: torch.Tensor) -> str | None:
     """The words of one axis, or of two, that tell `needed` from the rest."""
     numbered = list(axes(suspect))
     for axis in numbered:
@@ -140,7 +136,9 @@ def axes(suspect: Suspect) -> Iterator[Axis]:
         1: (("row", "rows"),),
         2: (("row", "rows"), ("column", "columns")),
         3: (("row of tiles", "rows of tiles"), ("tile", "tiles"), ("byte", "bytes")),
-    }.get(len(shape), tuple((f"axis {n} place", f"axis {n}") for n in range(len(shape))))
+    }.get(
+        len(shape), tuple((f"axis {n} place", f"axis {n}") for n in range(len(shape)))
+    )
     yield from checkpoint_halves(suspect)
     left = suspect.positions
     numbered = []

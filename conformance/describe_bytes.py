@@ -19,7 +19,6 @@ from mxmoe.conformance.explain_chain import explain_chain
 from mxmoe.conformance.explain_sources import Layers
 from mxmoe.conformance.explain_widely import explain_damage
 from mxmoe.conformance.explain_widely import explain_widely
-from mxmoe.conformance.explain_widely import only_where
 from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.suspect import suspect_of
 from mxmoe.reference.layouts import Constant
@@ -48,7 +47,10 @@ def in_words_of(index_map: IndexMap, words: str) -> str:
         names = (("rows", "rows of tiles"), ("K blocks", "tiles along K"))
         names = (*names, ("each block", "each tile"))
     elif blocks and len(index_map.shape) == 2:
-        names = (("K blocks", "byte columns"), ("bytes reversed in each block", "byte columns reversed"))
+        names = (
+            ("K blocks", "byte columns"),
+            ("bytes reversed in each block", "byte columns reversed"),
+        )
     else:
         return words
     for word, here in names:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from dataclasses import dataclass
 from dataclasses import replace
 from itertools import combinations
 
@@ -25,13 +24,10 @@ from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Derived
-from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts import steps
-from mxmoe.reference.layouts.layout import Chains
 from mxmoe.reference.layouts.steps import Step
 from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import WHOLE
-from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
@@ -136,9 +132,7 @@ def _two_steps(chain: Chain) -> Edited:
         yield words, replace(chain, steps=tuple(swapped))
 
 
-def _one_step_elsewhere(
-    chain: Chain, prepared: Prepared, config: MoEConfig
-) -> Edited:
+def _one_step_elsewhere(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited:
     for words, elsewhere in another_place(chain, prepared, config):
         for more, edited in one_step(elsewhere):
             yield f"{words}; {more}", edited
@@ -263,8 +257,7 @@ def _other_constants(prepared: Prepared) -> list[str]:
     names = [
         f"holds {name}"
         for name, constant in chains.items()
-        if isinstance(constant, Constant)
-        and _same(constant.expand(len(found)), found)
+        if isinstance(constant, Constant) and _same(constant.expand(len(found)), found)
     ]
     if names or found.dim() != 1 or not found.is_floating_point():
         return names

@@ -139,13 +139,13 @@ def _undone(
     """Found and expected [rows, columns, bytes] before the last `undone` steps."""
     prepared, index_map = suspect.prepared, suspect.index_map
     found = index_map.plain(prepared.found[expert].cpu())
-    source = suspect.source[expert].view(prepared.weights.tensors()[index_map.source].dtype)
+    source = suspect.source[expert].view(
+        prepared.weights.tensors()[index_map.source].dtype
+    )
     wanted = index_map.plain(index_map.gather_expert(source))
     # Runs of bytes are what a step moves; they stay together on a last axis.
     width = index_map.width * found.element_size()
-    pair = [
-        as_bytes(x).reshape(*index_map.index.shape, width) for x in (found, wanted)
-    ]
+    pair = [as_bytes(x).reshape(*index_map.index.shape, width) for x in (found, wanted)]
     for step in reversed(suspect.chain.steps[len(suspect.chain.steps) - undone :]):
         if step.name.startswith(("slice", "pad", "flatten")):
             return None
@@ -154,7 +154,9 @@ def _undone(
             back = step.undo(order)
         except (RuntimeError, IndexError, ValueError):
             return None
-        pair = [x.flatten(0, -2)[back.flatten()].reshape(*back.shape, width) for x in pair]
+        pair = [
+            x.flatten(0, -2)[back.flatten()].reshape(*back.shape, width) for x in pair
+        ]
     if pair[0].ndim == 2:  # a bias: rows of one column
         pair = [x.unsqueeze(1) for x in pair]
     if pair[0].ndim > 3 and not undone:  # tiles: one after the other

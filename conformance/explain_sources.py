@@ -62,7 +62,9 @@ def _expert_map(owned: list[int], holds: list[int], total: int) -> str:
         return "experts reversed"
     step = holds[1] - holds[0] if n > 1 else 0
     if step > 1 and holds == list(range(holds[0], holds[0] + step * n, step)):
-        return f"experts dealt out one by one, not in ranges: {expert_words(holds, total)}"
+        return (
+            f"experts dealt out one by one, not in ranges: {expert_words(holds, total)}"
+        )
     moved = [(e, h) for e, h in zip(owned, holds, strict=True) if e != h]
     if len(moved) == 2 and moved[0] == moved[1][::-1]:
         return f"experts {moved[0][0]} and {moved[0][1]} exchanged"

@@ -114,7 +114,9 @@ def _told(suspect: Suspect, causes: Told) -> list[str]:
     if whole:
         return _merged(likeliest(whole))
     return [
-        f"{words}, {part}" for part in parts for words in _merged(likeliest(parts[part]))
+        f"{words}, {part}"
+        for part in parts
+        for words in _merged(likeliest(parts[part]))
     ]
 
 
@@ -255,5 +257,3 @@ def _sizes(suspect: Suspect) -> dict[str, int]:
         "top_k": suspect.prepared.config.top_k,
         "the number of experts": suspect.prepared.config.experts,
     }
-
-

@@ -58,9 +58,7 @@ def judge_tensor(
         lines = difference_lines(name, difference, got, expected, config, shard)
     if got.dtype == expected.dtype and not judge.record.searching:
         layers = partial(_other_layers, judge, case)
-        lines += why_lines(
-            name, found, layout, weights, config, shard, expert, layers
-        )
+        lines += why_lines(name, found, layout, weights, config, shard, expert, layers)
     wanted = layout.expected_tensor(name, weights, config, shard)
     evidence = {"found": got, "expected": wanted}
     raise judge.fail(Verdict.MISMATCH, lines, case=repeat, what=what, tensors=evidence)

@@ -14,7 +14,6 @@ from functools import cached_property
 
 import torch
 
-from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import IndexMap

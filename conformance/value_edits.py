@@ -7,10 +7,9 @@ against all others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Iterator
-
-import math
 
 import torch
 
@@ -69,7 +68,9 @@ def _of_scales(wanted: torch.Tensor, found: torch.Tensor) -> Iterator[Guess]:
             f"biased exponents {_COUNTED.get(much, much)} {side}{without}",
             lambda x: x + by,
         )
-        saturated = f"biased exponents {_COUNTED.get(much, much)} {side}, within 0 to 254"
+        saturated = (
+            f"biased exponents {_COUNTED.get(much, much)} {side}, within 0 to 254"
+        )
         yield saturated, lambda x: (x.int() + by).clamp(0, 254).to(x.dtype)
     yield "biased exponents negated (254 - b)", lambda x: 254 - x
     yield "biased exponents halved", lambda x: x // 2
@@ -99,9 +100,7 @@ def _of_codes(wanted: torch.Tensor, found: torch.Tensor) -> Iterator[Guess]:
     yield from _table(wanted, found, "byte")
 
 
-def _of_bits(
-    wanted: torch.Tensor, found: torch.Tensor, what: str
-) -> Iterator[Guess]:
+def _of_bits(wanted: torch.Tensor, found: torch.Tensor, what: str) -> Iterator[Guess]:
     flipped = int(wanted[0]) ^ int(found[0])
     words = "all bits inverted" if flipped == 255 else f"bits 0x{flipped:02x} flipped"
     yield f"{words} in {what}", lambda x: x ^ flipped

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mxmoe.conformance.designed import any_bytes
-from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.explain_chain import explain_chain
+from mxmoe.conformance.suspect import Prepared
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import TRTLLM_GEN
 from mxmoe.reference.layouts import Chain
