@@ -19,6 +19,7 @@ from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import steps
 from mxmoe.reference.layouts.steps import Move
 from mxmoe.reference.layouts.steps import Step
+from mxmoe.reference.types import Shard
 
 Edited = Iterator[tuple[str, Chain]]
 
@@ -88,7 +89,8 @@ _GATES_AND_UPS: tuple[tuple[str, Move], ...] = (
     ("ups in the place of gates", lambda x: x[1::2].repeat_interleave(2, 0)),
 )
 _TILES = ("tiles", "mma fragments", "scales of")
-_SORTS = ("de-interleave", "8 gates")
+_EIGHT_BY_EIGHT = "8 gates, 8 ups"
+_SORTS = ("de-interleave", _EIGHT_BY_EIGHT)
 
 
 def _known(chain: Chain) -> Iterator[tuple[str, Move]]:
@@ -135,6 +137,10 @@ def _in_its_place(step: Step) -> Iterator[tuple[str, Move]]:
                 yield f"row shuffle {block} instead of {step}", other
             words = f"rows transposed by 8 in each {block} instead of {step}"
             yield words, _transposed_rows(block, block // 8)
+    if step.name == _EIGHT_BY_EIGHT:
+        for lanes in (1, 2, 4, 16, 32):
+            words = f"{lanes} gates, {lanes} ups instead of {step}"
+            yield words, _gates_then_ups(lanes)
     if step.name == steps.scale_swizzle().name:
         yield from _other_swizzles(step)
     if step.name.startswith("pad "):
@@ -150,6 +156,10 @@ def _in_its_place(step: Step) -> Iterator[tuple[str, Move]]:
     if step.name.startswith("stack"):
         words = f"rows kept alternating, not {step}"
         yield words, lambda x: x.transpose(0, 1).flatten(0, 1)
+
+
+def _gates_then_ups(lanes: int) -> Move:
+    return lambda x: _split(x, 0, (-1, lanes, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def _transposed_rows(block: int, lanes: int) -> Move:
@@ -254,6 +264,24 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
         return step.apply(dealt)
 
     yield f"{step}: dealt out one by one, not in ranges", dealt
+
+
+def cut_before_padding(pad: Step, cut: Step, shard: Shard) -> Step:
+    """The rank's part as i / tp, padded afterwards, on whatever axis is padded."""
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        whole = pad.apply(x)
+        axis = _grown(x, whole)
+        size, count = cut.apply(whole).shape[axis], x.shape[axis]
+        each = -(-count // shard.tp_size)
+        start, stop = (min(count, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
+        if stop - start > size:
+            raise ValueError("more than fits")
+        return steps.pad("", axis, stop - start, size).apply(
+            x.narrow(axis, start, stop - start)
+        )
+
+    return _step("sliced at i / tp before padding", apply)
 
 
 def _grown(small: torch.Tensor, large: torch.Tensor) -> int:

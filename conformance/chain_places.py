@@ -47,6 +47,7 @@ def where(suspect: Suspect, place: Place) -> str | None:
     needed, changed = place.needed[experts], place.changed[experts]
     if not torch.equal(needed, changed):
         part = _part(suspect, needed, changed)
+        part = part or _of_values(suspect, experts, needed, changed)
         if part is None:
             return None
         words.append(part)
@@ -91,6 +92,25 @@ def _part(suspect: Suspect, needed: torch.Tensor, changed: torch.Tensor) -> str 
                     if torch.equal(needed, changed & inside & also):
                         return f"in {words} and {more} only"
     return None
+
+
+def _of_values(
+    suspect: Suspect, experts: torch.Tensor, needed: torch.Tensor, changed: torch.Tensor
+) -> str | None:
+    """A range of the values that belong there."""
+    wanted = suspect.expected[experts]
+    if wanted.dtype != torch.uint8:
+        return None
+    there = wanted[needed]
+    low, high = int(there.min()), int(there.max())
+    if not torch.equal(needed, changed & (wanted >= low) & (wanted <= high)):
+        return None
+    spared = wanted[changed & ~needed]
+    if bool((spared < low).all()):
+        return f"where 0x{low:02x} or more belongs only"
+    if bool((spared > high).all()):
+        return f"where 0x{high:02x} or less belongs only"
+    return f"where 0x{low:02x} to 0x{high:02x} belongs only"
 
 
 def _choices(

@@ -42,19 +42,13 @@ def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
 
 def in_words_of(index_map: IndexMap, words: str) -> str:
     """An edit of a prepared tensor, said of the axes that this layout gives it."""
-    blocks = index_map.source.endswith("blocks")
     if index_map.index.ndim > 2 and index_map.width == 1:
-        names = (("rows", "rows of tiles"), ("K blocks", "tiles along K"))
-        names = (*names, ("each block", "each tile"))
-    elif blocks and len(index_map.shape) == 2:
-        names = (
-            ("K blocks", "byte columns"),
-            ("bytes reversed in each block", "byte columns reversed"),
-        )
-    else:
-        return words
-    for word, here in names:
-        words = words.replace(word, here)
+        words = words.replace("rows", "rows of tiles")
+        words = words.replace("K blocks", "tiles along K")
+        return words.replace("each block", "each tile")
+    if index_map.source.endswith("blocks") and len(index_map.shape) == 2:
+        words = words.replace("K blocks", "byte columns")
+        return words.replace("bytes reversed in each block", "byte columns reversed")
     return words
 
 
@@ -154,12 +148,15 @@ def why_lines(
         entry = expected[tensor].entry
         if in_steps or not isinstance(entry, IndexMap):
             return in_steps
-        usual = [
-            in_words_of(entry, words)
-            for words in explain_tensor(entry.source, got[tensor], wanted[tensor])
-        ]
+
+        def edits(most: int) -> list[str]:
+            pair = got[tensor], wanted[tensor]
+            names = explain_tensor(entry.source, *pair, most=most)
+            return [in_words_of(entry, words) for words in names]
+
+        usual = edits(1)
         if usual or looked_at is None:
             return usual
-        return explain_widely(looked_at, layers)
+        return explain_widely(looked_at, layers) or edits(2)
 
     return explain_bytes(got, wanted, name, causes)

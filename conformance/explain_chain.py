@@ -15,6 +15,8 @@ from itertools import combinations
 import torch
 
 from mxmoe.conformance.chain_edits import Edited
+from mxmoe.conformance.chain_edits import cut_before_padding
+from mxmoe.conformance.chain_edits import other_steps
 from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.suspect import Prepared
@@ -35,6 +37,8 @@ from mxmoe.reference.types import Shard
 # on all experts of it, to stay within seconds.
 _PAIRS_UP_TO_BYTES = 2**21
 _FIRST_ROWS = 64
+# Values of padding that are listed.
+_LISTED = 4
 
 
 def explain_chain(
@@ -53,25 +57,33 @@ def explain_chain(
     suspect = suspect or suspect_of(prepared, expert)
     if suspect is None:
         return _of_another_shape(chain, prepared, expert)
-    padding = _only_padding(suspect)
-    if padding:
-        return padding
     kinds: list[Callable[[Suspect], Edited]] = [
         lambda s: one_step(s.chain),
         lambda s: another_place(s.chain, prepared, s.config),
     ]
+    padding = _only_padding(suspect)
+    if padding:
+        # Padding of many values is the content of something else.
+        moved = [*kinds, lambda s: other_steps(s.chain)] if "..." in padding else []
+        return next(filter(None, (_hits(suspect, kind) for kind in moved)), [padding])
     if prepared.found.nbytes <= _PAIRS_UP_TO_BYTES:
         kinds.append(lambda s: _two_steps(s.chain))
         kinds.append(lambda s: _one_step_elsewhere(s.chain, prepared, s.config))
-    narrow = suspect.narrow
     for kind in kinds:
-        hits = [name for name, edited in kind(narrow) if _gives(narrow, edited)]
-        if narrow is not suspect and hits:
-            quick = set(hits)
-            hits = [n for n, c in kind(suspect) if n in quick and _gives(suspect, c)]
+        hits = _hits(suspect, kind)
         if hits:
-            return likeliest(hits)
+            return hits
     return [] if prepared.shard.ep_size == 1 else _other_experts(prepared)
+
+
+def _hits(suspect: Suspect, kind: Callable[[Suspect], Edited]) -> list[str]:
+    """The edits that give the whole tensor, tried on fewer columns first."""
+    narrow = suspect.narrow
+    hits = [name for name, edited in kind(narrow) if _gives(narrow, edited)]
+    if narrow is not suspect and hits:
+        quick = set(hits)
+        hits = [n for n, c in kind(suspect) if n in quick and _gives(suspect, c)]
+    return likeliest(hits)
 
 
 def likeliest(hits: list[str]) -> list[str]:
@@ -192,7 +204,12 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
         unit = 1 if chain.source.startswith("gate_up") else BLOCK
         cut_first = _sliced_first(config, shard, unit)
         edited = (*chain.steps[: n - 1], *cut_first, *chain.steps[n + 1 :])
-        yield "sliced at i / tp before padding", replace(chain, steps=edited)
+        words = "sliced at i / tp before padding"
+        yield words, replace(chain, steps=edited)
+        if shard.tp_size > 1:
+            step = cut_before_padding(chain.steps[n - 1], chain.steps[n], shard)
+            edited = (*chain.steps[: n - 1], step, *chain.steps[n + 1 :])
+            yield words, replace(chain, steps=edited)
 
 
 def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
@@ -226,16 +243,19 @@ def _sliced_first(config: MoEConfig, shard: Shard, unit: int) -> tuple[Step, ...
     )
 
 
-def _only_padding(suspect: Suspect) -> list[str]:
+def _only_padding(suspect: Suspect) -> str:
     """What the padding holds, if all the rest is right."""
     padding = suspect.index == PADDING
     if bool(suspect.differs[:, ~padding].any()):
-        return []
-    bits = suspect.found[:, padding].unique()[:4]
+        return ""
+    bits = suspect.found[:, padding].unique()
+    more = ", ..." if len(bits) > _LISTED else ""
+    bits = bits[:_LISTED]
     if bits.dtype != torch.uint8:
         bits = bits.view(suspect.prepared.found.dtype)
     held = sorted({float(value) for value in bits})
-    return [f"only the padding differs: it holds {', '.join(f'{v:g}' for v in held)}"]
+    values = ", ".join(f"{v:g}" for v in held)
+    return f"only the padding differs: it holds {values}{more}"
 
 
 def _other_experts(prepared: Prepared) -> list[str]:

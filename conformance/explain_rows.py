@@ -77,6 +77,11 @@ def describe_order(order: Sequence[int], what: str) -> str | None:
     moved = (held >= 0) & (held != n)
     if not bool(moved.any()):
         return None
+    at = [int(n) for n in moved.nonzero()]
+    one = what.removesuffix("s")
+    said = ", ".join(f"{one} {i} holds {one} {order[i]}" for i in at[:_LISTED])
+    if len(at) <= _LISTED:
+        return said
     part = None
     for words, rule in _rules(len(held), held, moved):
         by_rule = rule(n)
@@ -88,13 +93,11 @@ def describe_order(order: Sequence[int], what: str) -> str | None:
         start, stop = (int(x) for x in moved.nonzero().flatten()[[0, -1]])
         if part is None and torch.equal(due & (n >= start) & (n <= stop), moved):
             part = f"{what} {words}, in {what} {start} to {stop} only"
+            if words.startswith("shifted by") and " in " not in words:
+                first, last = order[start], order[stop]
+                part = f"{what} {start} to {stop} hold {what} {first} to {last}"
     if part is not None:
         return part
-    at = moved.nonzero().flatten().tolist()
-    one = what.removesuffix("s")
-    said = ", ".join(f"{one} {i} holds {one} {order[i]}" for i in at[:_LISTED])
-    if len(at) <= _LISTED:
-        return said
     return f"right {what} in an order that no known step gives: {said}, ..."
 
 
@@ -115,7 +118,10 @@ def _rules(
     sizes = [b for b in range(2, count + 1) if count % b == 0]
     for b in sizes:
         inside = "" if b == count else f" in each {b}"
-        yield f"reversed{inside}", lambda n, b=b: n - n % b + b - 1 - n % b  # type: ignore[misc]
+        name = "exchanged in pairs" if b == 2 else f"reversed{inside}"
+        yield name, lambda n, b=b: n - n % b + b - 1 - n % b  # type: ignore[misc]
+        groups = "" if b == count else f" of each {b}"
+        yield f"all hold the first{groups}", lambda n, b=b: n - n % b  # type: ignore[misc]
         turn = (int(held[first]) - first) % b
         yield (
             f"shifted by {b - turn}{inside}",

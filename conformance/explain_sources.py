@@ -12,10 +12,15 @@ import torch
 from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.suspect import Place
 from mxmoe.conformance.suspect import Suspect
+from mxmoe.conformance.value_edits import Values
+from mxmoe.conformance.value_edits import value_guesses
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import IndexMap
 from mxmoe.reference.types import ExpertWeights
+
+# Each is held against each.
+_MOST_EXPERTS = 16
 
 Layers = Callable[[], Iterator[tuple[str, ExpertWeights]]]
 """The words and weights of other layers that the candidate may have seen before."""
@@ -47,6 +52,40 @@ def other_experts(suspect: Suspect) -> Told:
     place = suspect.holds(guess, real=index != PADDING)
     if place is not None:
         yield _expert_map(owned, holds, suspect.prepared.config.experts), place
+
+
+def experts_and_values(suspect: Suspect) -> Told:
+    """Another expert's content with other values, the same edit in each."""
+    whole, owned = _whole_source(suspect), _owned(suspect)
+    if len(whole) > _MOST_EXPERTS:
+        return
+    kind = suspect.index_map.source.rpartition("_")[2]
+    real = (suspect.index != PADDING).nonzero().flatten()
+    few = real[:: max(1, len(real) // 256)]
+    offered = replace(suspect, source=whole)
+    wanted = offered.values(suspect.index[few], suspect.chain)
+    edits: dict[str, Values] = {}
+    fitting: dict[str, dict[int, int]] = {}
+    for local, e in enumerate(owned):
+        for other in range(len(whole)):
+            guesses = value_guesses(kind, wanted[other], suspect.found[local, few])
+            for words, edit in guesses:
+                if not words.startswith(("holds", "all zero", "each")):
+                    fitting.setdefault(words, {}).setdefault(e, other)
+                    edits[words] = edit
+    for words, holds in fitting.items():
+        if len(holds) != len(owned):
+            continue
+        there = replace(suspect, source=whole[[holds[e] for e in owned]])
+        values = edits[words](there.values(suspect.index, suspect.chain))
+        padding = suspect.index == PADDING
+        for guess in (values, torch.where(padding, suspect.expected, values)):
+            place = suspect.holds(guess)
+            if place is not None and place.everywhere:
+                experts = list(holds.values())
+                moved = _expert_map(owned, experts, len(whole))
+                yield f"{moved}; {words}", place
+                return
 
 
 def _expert_map(owned: list[int], holds: list[int], total: int) -> str:
@@ -135,6 +174,10 @@ def _cuts(
         yield places.masked_fill(~inside, 0), inside
     inside = positions < math.prod(other)
     yield positions.masked_fill(~inside, 0), inside
+
+
+def _owned(suspect: Suspect) -> list[int]:
+    return list(suspect.prepared.shard.expert_range(suspect.prepared.config))
 
 
 def _whole_source(suspect: Suspect) -> torch.Tensor:

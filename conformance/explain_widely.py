@@ -8,20 +8,23 @@ unusual edit; two edits; an edit and other values; an order of rows that is read
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 
 from mxmoe.conformance.chain_edits import Edited
 from mxmoe.conformance.chain_edits import extra_steps
 from mxmoe.conformance.chain_edits import other_steps
+from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.chain_places import where
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.explain_chain import another_place
 from mxmoe.conformance.explain_chain import likeliest
 from mxmoe.conformance.explain_chain import one_step
+from mxmoe.conformance.explain_memory import memory_moves
 from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_sources import Layers
+from mxmoe.conformance.explain_sources import experts_and_values
 from mxmoe.conformance.explain_sources import other_experts
 from mxmoe.conformance.explain_sources import other_layers
 from mxmoe.conformance.explain_sources import other_tensors
@@ -35,56 +38,50 @@ from mxmoe.reference.layouts.bit_order import WORD_BYTES
 # Two edits, and values besides an edit, are tried where a chain runs in about 0.2 ms.
 _PAIRS_UP_TO_ENTRIES = 2**14
 _VALUES_UP_TO_ENTRIES = 2**17
-# So few entries are damage, whatever they hold.
+# So few entries are damage, whatever they hold; a larger share if nothing else fits.
 _FEW = 3
-_SCATTERED = 64
+_SCATTERED = 0.02
 # Words of the first entries that differ refute an order of bits.
 _FIRST_ENTRIES = 4096
 # Parts of a tensor that are put into words.
 _PARTS = 8
 
-Told = Iterator[tuple[str, Place]]
+Told = Iterable[tuple[str, Place]]
 Edits = Callable[[Suspect], Edited]
 
 
 def explain_widely(suspect: Suspect, layers: Layers) -> list[str]:
     """The causes of the first kind that explains the bytes; none if nothing does."""
-    kinds: tuple[Callable[[], Told], ...] = (
-        lambda: other_experts(suspect),
-        lambda: other_layers(suspect, layers),
-        lambda: _values(suspect),
-        lambda: _bit_orders(suspect),
-        lambda: _edited(suspect, _usual, _unusual),
-        lambda: other_tensors(suspect),
+    kinds: tuple[Callable[[], list[str]], ...] = (
+        lambda: _told(suspect, other_experts(suspect)),
+        lambda: _told(suspect, other_layers(suspect, layers)),
+        lambda: _told(suspect, (*_values(suspect), *_bit_orders(suspect))),
+        lambda: _edited(suspect),
+        lambda: _told(suspect, other_tensors(suspect)),
+        lambda: _told(suspect, _edits_and_values(suspect)),
+        lambda: _told(suspect, experts_and_values(suspect)),
+        lambda: _told(suspect, _pairs(suspect)),
+        lambda: explain_damage(suspect, share=_SCATTERED),
     )
-    for kind in kinds:
-        told = _told(suspect, kind())
-        if told:
-            return told
-    rows = explain_rows(suspect)
-    if rows:
-        return rows
-    for late in (lambda: _edits_and_values(suspect), lambda: _pairs(suspect)):
-        told = _told(suspect, late())
-        if told:
-            return told
-    return explain_damage(suspect, _SCATTERED)
+    return next(filter(None, (kind() for kind in kinds)), [])
 
 
-def explain_damage(suspect: Suspect, most: int = _FEW) -> list[str]:
-    """What `most` entries or fewer are, if no more differ."""
+def explain_damage(suspect: Suspect, *, share: float = 0.0) -> list[str]:
+    """A few entries, or a small `share` of them, that nothing else explains."""
     at = suspect.differs.nonzero()
-    if len(at) > most:
+    if len(at) > max(_FEW, share * suspect.differs.numel()):
         return []
     e, m = at[0].tolist()
+    experts = suspect.differs.any(dim=1).nonzero().flatten().tolist()
     owned = suspect.prepared.shard.expert_range(suspect.prepared.config)
-    place = "padding" if int(suspect.index[m]) == PADDING else "a value"
+    there = expert_words([owned[e] for e in experts], suspect.prepared.config.experts)
+    kind = "padding" if int(suspect.index[m]) == PADDING else "a value"
     pair = [x[e, m] for x in (suspect.expected, suspect.found)]
     shown = " for ".join(_decoded(suspect, x) for x in reversed(pair))
-    count = "one entry is" if len(at) == 1 else f"{len(at)} entries are"
+    count = "one entry is" if len(at) == 1 else f"{len(at)} scattered entries are"
     return [
-        f"{count} damaged, first {place} of expert {owned[e]}: {shown}; all others are "
-        "right, so no step is wrong: something wrote there"
+        f"{count} damaged, in {there}, first {kind}: {shown}; all others are right, so "
+        "no step is wrong: something wrote there"
     ]
 
 
@@ -139,17 +136,20 @@ def _share(place: Place) -> str:
 
 def _values(suspect: Suspect) -> Told:
     """The right entries with other values."""
-    expert, at = suspect.probes
-    wanted, found = suspect.expected[expert, at], suspect.found[expert, at]
+    wanted, found = (x[suspect.probes] for x in (suspect.expected, suspect.found))
+    scattered = None
     for words, edit in value_guesses(_kind(suspect), wanted, found, **_sizes(suspect)):
         place = suspect.holds(edit(suspect.expected))
         if place is None:
             continue
-        constant = words.startswith(("holds", "all zero"))
-        if place.everywhere or not constant or where(suspect, place) is not None:
+        if place.everywhere or where(suspect, place) is not None:
             # What comes later says the same in other words, or less simply.
             yield words, place
             return
+        if not words.startswith(("holds", "all zero", "biased exponents limited", "bits")):
+            scattered = scattered or (words, place)
+    if scattered is not None:
+        yield scattered
 
 
 def _bit_orders(suspect: Suspect) -> Told:
@@ -193,25 +193,33 @@ def _unusual(suspect: Suspect) -> Edited:
     yield from extra_steps(suspect.chain)
 
 
-def _edited(suspect: Suspect, *kinds: Edits) -> Told:
-    """Edits of the chain, tried on fewer columns first where that is less to do.
-
-    Those of the first kind that hold anywhere, unless one of a later kind holds
-    everywhere.
-    """
-    narrow = suspect.narrow
-    parts: list[tuple[str, Place]] = []
-    for edits in kinds:
-        kept = {w for w, chain in edits(narrow) if narrow.place(chain) is not None}
-        chains = ((w, chain) for w, chain in edits(suspect) if w in kept)
-        places = ((words, suspect.place(chain)) for words, chain in chains)
-        told = [(words, place) for words, place in places if place is not None]
+def _edited(suspect: Suspect) -> list[str]:
+    """Edits of the chain: of the whole tensor, else of a part or an order of rows."""
+    parts: list[list[tuple[str, Place]]] = []
+    for edits in (_usual, _unusual):
+        told = list(_places(suspect, edits))
         whole = [(words, place) for words, place in told if place.everywhere]
         if whole:
-            yield from whole
-            return
-        parts = parts or told
-    yield from parts
+            return _told(suspect, (*whole, *memory_moves(suspect)))
+        parts.append(told)
+    usual, unusual = parts
+    return (
+        _told(suspect, usual)
+        or _told(suspect, memory_moves(suspect))
+        or explain_rows(suspect)
+        or _told(suspect, unusual)
+    )
+
+
+def _places(suspect: Suspect, edits: Edits) -> Told:
+    """Where each edit holds, tried on fewer columns first if that is less to do."""
+    narrow = suspect.narrow
+    kept = {w for w, chain in edits(narrow) if narrow.place(chain) is not None}
+    for words, chain in edits(suspect):
+        if words in kept:
+            place = suspect.place(chain)
+            if place is not None:
+                yield words, place
 
 
 def _pairs(suspect: Suspect) -> Told:

@@ -167,6 +167,10 @@ def _of_floats(
         yield from _of_factor(ratio)
     for words, dtype in _NARROWER:
         yield f"rounded to {words}", _on_floats(lambda x, d=dtype: x.to(d))  # type: ignore[misc]
+    for bits in range(1, 8):
+        kept = f"{bits} bits of mantissa"
+        yield f"cut to {kept}", lambda x, b=bits: x & -(1 << _mantissa(x) - b)  # type: ignore[misc]
+        yield f"rounded to {kept}", _on_floats(lambda x, b=bits: _rounded(x, b))  # type: ignore[misc]
     yield "rounded to whole numbers", _on_floats(torch.round)
     yield "cut to whole numbers", _on_floats(torch.trunc)
     yield "absolute values", _on_floats(torch.abs)
@@ -198,6 +202,16 @@ _NARROWER = (
     ("float8 e4m3", torch.float8_e4m3fn),
     ("float8 e5m2", torch.float8_e5m2),
 )
+
+
+def _mantissa(bits: torch.Tensor) -> int:
+    """Stored bits of the mantissa of the float that these integers are."""
+    return {4: 23, 2: 7}[bits.element_size()]
+
+
+def _rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp((mantissa * 2 ** (bits + 1)).round(), exponent - bits - 1)
 
 
 def _floats(bits: torch.Tensor) -> torch.Tensor:
