@@ -105,6 +105,8 @@ def _of_values(
     low, high = int(there.min()), int(there.max())
     if not torch.equal(needed, changed & (wanted >= low) & (wanted <= high)):
         return None
+    if low == high:
+        return f"where 0x{low:02x} belongs only"
     spared = wanted[changed & ~needed]
     if bool((spared < low).all()):
         return f"where 0x{low:02x} or more belongs only"

@@ -52,6 +52,14 @@ def in_words_of(index_map: IndexMap, words: str) -> str:
     return words
 
 
+def _with_sizes(words: str, config: MoEConfig, shard: Shard) -> str:
+    """A factor, with the sizes of the layer that are as large."""
+    factor = {"halved": 2, "doubled": 2, "a quarter": 4, "times 4": 4}.get(words)
+    sizes = {"tp": shard.tp_size, "ep": shard.ep_size, "top_k": config.top_k}
+    named = [name for name, size in sizes.items() if size == factor]
+    return f"{words} (the factor is {' or '.join(named)})" if named else words
+
+
 def missing_line(name: str, found: Mapping[str, torch.Tensor]) -> str:
     """The layout has a tensor `name`; `prepare` returned only those in `found`."""
     names = ", ".join(sorted(found)) or "none"
@@ -152,7 +160,7 @@ def why_lines(
         def edits(most: int) -> list[str]:
             pair = got[tensor], wanted[tensor]
             names = explain_tensor(entry.source, *pair, most=most)
-            return [in_words_of(entry, words) for words in names]
+            return [_with_sizes(in_words_of(entry, n), config, shard) for n in names]
 
         usual = edits(1)
         if usual or looked_at is None:

@@ -47,7 +47,10 @@ def memory_moves(suspect: Suspect) -> Iterator[tuple[str, Place]]:
 def _moves(suspect: Suspect) -> Iterator[tuple[str, Move]]:
     yield "transposed in memory", lambda x: x.transpose(1, 2)
     for step in _OTHER_LAYOUTS:
-        for words, apply in ((str(step), step.apply), (f"inverse of {step}", step.undo)):
+        for words, apply in (
+            (str(step), step.apply),
+            (f"inverse of {step}", step.undo),
+        ):
             yield f"extra: {words}, on single bytes", _on_each(apply)
     for by in _DISTANCES:
         side = "late" if by > 0 else "early"
@@ -57,8 +60,14 @@ def _moves(suspect: Suspect) -> Iterator[tuple[str, Move]]:
         yield f"{words}, in each expert", lambda x, by=by: x.flatten(1).roll(by, 1)  # type: ignore[misc]
         yield f"{words}, in each row", lambda x, by=by: x.roll(by, -1)  # type: ignore[misc]
     if suspect.index_map.source.endswith("blocks"):
-        yield "each row one code (4 bits) too late", lambda x: x << 4 | x.roll(1, -1) >> 4
-        yield "each row one code (4 bits) too early", lambda x: x >> 4 | x.roll(-1, -1) << 4
+        yield (
+            "each row one code (4 bits) too late",
+            lambda x: x << 4 | x.roll(1, -1) >> 4,
+        )
+        yield (
+            "each row one code (4 bits) too early",
+            lambda x: x >> 4 | x.roll(-1, -1) << 4,
+        )
 
 
 def _on_each(apply: Move) -> Move:

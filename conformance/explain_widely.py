@@ -46,6 +46,11 @@ _FIRST_ENTRIES = 4096
 # Parts of a tensor that are put into words.
 _PARTS = 8
 
+# Here and there in a tensor, these would fit too much.
+_ONLY_IN_A_PART = ("holds", "all zero", "biased exponents limited", "bits")
+# Whatever is done to a value in its place, a table of it fits.
+_TABLES = ("each", "E2M1 codes")
+
 Told = Iterable[tuple[str, Place]]
 Edits = Callable[[Suspect], Edited]
 
@@ -137,19 +142,23 @@ def _share(place: Place) -> str:
 def _values(suspect: Suspect) -> Told:
     """The right entries with other values."""
     wanted, found = (x[suspect.probes] for x in (suspect.expected, suspect.found))
-    scattered = None
+    part = scattered = None
     for words, edit in value_guesses(_kind(suspect), wanted, found, **_sizes(suspect)):
         place = suspect.holds(edit(suspect.expected))
         if place is None:
             continue
-        if place.everywhere or where(suspect, place) is not None:
+        if place.everywhere:
             # What comes later says the same in other words, or less simply.
-            yield words, place
+            simple = not words.startswith(_TABLES)
+            yield (words, place) if simple or part is None else part
             return
-        if not words.startswith(("holds", "all zero", "biased exponents limited", "bits")):
+        if part is None and where(suspect, place) is not None:
+            part = words, place
+        elif not words.startswith(_ONLY_IN_A_PART):
             scattered = scattered or (words, place)
-    if scattered is not None:
-        yield scattered
+    told = part or scattered
+    if told is not None:
+        yield told
 
 
 def _bit_orders(suspect: Suspect) -> Told:

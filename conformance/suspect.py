@@ -260,6 +260,7 @@ class Suspect:
             raise
 
     def valued(self, taken: torch.Tensor, chain: Chain) -> torch.Tensor:
+        """Entries of the source as `chain` stores them, as integers."""
         values = taken.to(chain.dtype or taken.dtype)
         return as_integers(values / chain.divisor if chain.divisor != 1 else values)
 
