@@ -33,6 +33,8 @@ from mxmoe.reference.types import Shard
 # All tensors of a layer are copied and edited in search of an explanation up to this
 # size; above it, those of the first expert that differs.
 _EXPLAIN_WHOLE_UP_TO_BYTES = 2**26
+# Of a tensor beside the one that is told of, only the usual edits above this size.
+_BESIDE_UP_TO_BYTES = 2**20
 
 
 def prepared_tensors(prepared: PreparedWeights) -> dict[str, torch.Tensor]:
@@ -163,7 +165,8 @@ def why_lines(
             return [_with_sizes(in_words_of(entry, n), config, shard) for n in names]
 
         usual = edits(1)
-        if usual or looked_at is None:
+        beside = tensor != name and found[tensor].nbytes > _BESIDE_UP_TO_BYTES
+        if usual or looked_at is None or beside:
             return usual
         return explain_widely(looked_at, layers) or edits(2)
 

@@ -79,10 +79,11 @@ def explain_chain(
 def _hits(suspect: Suspect, kind: Callable[[Suspect], Edited]) -> list[str]:
     """The edits that give the whole tensor, tried on fewer columns first."""
     narrow = suspect.narrow
-    hits = [name for name, edited in kind(narrow) if _gives(narrow, edited)]
+    hits = [words for words, edited in kind(narrow) if _gives(narrow, words, edited)]
     if narrow is not suspect and hits:
-        quick = set(hits)
-        hits = [n for n, c in kind(suspect) if n in quick and _gives(suspect, c)]
+        named = set(hits)
+        again = ((words, edited) for words, edited in kind(suspect) if words in named)
+        hits = [words for words, edited in again if _gives(suspect, words, edited)]
     return likeliest(hits)
 
 
@@ -201,15 +202,14 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
             yield words, _replaced(chain, n, pad)
     if "slice rank" in names:
         n = names.index("slice rank")
-        unit = 1 if chain.source.startswith("gate_up") else BLOCK
-        cut_first = _sliced_first(config, shard, unit)
+        if shard.tp_size > 1 and chain.steps[n - 1].name.startswith("pad rows"):
+            early = cut_before_padding(chain.steps[n - 1], chain.steps[n], shard)
+            cut_first: tuple[Step, ...] = (early,)
+        else:
+            unit = 1 if chain.source.startswith("gate_up") else BLOCK
+            cut_first = _sliced_first(config, shard, unit)
         edited = (*chain.steps[: n - 1], *cut_first, *chain.steps[n + 1 :])
-        words = "sliced at i / tp before padding"
-        yield words, replace(chain, steps=edited)
-        if shard.tp_size > 1:
-            step = cut_before_padding(chain.steps[n - 1], chain.steps[n], shard)
-            edited = (*chain.steps[: n - 1], step, *chain.steps[n + 1 :])
-            yield words, replace(chain, steps=edited)
+        yield "sliced at i / tp before padding", replace(chain, steps=edited)
 
 
 def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
@@ -302,8 +302,8 @@ def _other_part(derived: Derived, prepared: Prepared) -> list[str]:
     return []
 
 
-def _gives(suspect: Suspect, chain: Chain) -> bool:
-    place = suspect.place(chain)
+def _gives(suspect: Suspect, words: str, chain: Chain) -> bool:
+    place = suspect.place(words, chain)
     return place is not None and place.everywhere
 
 

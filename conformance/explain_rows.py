@@ -17,56 +17,73 @@ from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.suspect import Suspect
 from mxmoe.reference.layouts.steps import row_shuffle
+from mxmoe.reference.types import BLOCK_BYTES
 
 # Above it the rows of one expert take longer than a second to look up.
 _LARGEST_BYTES = 2**25
 _LISTED = 3
+
+# What has the size of a run.
+_WORDS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    BLOCK_BYTES: torch.complex128,
+}
 
 Rule = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class _View:
-    """Lines of one expert: `undone` steps taken back, single bytes or whole runs."""
+    """Lines of the tensor `undone` steps earlier: rows or columns, of runs or bytes."""
 
     undone: int
-    single: bool
     axis: int
+    single: bool
 
-    def order(self, suspect: Suspect, expert: int) -> list[int] | None:
-        """Which expected line each found one is; None if one is none of them."""
-        pair = _undone(suspect, expert, self.undone)
-        if pair is None or (self.single and pair[0].shape[2] == 1):
-            return None
+    def lines(self, x: torch.Tensor) -> list[bytes]:
+        """Of one of a pair of `_undone`."""
+        shown = as_bytes(x) if self.single else as_bytes(x.unsqueeze(-1))
+        rows = shown.transpose(0, self.axis).flatten(1).contiguous().numpy()
+        return [row.tobytes() for row in rows]
+
+    def words(self, suspect: Suspect) -> str:
+        """What a line is called."""
         if self.single:
-            pair = pair[0].flatten(1).unsqueeze(2), pair[1].flatten(1).unsqueeze(2)
-        found, expected = (x.transpose(0, self.axis) for x in pair)
-        return _order(found, expected)
+            return "byte columns"
+        if not self.undone and suspect.index_map.index.ndim > 2:
+            return ("tiles", "bytes of each tile")[self.axis]
+        return ("rows", "columns")[self.axis]
 
 
 def explain_rows(suspect: Suspect) -> list[str]:
     """What order the rows, else the columns, of the differing experts have."""
     if suspect.prepared.found[0].nbytes > _LARGEST_BYTES:
         return []
-    wrong = suspect.differs.any(dim=1).nonzero().flatten().tolist()
-    for undone in range(len(suspect.chain.steps) + 1):
+    first, *others = suspect.differs.any(dim=1).nonzero().flatten().tolist()
+    for undone, pair in _undone(suspect, first):
         for axis, single in ((0, False), (1, False), (1, True)):
-            view = _View(undone, single, axis)
-            order = view.order(suspect, wrong[0])
-            tiled = not undone and suspect.index_map.index.ndim > 2
-            names = ("tiles", "bytes of each tile") if tiled else ("rows", "columns")
-            what = "byte columns" if single else names[axis]
-            words = None if order is None else describe_order(order, what)
-            if words is None or order is None:
+            view = _View(undone, axis, single)
+            if single and pair[0].element_size() == 1:
                 continue
-            if all(_agree(order, view.order(suspect, e)) for e in wrong[1:]):
-                return [f"{words}{_at(suspect, undone)}{_in(suspect, wrong)}"]
+            order = _order(*map(view.lines, pair))
+            words = order and describe_order(order, view.words(suspect))
+            if words and order and all(_so(suspect, view, order, e) for e in others):
+                return [
+                    f"{words}{_at(suspect, undone)}{_in(suspect, [first, *others])}"
+                ]
     return []
 
 
-def _agree(order: list[int], other: list[int] | None) -> bool:
-    if other is None or len(other) != len(order):
-        return False
+def _so(suspect: Suspect, view: _View, order: list[int], expert: int) -> bool:
+    """Whether another expert has the same order."""
+    pair = next((p for n, p in _undone(suspect, expert) if n == view.undone), None)
+    other = None if pair is None else _order(*map(view.lines, pair))
+    return other is not None and _agree(order, other)
+
+
+def _agree(order: list[int], other: list[int]) -> bool:
     return all(a == b for a, b in zip(order, other, strict=True) if min(a, b) >= 0)
 
 
@@ -140,58 +157,46 @@ def _rules(
 
 
 def _undone(
-    suspect: Suspect, expert: int, undone: int
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Found and expected [rows, columns, bytes] before the last `undone` steps."""
+    suspect: Suspect, expert: int
+) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+    """(n, found and expected [rows, columns] of runs) before the last n steps."""
     prepared, index_map = suspect.prepared, suspect.index_map
     found = index_map.plain(prepared.found[expert].cpu())
-    source = suspect.source[expert].view(
-        prepared.weights.tensors()[index_map.source].dtype
-    )
+    dtype = prepared.weights.tensors()[index_map.source].dtype
+    source = suspect.source[expert].view(dtype)
     wanted = index_map.plain(index_map.gather_expert(source))
-    # Runs of bytes are what a step moves; they stay together on a last axis.
-    width = index_map.width * found.element_size()
-    pair = [as_bytes(x).reshape(*index_map.index.shape, width) for x in (found, wanted)]
-    for step in reversed(suspect.chain.steps[len(suspect.chain.steps) - undone :]):
-        if step.name.startswith(("slice", "pad", "flatten")):
-            return None
-        try:
-            order = torch.arange(pair[0][..., 0].numel()).reshape(pair[0].shape[:-1])
-            back = step.undo(order)
-        except (RuntimeError, IndexError, ValueError):
-            return None
-        pair = [
-            x.flatten(0, -2)[back.flatten()].reshape(*back.shape, width) for x in pair
-        ]
-    if pair[0].ndim == 2:  # a bias: rows of one column
-        pair = [x.unsqueeze(1) for x in pair]
-    if pair[0].ndim > 3 and not undone:  # tiles: one after the other
-        pair = [x.flatten(0, -3) for x in pair]
-    return (pair[0], pair[1]) if pair[0].ndim == 3 else None
+    # A run of bytes is one word, so that steps see rows and columns.
+    word = _WORDS[index_map.width * found.element_size()]
+    pair = [x.contiguous().view(word) for x in (found, wanted)]
+    pair = [x.reshape(index_map.index.shape) for x in pair]
+    steps = suspect.chain.steps
+    for undone in range(len(steps) + 1):
+        if undone:
+            step = steps[len(steps) - undone]
+            if step.name.startswith(("slice", "pad", "flatten")):
+                return
+            try:
+                pair = [step.undo(x) for x in pair]
+            except (RuntimeError, IndexError, ValueError):
+                return
+        if pair[0].ndim == 1:  # a bias: rows of one column
+            yield undone, (pair[0].unsqueeze(1), pair[1].unsqueeze(1))
+        elif pair[0].ndim == 2:
+            yield undone, (pair[0], pair[1])
+        elif not undone:  # tiles: one after the other
+            yield undone, (pair[0].flatten(0, -2), pair[1].flatten(0, -2))
 
 
-def _order(found: torch.Tensor, expected: torch.Tensor) -> list[int] | None:
+def _order(got: list[bytes], wanted: list[bytes]) -> list[int] | None:
     """Which expected line each found one is; None if one is none of them."""
-    wanted, got = (_lines(x) for x in (expected, found))
     by_bytes: dict[bytes, list[int]] = {}
     for n, line in enumerate(wanted):
         by_bytes.setdefault(line, []).append(n)
-    order = []
-    for n, line in enumerate(got):
-        if line == wanted[n]:
-            # Another line of the same bytes may be meant: it is left open.
-            order.append(n if len(by_bytes[line]) == 1 else -1)
-            continue
-        here = by_bytes.get(line)
-        if here is None:
-            return None
-        order.append(here[0] if len(here) == 1 else -1)
-    return order
-
-
-def _lines(x: torch.Tensor) -> list[bytes]:
-    rows = x.flatten(1).contiguous().numpy()
-    return [row.tobytes() for row in rows]
+    if any(line not in by_bytes for line in got):
+        return None
+    # Another line of the same bytes may be meant: it is left open.
+    fitting = [by_bytes[line] for line in got]
+    return [fit[0] if len(fit) == 1 else -1 for fit in fitting]
 
 
 def _at(suspect: Suspect, undone: int) -> str:

@@ -19,6 +19,8 @@ from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import IndexMap
 from mxmoe.reference.types import ExpertWeights
 
+# An entry that the other tensor does not have.
+_OUTSIDE = PADDING - 1
 # Each is held against each.
 _MOST_EXPERTS = 16
 
@@ -142,38 +144,54 @@ def other_tensors(suspect: Suspect) -> Told:
     plain = replace(own, steps=(), divisor=1)
     raw = plain.index_map(prepared.config)
     words = "the checkpoint's own order: no step done"
+    expert, at = suspect.probes
     for name, chain, index_map in (*offered, (words, plain, raw)):
         source = prepared.weights.tensors()[chain.source][owned.start : owned.stop]
         there = replace(suspect, source=source.flatten(1).cpu())
-        for places, inside in _cuts(suspect, index_map.shape):
-            width = index_map.width
-            runs = index_map.index.reshape(-1)[places // width]
-            entries = torch.where(runs < 0, runs, runs * width + places % width)
-            guess = torch.where(inside, there.values(entries, chain), suspect.expected)
-            place = suspect.holds(guess, real=inside & (entries != PADDING))
+        for cut in (_corner, _run):
+            if cut is _corner and len(index_map.shape) != len(suspect.index_map.shape):
+                continue
+            entries = cut(suspect, index_map, suspect.positions[at])
+            guess = there.valued(there.source[expert, entries.clamp(min=0)], chain)
+            guess = guess.masked_fill(entries == PADDING, 0)
+            fits = (guess == suspect.found[expert, at]) | (entries == _OUTSIDE)
+            if not bool(fits.all()) or bool((entries == _OUTSIDE).all()):
+                continue
+            entries = cut(suspect, index_map, suspect.positions)
+            inside = entries != _OUTSIDE
+            values = there.values(entries.clamp(min=PADDING), chain)
+            guess = torch.where(inside, values, suspect.expected)
+            place = suspect.holds(guess, real=entries >= 0)
             if place is not None:
                 yield name, place
                 break
 
 
-def _cuts(
-    suspect: Suspect, other: tuple[int, ...]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Places in a tensor of shape `other` for each position, and whether it has one.
+def _corner(suspect: Suspect, other: IndexMap, positions: torch.Tensor) -> torch.Tensor:
+    """The source entries of `other` with both in their upper left corner."""
+    places, left = torch.zeros_like(positions), positions
+    inside, stride = torch.ones_like(positions, dtype=torch.bool), 1
+    shapes = zip(suspect.index_map.shape, other.shape, strict=True)
+    for count, here in reversed(list(shapes)):
+        inside &= left % count < here
+        places += left % count * stride
+        left, stride = left // count, stride * here
+    return _entries(other, places, inside)
 
-    With both in their upper left corner, then both as flat runs.
-    """
-    shape, positions = suspect.index_map.shape, suspect.positions
-    if len(shape) == len(other) and shape != other:
-        places, left = torch.zeros_like(positions), positions
-        inside, stride = torch.ones_like(positions, dtype=torch.bool), 1
-        for count, here in reversed(list(zip(shape, other, strict=True))):
-            inside &= left % count < here
-            places += left % count * stride
-            left, stride = left // count, stride * here
-        yield places.masked_fill(~inside, 0), inside
-    inside = positions < math.prod(other)
-    yield positions.masked_fill(~inside, 0), inside
+
+def _run(_: Suspect, other: IndexMap, positions: torch.Tensor) -> torch.Tensor:
+    """The source entries of `other` with both as flat runs."""
+    return _entries(other, positions, positions < math.prod(other.shape))
+
+
+def _entries(
+    index_map: IndexMap, places: torch.Tensor, inside: torch.Tensor
+) -> torch.Tensor:
+    width = index_map.width
+    places = places.masked_fill(~inside, 0)
+    runs = index_map.index.reshape(-1)[places // width]
+    entries = torch.where(runs < 0, runs, runs * width + places % width)
+    return entries.masked_fill(~inside, _OUTSIDE)
 
 
 def _owned(suspect: Suspect) -> list[int]:

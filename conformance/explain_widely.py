@@ -223,10 +223,10 @@ def _edited(suspect: Suspect) -> list[str]:
 def _places(suspect: Suspect, edits: Edits) -> Told:
     """Where each edit holds, tried on fewer columns first if that is less to do."""
     narrow = suspect.narrow
-    kept = {w for w, chain in edits(narrow) if narrow.place(chain) is not None}
+    kept = {w for w, chain in edits(narrow) if narrow.place(w, chain) is not None}
     for words, chain in edits(suspect):
         if words in kept:
-            place = suspect.place(chain)
+            place = suspect.place(words, chain)
             if place is not None:
                 yield words, place
 
@@ -237,9 +237,10 @@ def _pairs(suspect: Suspect) -> Told:
         return
     for first, once in _usual(suspect):
         for second, twice in one_step(once):
-            place = suspect.place(twice)
+            words = f"{first}; {second}"
+            place = suspect.place(words, twice)
             if place is not None and place.everywhere:
-                yield f"{first}; {second}", place
+                yield words, place
 
 
 def _edits_and_values(suspect: Suspect) -> Told:

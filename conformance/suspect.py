@@ -112,6 +112,7 @@ class Suspect:
     source: torch.Tensor
     widen: tuple[int, int] | None = None
     _refused: set[tuple[str, torch.Size]] = field(default_factory=set)
+    _placed: dict[str, Place | None] = field(default_factory=dict)
 
     @cached_property
     def chain(self) -> Chain:
@@ -193,8 +194,13 @@ class Suspect:
         taken = self.valued(self.source[expert, entries.clamp(min=0)], chain)
         return taken.masked_fill(entries == PADDING, 0)
 
-    def place(self, chain: Chain) -> Place | None:
-        """Where `chain` holds, or None if it explains nothing."""
+    def place(self, words: str, chain: Chain) -> Place | None:
+        """Where the edited chain called `words` holds; None if it explains nothing."""
+        if words not in self._placed:
+            self._placed[words] = self._place(chain)
+        return self._placed[words]
+
+    def _place(self, chain: Chain) -> Place | None:
         runs = self.run(chain)
         if runs is None:
             return None
@@ -360,6 +366,7 @@ def _narrowed(suspect: Suspect) -> Suspect:
         positions=positions,
         widen=(part, per_row) if gate_up else None,
         _refused=set(),
+        _placed={},
     )
     # Every entry of the narrower layer, where the right layout has it in the full one.
     # The last run stands for padding.
