@@ -13,12 +13,14 @@ from mxmoe.conformance.compare_bytes import logical
 from mxmoe.conformance.compare_bytes import row_provenance
 from mxmoe.conformance.expected_tensor import ExpectedTensor
 from mxmoe.conformance.expected_tensor import expected_tensors
+from mxmoe.conformance.explain_bytes import NO_EDIT
 from mxmoe.conformance.explain_bytes import explain_bytes
 from mxmoe.conformance.explain_bytes import explain_tensor
 from mxmoe.conformance.explain_chain import explain_chain
 from mxmoe.conformance.explain_sources import Layers
 from mxmoe.conformance.explain_widely import explain_damage
 from mxmoe.conformance.explain_widely import explain_widely
+from mxmoe.conformance.explain_widely import only_where
 from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.suspect import suspect_of
 from mxmoe.reference.layouts import Constant
@@ -143,8 +145,8 @@ def why_lines(
     }
     got = {n: found[n][part].cpu() if found[n].dim() else found[n] for n in wanted}
 
-    def causes(tensor: str) -> list[str]:
-        suspect = Prepared(
+    def prepared(tensor: str) -> Prepared:
+        return Prepared(
             name=tensor,
             found=found[tensor],
             layout=layout,
@@ -152,6 +154,9 @@ def why_lines(
             config=config,
             shard=shard,
         )
+
+    def causes(tensor: str) -> list[str]:
+        suspect = prepared(tensor)
         looked_at = suspect_of(suspect, expert)
         damage = [] if looked_at is None else explain_damage(looked_at)
         in_steps = damage or explain_chain(suspect, expert, looked_at)
@@ -170,4 +175,9 @@ def why_lines(
             return usual
         return explain_widely(looked_at, layers) or edits(2)
 
-    return explain_bytes(got, wanted, name, causes)
+    lines = explain_bytes(got, wanted, name, causes)
+    if lines[0].endswith(NO_EDIT):
+        unexplained = suspect_of(prepared(name), expert)
+        there = "" if unexplained is None else only_where(unexplained)
+        lines[0] += f"; all that differs is {there}" if there else ""
+    return lines

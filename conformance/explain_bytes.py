@@ -16,6 +16,8 @@ import torch
 
 from mxmoe.conformance.compare_bytes import as_bytes
 
+NO_EDIT = "no edit of one or two known steps gives these bytes"
+
 # Two edits are tried on tensors up to this size only, to stay within a second.
 _PAIRS_UP_TO_BYTES = 2**18
 
@@ -154,7 +156,7 @@ def explain_bytes(
 
 def _any_of(edits: list[str]) -> str:
     if not edits:
-        return "no edit of one or two known steps gives these bytes"
+        return NO_EDIT
     return edits[0] if len(edits) == 1 else "any of: " + "; ".join(edits[:4])
 
 

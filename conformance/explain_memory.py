@@ -40,12 +40,13 @@ def memory_moves(suspect: Suspect) -> Iterator[tuple[str, Place]]:
         except (RuntimeError, IndexError, ValueError):
             continue
         place = suspect.holds(moved)
-        if place is not None and place.everywhere:
+        if place is not None:
             yield words, place
 
 
 def _moves(suspect: Suspect) -> Iterator[tuple[str, Move]]:
     yield "transposed in memory", lambda x: x.transpose(1, 2)
+    yield "bytes of each row reversed", lambda x: x.flip(-1)
     for step in _OTHER_LAYOUTS:
         for words, apply in (
             (str(step), step.apply),

@@ -15,7 +15,6 @@ import torch
 from mxmoe.conformance.chain_edits import Edited
 from mxmoe.conformance.chain_edits import extra_steps
 from mxmoe.conformance.chain_edits import other_steps
-from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.chain_places import where
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.explain_chain import another_place
@@ -77,24 +76,24 @@ def explain_damage(suspect: Suspect, *, share: float = 0.0) -> list[str]:
     if len(at) > max(_FEW, share * suspect.differs.numel()):
         return []
     e, m = at[0].tolist()
-    experts = suspect.differs.any(dim=1).nonzero().flatten().tolist()
     owned = suspect.prepared.shard.expert_range(suspect.prepared.config)
-    there = expert_words([owned[e] for e in experts], suspect.prepared.config.experts)
+    there = only_where(suspect) or f"in expert {owned[e]} first"
     kind = "padding" if int(suspect.index[m]) == PADDING else "a value"
     pair = [x[e, m] for x in (suspect.expected, suspect.found)]
     shown = " for ".join(_decoded(suspect, x) for x in reversed(pair))
-    count = "one entry is" if len(at) == 1 else f"{len(at)} scattered entries are"
+    count = "one entry is" if len(at) == 1 else f"{len(at)} entries are"
     return [
-        f"{count} damaged, in {there}, first {kind}: {shown}; all others are right, so "
-        "no step is wrong: something wrote there"
+        f"{count} damaged, {there}; first {kind}: {shown}. All others are right, so no "
+        "step is wrong: something wrote there"
     ]
 
 
 def only_where(suspect: Suspect) -> str:
     """Where the bytes differ, of a tensor that nothing explains; "" if everywhere."""
-    place = Place(suspect.differs, torch.ones_like(suspect.differs))
-    words = where(suspect, place)
-    return "" if not words else f"; all that differs is {words}"
+    differs, every = suspect.differs, torch.ones_like(suspect.differs)
+    experts = differs.any(dim=1, keepdim=True).expand_as(differs)
+    words = where(suspect, Place(differs, every))
+    return (where(suspect, Place(experts, every)) if words is None else words) or ""
 
 
 def _decoded(suspect: Suspect, value: torch.Tensor) -> str:
@@ -204,19 +203,25 @@ def _unusual(suspect: Suspect) -> Edited:
 
 def _edited(suspect: Suspect) -> list[str]:
     """Edits of the chain: of the whole tensor, else of a part or an order of rows."""
-    parts: list[list[tuple[str, Place]]] = []
-    for edits in (_usual, _unusual):
-        told = list(_places(suspect, edits))
-        whole = [(words, place) for words, place in told if place.everywhere]
+    kinds = (
+        lambda: list(_places(suspect, _usual)),
+        lambda: list(_places(suspect, _unusual)),
+        lambda: list(memory_moves(suspect)),
+    )
+    told: list[list[tuple[str, Place]]] = []
+    for kind in kinds:
+        told.append(kind())
+        whole = [cause for cause in told[-1] if cause[1].everywhere]
+        if whole and kind is not kinds[-1]:
+            whole += [cause for cause in kinds[-1]() if cause[1].everywhere]
         if whole:
-            return _told(suspect, (*whole, *memory_moves(suspect)))
-        parts.append(told)
-    usual, unusual = parts
+            return _told(suspect, whole)
+    usual, unusual, moves = told
     return (
         _told(suspect, usual)
-        or _told(suspect, memory_moves(suspect))
         or explain_rows(suspect)
         or _told(suspect, unusual)
+        or _told(suspect, moves)
     )
 
 
