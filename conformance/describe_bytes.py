@@ -22,7 +22,7 @@ from mxmoe.conformance.explain_widely import explain_damage
 from mxmoe.conformance.explain_widely import explain_widely
 from mxmoe.conformance.explain_widely import only_where
 from mxmoe.conformance.suspect import Prepared
-from mxmoe.conformance.suspect import suspect_of
+from mxmoe.conformance.suspects import suspect_of
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Derived
 from mxmoe.reference.layouts import IndexMap

@@ -15,23 +15,22 @@ from itertools import combinations
 import torch
 
 from mxmoe.conformance.chain_edits import Edited
-from mxmoe.conformance.chain_edits import cut_before_padding
 from mxmoe.conformance.chain_edits import other_steps
+from mxmoe.conformance.chain_edits import with_steps
+from mxmoe.conformance.chain_lanes import another_place
 from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.suspect import Suspect
-from mxmoe.conformance.suspect import suspect_of
+from mxmoe.conformance.suspects import suspect_of
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Derived
 from mxmoe.reference.layouts import steps
 from mxmoe.reference.layouts.steps import Step
-from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import MoEConfig
-from mxmoe.reference.types import Shard
 
 # Two steps are edited on tensors up to this size only, and an explanation is confirmed
 # on all experts of it, to stay within seconds.
@@ -114,11 +113,11 @@ def one_step(chain: Chain) -> Edited:
     """One step missing, twice, inverted or with another parameter."""
     for n, step in enumerate(chain.steps):
         yield f"missing: {step}", chain.without(n)
-        yield f"{step} twice", _replaced(chain, n, step, step)
+        yield f"{step} twice", with_steps(chain, n, n + 1, step, step)
         inverse = Step(f"inverse of {step}", step.undo, step.apply)
-        yield f"the inverse of {step}", _replaced(chain, n, inverse)
+        yield f"the inverse of {step}", with_steps(chain, n, n + 1, inverse)
         for words, other in _variants(step):
-            yield words, _replaced(chain, n, other)
+            yield words, with_steps(chain, n, n + 1, other)
     gated = [n for n, s in enumerate(chain.steps) if s.name == "gated interleave"]
     for n in gated:
         # Both inverted and in the other order: the inverse of the two together.
@@ -166,83 +165,6 @@ def _variants(step: Step) -> Iterator[tuple[str, Step]]:
         yield f"{gates_first} instead of up, gate", gates_first
 
 
-def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited:
-    """Right steps on the wrong lanes: another rank's, or padded elsewhere.
-
-    config : that of `chain`.
-    """
-    shard = prepared.layout.aligned(prepared.shard)
-    for rank in range(shard.tp_size):
-        if rank != shard.tp_rank:
-            other = prepared.chains(config, tp_rank=rank)[prepared.name]
-            assert isinstance(other, Chain)
-            yield f"the lanes of rank {rank}, not {shard.tp_rank}", other
-    names = [step.name for step in chain.steps]
-    if "stack up, gate" in names:
-        start, stop = names.index("de-interleave"), names.index("stack up, gate") + 1
-        before, after = chain.steps[:start], chain.steps[stop:]
-        kept = replace(chain, steps=(*before, *_interleaved_rows(config, shard)))
-        words = "gate and up kept interleaved, 2i rows padded at their end"
-        yield words, replace(kept, steps=(*kept.steps, *after))
-        yield (
-            f"{words}, no gated interleave",
-            replace(kept, steps=(*kept.steps, *after[1:])),
-        )
-        stacked = replace(chain, steps=(*before, *_stacked_first(config, shard)))
-        yield (
-            "padded at the end of 2P, not at the end of each half",
-            replace(stacked, steps=(*stacked.steps, *after)),
-        )
-    if "pad K" in names and chain.source.startswith("gate_up"):
-        n, k = names.index("pad K"), config.hidden
-        multiples = {-(-k // m) * m: m for m in (256, 128, 64, 32)}
-        for to, multiple in multiples.items():
-            pad = steps.pad("K", 1, k // BLOCK, to // BLOCK)
-            words = f"K padded to a multiple of {multiple}"
-            yield words, _replaced(chain, n, pad)
-    if "slice rank" in names:
-        n = names.index("slice rank")
-        if shard.tp_size > 1 and chain.steps[n - 1].name.startswith("pad rows"):
-            early = cut_before_padding(chain.steps[n - 1], chain.steps[n], shard)
-            cut_first: tuple[Step, ...] = (early,)
-        else:
-            unit = 1 if chain.source.startswith("gate_up") else BLOCK
-            cut_first = _sliced_first(config, shard, unit)
-        edited = (*chain.steps[: n - 1], *cut_first, *chain.steps[n + 1 :])
-        yield "sliced at i / tp before padding", replace(chain, steps=edited)
-
-
-def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
-    rows = 2 * config.intermediate
-    lanes = 2 * shard.padded_intermediate(config)
-    start, total = lanes * shard.tp_rank, lanes * shard.tp_size
-    return (
-        steps.pad("2i rows", 0, rows, total),
-        steps.cut("rank", 0, total, start, start + lanes),
-    )
-
-
-def _stacked_first(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
-    own = shard.intermediate_range(config)
-    return (
-        steps.deinterleave(),
-        steps.cut("rank", 1, config.intermediate, own.start, own.stop),
-        steps.stack_up_gate(),
-        steps.pad("2P", 0, 2 * len(own), 2 * shard.padded_intermediate(config)),
-    )
-
-
-def _sliced_first(config: MoEConfig, shard: Shard, unit: int) -> tuple[Step, ...]:
-    lanes = config.intermediate // unit
-    each = -(-lanes // shard.tp_size)
-    start, stop = (min(lanes, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
-    padded = max(shard.padded_intermediate(config) // unit, stop - start)
-    return (
-        steps.cut("rank", 1, lanes, start, stop),
-        steps.pad("rank", 1, stop - start, padded),
-    )
-
-
 def _only_padding(suspect: Suspect) -> str:
     """What the padding holds, if all the rest is right."""
     padding = suspect.index == PADDING
@@ -283,7 +205,7 @@ def _other_constants(prepared: Prepared) -> list[str]:
         return names
     wrong = (found != wanted.expand(len(found))).nonzero().flatten()
     held = found[wrong].unique()
-    if len(held) != 1:
+    if len(held) != 1 or f"{float(held):g}" == f"{wanted.value:g}":
         return []
     owned = prepared.shard.expert_range(prepared.config)
     at = [owned[int(e)] for e in wrong]
@@ -334,7 +256,3 @@ def _same(tensor: torch.Tensor, found: torch.Tensor) -> bool:
     return (tensor.shape, tensor.dtype) == (found.shape, found.dtype) and torch.equal(
         as_bytes(tensor), as_bytes(found)
     )
-
-
-def _replaced(chain: Chain, at: int, *new: Step) -> Chain:
-    return replace(chain, steps=(*chain.steps[:at], *new, *chain.steps[at + 1 :]))

@@ -15,9 +15,9 @@ import torch
 from mxmoe.conformance.chain_edits import Edited
 from mxmoe.conformance.chain_edits import extra_steps
 from mxmoe.conformance.chain_edits import other_steps
+from mxmoe.conformance.chain_lanes import another_place
 from mxmoe.conformance.chain_places import where
 from mxmoe.conformance.compare_bytes import decoded
-from mxmoe.conformance.explain_chain import another_place
 from mxmoe.conformance.explain_chain import likeliest
 from mxmoe.conformance.explain_chain import one_step
 from mxmoe.conformance.explain_memory import memory_moves

@@ -17,7 +17,7 @@ from mxmoe.conformance.explain_rows import describe_order
 from mxmoe.conformance.explain_widely import explain_widely
 from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.suspect import Suspect
-from mxmoe.conformance.suspect import suspect_of
+from mxmoe.conformance.suspects import suspect_of
 from mxmoe.conformance.value_edits import value_guesses
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import TRITON_MOE
