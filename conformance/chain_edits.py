@@ -80,6 +80,9 @@ def _general(chain: Chain, n: int) -> Iterator[tuple[str, Move]]:
     alternate = halves and not any(name.startswith(_SORTS) for name in names)
     if alternate:
         yield from _GATES_AND_UPS
+        for first, what in enumerate(("gates", "ups")):
+            for words, apply in _LINE_MOVES[:_OF_ONE_LINE]:
+                yield f"{what} {words}", _every_other(first, apply)
     for axis, what in enumerate(axes):
         for words, apply in _LINE_MOVES:
             if not (alternate and axis == 0 and words == "exchanged in pairs"):
@@ -108,6 +111,9 @@ def _known(chain: Chain) -> Iterator[tuple[str, Move]]:
             yield f"{name} on columns", _on_columns(step.apply)
 
 
+# The first of `_LINE_MOVES` are tried on gates and on ups alone.
+_OF_ONE_LINE = 5
+
 _LINE_MOVES: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
     ("shifted by one", lambda x: x.roll(1, 0)),
     ("shifted back by one", lambda x: x.roll(-1, 0)),
@@ -128,6 +134,17 @@ _LINE_MOVES: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
         lambda x: split(x, 0, (-1, 2)).transpose(0, 1).flatten(0, 1),
     ),
 )
+
+
+def _every_other(first: int, apply: Move) -> Move:
+    """`apply` of rows `first`, `first` + 2, ..., among the others as they are."""
+
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(len(x))
+        rows[first::2] = apply(rows[first::2])
+        return x[rows]
+
+    return moved
 
 
 def _keeps_shape(step: Step) -> bool:

@@ -157,7 +157,11 @@ def axes(suspect: Suspect) -> Iterator[Axis]:
     names = {
         1: (("row", "rows"),),
         2: (("row", "rows"), ("column", "columns")),
-        3: (("row of tiles", "rows of tiles"), ("tile", "tiles"), ("byte", "bytes")),
+        3: (
+            ("row of tiles", "rows of tiles"),
+            ("tile along K", "tiles along K"),
+            ("byte of each tile", "bytes of each tile"),
+        ),
     }.get(
         len(shape), tuple((f"axis {n} place", f"axis {n}") for n in range(len(shape)))
     )

@@ -31,6 +31,9 @@ _WORDS = {
     BLOCK_BYTES: torch.complex128,
 }
 
+# Lines that may stay together where others change places: powers of two.
+_GROUPS = (1, 2, 4, 8, 16, 32, 64)
+
 Rule = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -148,12 +151,22 @@ def _rules(
             f"in groups of {b}, groups reversed",
             lambda n, b=b: (count // b - 1 - n // b) * b + n % b,  # type: ignore[misc]
         )
-        for a in range(2, b):
-            if b % a == 0:
-                yield (
-                    f"transposed as {a} x {b // a}{inside}",
-                    lambda n, a=a, b=b: n - n % b + n % b % a * (b // a) + n % b // a,  # type: ignore[misc]
-                )
+        yield from _transposed(b, count)
+
+
+def _transposed(b: int, count: int) -> Iterator[tuple[str, Rule]]:
+    """Each `b` lines as a matrix, transposed; also of groups that stay together."""
+    inside = "" if b == count else f" in each {b}"
+    grouped = [u for u in _GROUPS if b & b - 1 == 0 and 4 * u <= b] or [1]
+    for u in grouped:
+        size, kept = b // u, "" if u == 1 else f" in groups of {u}"
+        for a in (a for a in range(2, size) if size % a == 0):
+
+            def rule(n: torch.Tensor, a: int = a, u: int = u) -> torch.Tensor:
+                group, size = n % b // u, b // u
+                return n - n % b + (group % a * (size // a) + group // a) * u + n % u
+
+            yield f"transposed as {a} x {size // a}{kept}{inside}", rule
 
 
 def _undone(
