@@ -22,6 +22,7 @@ from mxmoe.conformance.explain_widely import explain_damage
 from mxmoe.conformance.explain_widely import explain_widely
 from mxmoe.conformance.explain_widely import only_where
 from mxmoe.conformance.suspect import Prepared
+from mxmoe.conformance.suspect import Suspect
 from mxmoe.conformance.suspects import suspect_of
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Derived
@@ -155,9 +156,11 @@ def why_lines(
             shard=shard,
         )
 
+    looked: dict[str, Suspect | None] = {}
+
     def causes(tensor: str) -> list[str]:
         suspect = prepared(tensor)
-        looked_at = suspect_of(suspect, expert)
+        looked_at = looked[tensor] = suspect_of(suspect, expert)
         damage = [] if looked_at is None else explain_damage(looked_at)
         in_steps = damage or explain_chain(suspect, expert, looked_at)
         entry = expected[tensor].entry
@@ -177,7 +180,7 @@ def why_lines(
 
     lines = explain_bytes(got, wanted, name, causes)
     if lines[0].endswith(NO_EDIT):
-        unexplained = suspect_of(prepared(name), expert)
+        unexplained = looked[name]
         there = "" if unexplained is None else only_where(unexplained)
         lines[0] += f"; all that differs is {there}" if there else ""
     return lines

@@ -22,6 +22,8 @@ from mxmoe.reference.types import BLOCK_BYTES
 # Above it the rows of one expert take longer than a second to look up.
 _LARGEST_BYTES = 2**25
 _LISTED = 3
+# Of a longer line, blocks of every size take longer than a second to try.
+_LONGEST = 2**14
 
 # What has the size of a run.
 _WORDS = {
@@ -136,6 +138,7 @@ def _rules(
             order = back(torch.arange(count))
             yield f"in the inverse order of {shuffle}", lambda n, o=order: o[n]  # type: ignore[misc]
     sizes = [b for b in range(2, count + 1) if count % b == 0]
+    sizes = sizes if count <= _LONGEST else []
     for b in sizes:
         inside = "" if b == count else f" in each {b}"
         name = "exchanged in pairs" if b == 2 else f"reversed{inside}"

@@ -45,6 +45,8 @@ _FIRST_ENTRIES = 4096
 # Parts of a tensor that are put into words.
 _PARTS = 8
 
+# Of entries, some of which are right by chance or are padding.
+_EVERYWHERE = 0.5
 # Here and there in a tensor, these would fit too much.
 _ONLY_IN_A_PART = ("holds", "all zero", "biased exponents limited", "bits")
 # Whatever is done to a value in its place, a table of it fits.
@@ -91,6 +93,8 @@ def explain_damage(suspect: Suspect, *, share: float = 0.0) -> list[str]:
 def only_where(suspect: Suspect) -> str:
     """Where the bytes differ, of a tensor that nothing explains; "" if everywhere."""
     differs, every = suspect.differs, torch.ones_like(suspect.differs)
+    if bool((differs.float().mean(dim=1) > _EVERYWHERE).all()):
+        return ""
     experts = differs.any(dim=1, keepdim=True).expand_as(differs)
     words = where(suspect, Place(differs, every))
     return (where(suspect, Place(experts, every)) if words is None else words) or ""

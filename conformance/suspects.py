@@ -22,6 +22,7 @@ _MOST_DIFFERING = 2**18
 # of a layout cuts, taken modulo this multiple of every padding rule.
 _NARROW_FROM_ENTRIES = 2**20
 _NARROW = 512
+_LANES = torch.arange(_WORD)
 
 
 def suspect_of(prepared: Prepared, expert: int = 0) -> Suspect | None:
@@ -73,7 +74,7 @@ def _positions(
     chosen = torch.zeros(total // _WORD + 1, dtype=torch.bool)
     chosen[words] = True
     chosen[at // _WORD] = True
-    every = chosen.nonzero() * _WORD + torch.arange(_WORD)
+    every = chosen.nonzero() * _WORD + _LANES
     return every[every < total]
 
 
@@ -84,7 +85,10 @@ def _plain_at(
     flat = prepared.reshape(-1)
     if index_map.bits is None:
         return flat[positions]
-    words, back = (positions // _WORD).unique(return_inverse=True)
+    words = positions // _WORD
+    if torch.equal(positions, words[::_WORD, None].mul(_WORD).add(_LANES).flatten()):
+        return index_map.bits.undo(flat.view(-1, _WORD)[words[::_WORD]]).flatten()
+    words, back = words.unique(return_inverse=True)
     plain = index_map.bits.undo(flat.view(-1, _WORD)[words])
     return plain[back, positions % _WORD]
 
