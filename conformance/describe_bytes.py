@@ -146,8 +146,10 @@ def why_lines(
     }
     got = {n: found[n][part].cpu() if found[n].dim() else found[n] for n in wanted}
 
-    def prepared(tensor: str) -> Prepared:
-        return Prepared(
+    looked_at: dict[str, Suspect | None] = {}
+
+    def causes(tensor: str) -> list[str]:
+        prepared = Prepared(
             name=tensor,
             found=found[tensor],
             layout=layout,
@@ -155,32 +157,45 @@ def why_lines(
             config=config,
             shard=shard,
         )
-
-    looked: dict[str, Suspect | None] = {}
-
-    def causes(tensor: str) -> list[str]:
-        suspect = prepared(tensor)
-        looked_at = looked[tensor] = suspect_of(suspect, expert)
-        damage = [] if looked_at is None else explain_damage(looked_at)
-        in_steps = damage or explain_chain(suspect, expert, looked_at)
-        entry = expected[tensor].entry
-        if in_steps or not isinstance(entry, IndexMap):
-            return in_steps
-
-        def edits(most: int) -> list[str]:
-            pair = got[tensor], wanted[tensor]
-            names = explain_tensor(entry.source, *pair, most=most)
-            return [_with_sizes(in_words_of(entry, n), config, shard) for n in names]
-
-        usual = edits(1)
-        beside = tensor != name and found[tensor].nbytes > _BESIDE_UP_TO_BYTES
-        if usual or looked_at is None or beside:
+        suspect = looked_at[tensor] = suspect_of(prepared, expert)
+        pair = tuple(x.get(tensor, found[tensor]) for x in (got, wanted))
+        usual = _usual_causes(prepared, suspect, expert, *pair)
+        beside = tensor != name and prepared.found.nbytes > _BESIDE_UP_TO_BYTES
+        if usual or suspect is None or beside:
             return usual
-        return explain_widely(looked_at, layers) or edits(2)
+        unusual = explain_widely(suspect, layers)
+        return unusual or _edits(prepared, *pair, most=2)
 
     lines = explain_bytes(got, wanted, name, causes)
-    if lines[0].endswith(NO_EDIT):
-        unexplained = looked[name]
-        there = "" if unexplained is None else only_where(unexplained)
+    unexplained = looked_at[name]
+    if lines[0].endswith(NO_EDIT) and unexplained is not None:
+        there = only_where(unexplained)
         lines[0] += f"; all that differs is {there}" if there else ""
     return lines
+
+
+def _usual_causes(
+    prepared: Prepared,
+    suspect: Suspect | None,
+    expert: int,
+    got: torch.Tensor,
+    wanted: torch.Tensor,
+) -> list[str]:
+    """Damage, or the usual edits of the chain, or one of the finished tensor."""
+    damage = [] if suspect is None else explain_damage(suspect)
+    in_steps = damage or explain_chain(prepared, expert, suspect)
+    return in_steps or _edits(prepared, got, wanted, most=1)
+
+
+def _edits(
+    prepared: Prepared, got: torch.Tensor, wanted: torch.Tensor, *, most: int
+) -> list[str]:
+    """Edits of the finished tensor, in the words of its layout."""
+    maps = prepared.layout.maps(prepared.config, prepared.shard)
+    if prepared.name not in maps:
+        return []
+    entry = maps[prepared.name]
+    return [
+        _with_sizes(in_words_of(entry, name), prepared.config, prepared.shard)
+        for name in explain_tensor(entry.source, got, wanted, most=most)
+    ]
