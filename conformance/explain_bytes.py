@@ -16,6 +16,8 @@ import torch
 
 from mxmoe.conformance.compare_bytes import as_bytes
 
+NO_EDIT = "no edit of one or two known steps gives these bytes"
+
 # Two edits are tried on tensors up to this size only, to stay within a second.
 _PAIRS_UP_TO_BYTES = 2**18
 
@@ -107,16 +109,19 @@ EDITS = (
 )
 
 
-def explain_tensor(name: str, found: torch.Tensor, expected: torch.Tensor) -> list[str]:
+def explain_tensor(
+    name: str, found: torch.Tensor, expected: torch.Tensor, *, most: int = 2
+) -> list[str]:
     """Every single edit that gives `found`, else every pair, else nothing.
 
-    name : the field of `ExpertWeights` that the tensor comes from.
+    name : the field of `ExpertWeights` that the tensor comes from. most : 1 for no
+    pairs.
     """
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         return []
     target, source = as_bytes(found), expected.cpu()
     hits = [e.name for e, edited in _edited(name, source) if _same(edited, target)]
-    if hits or source.numel() * source.element_size() > _PAIRS_UP_TO_BYTES:
+    if hits or most < 2 or source.numel() * source.element_size() > _PAIRS_UP_TO_BYTES:
         return hits
     return [
         f"{first.name}, then {second.name}"
@@ -151,7 +156,7 @@ def explain_bytes(
 
 def _any_of(edits: list[str]) -> str:
     if not edits:
-        return "no edit of one or two known steps gives these bytes"
+        return NO_EDIT
     return edits[0] if len(edits) == 1 else "any of: " + "; ".join(edits[:4])
 
 

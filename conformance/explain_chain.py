@@ -9,87 +9,118 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from dataclasses import dataclass
 from dataclasses import replace
 from itertools import combinations
 
 import torch
 
+from mxmoe.conformance.chain_edits import Edited
+from mxmoe.conformance.chain_edits import other_steps
+from mxmoe.conformance.chain_edits import with_steps
+from mxmoe.conformance.chain_lanes import another_place
+from mxmoe.conformance.chain_places import expert_words
 from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.suspect import Prepared
+from mxmoe.conformance.suspect import Suspect
+from mxmoe.conformance.suspects import suspect_of
 from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Constant
 from mxmoe.reference.layouts import Derived
-from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts import steps
-from mxmoe.reference.layouts.layout import Chains
 from mxmoe.reference.layouts.steps import Step
-from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import WHOLE
-from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
-from mxmoe.reference.types import Shard
 
 # Two steps are edited on tensors up to this size only, and an explanation is confirmed
 # on all experts of it, to stay within seconds.
 _PAIRS_UP_TO_BYTES = 2**21
 _FIRST_ROWS = 64
+# Wrong lanes and a wrong step are tried together where a chain runs in 0.3 ms.
+_ELSEWHERE_UP_TO_ENTRIES = 2**15
+# Values of padding that are listed.
+_LISTED = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """One prepared tensor that has other bytes than it should."""
-
-    name: str
-    found: torch.Tensor
-    layout: Layout
-    weights: ExpertWeights
-    config: MoEConfig
-    shard: Shard
-
-
-def explain_chain(prepared: Prepared, expert: int = 0) -> list[str]:
+def explain_chain(
+    prepared: Prepared, expert: int = 0, suspect: Suspect | None = None
+) -> list[str]:
     """Every edit under which the layout gives `found`, the simplest kind only.
 
-    expert : the local expert that is compared first.
+    expert : the local expert that is looked at most closely. suspect : of `prepared`,
+    if it is at hand.
     """
-    chain = _chains(prepared)[prepared.name]
+    chain = prepared.chains()[prepared.name]
     if isinstance(chain, Constant):
         return _other_constants(prepared)
     if isinstance(chain, Derived):
-        return _whole_layer(chain, prepared)
-    padding = _only_padding(prepared)
-    if padding:
-        return padding
-    kinds: list[Callable[[], Iterator[tuple[str, Chain]]]] = [
-        lambda: _one_step(chain),
-        lambda: _another_place(chain, prepared),
+        return _other_part(chain, prepared)
+    suspect = suspect or suspect_of(prepared, expert)
+    if suspect is None:
+        return _of_another_shape(chain, prepared, expert)
+    kinds: list[Callable[[Suspect], Edited]] = [
+        lambda s: one_step(s.chain),
+        lambda s: another_place(s.chain, prepared, s.config),
     ]
+    padding = _only_padding(suspect)
+    if padding:
+        # Padding of many values is the content of something else.
+        moved = [*kinds, lambda s: other_steps(s.chain)] if "..." in padding else []
+        return next(filter(None, (_hits(suspect, kind) for kind in moved)), [padding])
     if prepared.found.nbytes <= _PAIRS_UP_TO_BYTES:
-        kinds.append(lambda: _two_steps(chain))
-        kinds.append(lambda: _one_step_elsewhere(chain, prepared))
+        kinds.append(lambda s: _two_steps(s.chain))
+    if suspect.index_map.index.numel() <= _ELSEWHERE_UP_TO_ENTRIES:
+        kinds.append(lambda s: _one_step_elsewhere(s.chain, prepared, s.config))
     for kind in kinds:
-        hits = [name for name, edited in kind() if _gives(edited, prepared, expert)]
-        # A step that is its own inverse on this shape: forgetting it is likelier.
-        likelier = [name for name in hits if not name.endswith(" twice")]
+        hits = _hits(suspect, kind)
         if hits:
-            return list(dict.fromkeys(likelier or hits))
+            return hits
     return [] if prepared.shard.ep_size == 1 else _other_experts(prepared)
 
 
-def _chains(prepared: Prepared, **changes: int) -> Chains:
-    shard = replace(prepared.layout.aligned(prepared.shard), **changes)
-    return prepared.layout.chains(prepared.config, shard)
+def _hits(suspect: Suspect, kind: Callable[[Suspect], Edited]) -> list[str]:
+    """The edits that give the whole tensor, tried on fewer columns first."""
+    narrow = suspect.narrow
+    hits = [words for words, edited in kind(narrow) if _gives(narrow, words, edited)]
+    if narrow is not suspect and hits:
+        named = set(hits)
+        again = ((words, edited) for words, edited in kind(suspect) if words in named)
+        hits = [words for words, edited in again if _gives(suspect, words, edited)]
+    return likeliest(hits)
 
 
-def _one_step(chain: Chain) -> Iterator[tuple[str, Chain]]:
+def likeliest(hits: list[str]) -> list[str]:
+    """A step that is its own inverse on this shape: forgetting it is likelier."""
+    both = {}
+    for name in hits:
+        before, missing, step = name.rpartition("missing: ")
+        if missing and f"{before}{step} twice" in hits:
+            both[name] = f"{before}{step} twice"
+    return [
+        f"{name} (or done twice: equal bytes here)" if name in both else name
+        for name in dict.fromkeys(hits)
+        if name not in both.values()
+    ]
+
+
+def _of_another_shape(chain: Chain, prepared: Prepared, expert: int) -> list[str]:
+    """Edits that give another shape, too, if it is the found one."""
+    for kind in (one_step(chain), another_place(chain, prepared, prepared.config)):
+        hits = [n for n, edited in kind if _gives_shape(edited, prepared, expert)]
+        if hits:
+            return likeliest(hits)
+    return []
+
+
+def one_step(chain: Chain) -> Edited:
+    """One step missing, twice, inverted or with another parameter."""
     for n, step in enumerate(chain.steps):
         yield f"missing: {step}", chain.without(n)
-        yield f"{step} twice", _replaced(chain, n, step, step)
+        yield f"{step} twice", with_steps(chain, n, n + 1, step, step)
         inverse = Step(f"inverse of {step}", step.undo, step.apply)
-        yield f"the inverse of {step}", _replaced(chain, n, inverse)
+        yield f"the inverse of {step}", with_steps(chain, n, n + 1, inverse)
         for words, other in _variants(step):
-            yield words, _replaced(chain, n, other)
+            yield words, with_steps(chain, n, n + 1, other)
     gated = [n for n, s in enumerate(chain.steps) if s.name == "gated interleave"]
     for n in gated:
         # Both inverted and in the other order: the inverse of the two together.
@@ -106,7 +137,7 @@ def _one_step(chain: Chain) -> Iterator[tuple[str, Chain]]:
         yield f"missing: {chain.bits}", replace(chain, bits=None)
 
 
-def _two_steps(chain: Chain) -> Iterator[tuple[str, Chain]]:
+def _two_steps(chain: Chain) -> Edited:
     for m, n in combinations(range(len(chain.steps)), 2):
         first, second = chain.steps[m], chain.steps[n]
         yield f"missing: {first}, {second}", chain.without(n).without(m)
@@ -116,11 +147,9 @@ def _two_steps(chain: Chain) -> Iterator[tuple[str, Chain]]:
         yield words, replace(chain, steps=tuple(swapped))
 
 
-def _one_step_elsewhere(
-    chain: Chain, prepared: Prepared
-) -> Iterator[tuple[str, Chain]]:
-    for words, elsewhere in _another_place(chain, prepared):
-        for more, edited in _one_step(elsewhere):
+def _one_step_elsewhere(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited:
+    for words, elsewhere in another_place(chain, prepared, config):
+        for more, edited in one_step(elsewhere):
             yield f"{words}; {more}", edited
 
 
@@ -139,90 +168,19 @@ def _variants(step: Step) -> Iterator[tuple[str, Step]]:
         yield f"{gates_first} instead of up, gate", gates_first
 
 
-def _another_place(chain: Chain, prepared: Prepared) -> Iterator[tuple[str, Chain]]:
-    """Right steps on the wrong lanes: another rank's, or padded elsewhere."""
-    config, shard = prepared.config, prepared.layout.aligned(prepared.shard)
-    for rank in range(shard.tp_size):
-        if rank != shard.tp_rank:
-            other = _chains(prepared, tp_rank=rank)[prepared.name]
-            assert isinstance(other, Chain)
-            yield f"the lanes of rank {rank}, not {shard.tp_rank}", other
-    names = [step.name for step in chain.steps]
-    if "stack up, gate" in names:
-        start, stop = names.index("de-interleave"), names.index("stack up, gate") + 1
-        before, after = chain.steps[:start], chain.steps[stop:]
-        kept = replace(chain, steps=(*before, *_interleaved_rows(config, shard)))
-        words = "gate and up kept interleaved, 2i rows padded at their end"
-        yield words, replace(kept, steps=(*kept.steps, *after))
-        yield (
-            f"{words}, no gated interleave",
-            replace(kept, steps=(*kept.steps, *after[1:])),
-        )
-        stacked = replace(chain, steps=(*before, *_stacked_first(config, shard)))
-        yield (
-            "padded at the end of 2P, not at the end of each half",
-            replace(stacked, steps=(*stacked.steps, *after)),
-        )
-    if "pad K" in names and chain.source.startswith("gate_up"):
-        n, k = names.index("pad K"), config.hidden
-        multiples = {-(-k // m) * m: m for m in (256, 128, 64, 32)}
-        for to, multiple in multiples.items():
-            pad = steps.pad("K", 1, k // BLOCK, to // BLOCK)
-            words = f"K padded to a multiple of {multiple}"
-            yield words, _replaced(chain, n, pad)
-    if "slice rank" in names:
-        n = names.index("slice rank")
-        unit = 1 if chain.source.startswith("gate_up") else BLOCK
-        cut_first = _sliced_first(config, shard, unit)
-        edited = (*chain.steps[: n - 1], *cut_first, *chain.steps[n + 1 :])
-        yield "sliced at i / tp before padding", replace(chain, steps=edited)
-
-
-def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
-    rows = 2 * config.intermediate
-    lanes = 2 * shard.padded_intermediate(config)
-    start, total = lanes * shard.tp_rank, lanes * shard.tp_size
-    return (
-        steps.pad("2i rows", 0, rows, total),
-        steps.cut("rank", 0, total, start, start + lanes),
-    )
-
-
-def _stacked_first(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
-    own = shard.intermediate_range(config)
-    return (
-        steps.deinterleave(),
-        steps.cut("rank", 1, config.intermediate, own.start, own.stop),
-        steps.stack_up_gate(),
-        steps.pad("2P", 0, 2 * len(own), 2 * shard.padded_intermediate(config)),
-    )
-
-
-def _sliced_first(config: MoEConfig, shard: Shard, unit: int) -> tuple[Step, ...]:
-    lanes = config.intermediate // unit
-    each = -(-lanes // shard.tp_size)
-    start, stop = (min(lanes, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
-    padded = max(shard.padded_intermediate(config) // unit, stop - start)
-    return (
-        steps.cut("rank", 1, lanes, start, stop),
-        steps.pad("rank", 1, stop - start, padded),
-    )
-
-
-def _only_padding(prepared: Prepared) -> list[str]:
+def _only_padding(suspect: Suspect) -> str:
     """What the padding holds, if all the rest is right."""
-    maps = prepared.layout.maps(prepared.config, prepared.shard)
-    index_map, found = maps[prepared.name], prepared.found.cpu()
-    expected = prepared.layout.expected_tensor(
-        prepared.name, prepared.weights, prepared.config, prepared.shard
-    ).cpu()
-    if (found.shape, found.dtype) != (expected.shape, expected.dtype):
-        return []
-    padding = (index_map.index == PADDING).repeat_interleave(index_map.width, dim=-1)
-    if not _same(expected.masked_fill(padding, 0), found.masked_fill(padding, 0)):
-        return []
-    held = sorted({float(value) for value in found[:, padding].unique()[:4]})
-    return [f"only the padding differs: it holds {', '.join(f'{v:g}' for v in held)}"]
+    padding = suspect.index == PADDING
+    if bool(suspect.differs[:, ~padding].any()):
+        return ""
+    bits = suspect.found[:, padding].unique()
+    more = ", ..." if len(bits) > _LISTED else ""
+    bits = bits[:_LISTED]
+    if bits.dtype != torch.uint8:
+        bits = bits.view(suspect.prepared.found.dtype)
+    held = sorted({float(value) for value in bits})
+    values = ", ".join(f"{v:g}" for v in held)
+    return f"only the padding differs: it holds {values}{more}"
 
 
 def _other_experts(prepared: Prepared) -> list[str]:
@@ -238,22 +196,43 @@ def _other_experts(prepared: Prepared) -> list[str]:
 
 
 def _other_constants(prepared: Prepared) -> list[str]:
-    return [
+    chains, found = prepared.chains(), prepared.found.cpu()
+    wanted = chains[prepared.name]
+    assert isinstance(wanted, Constant)
+    names = [
         f"holds {name}"
-        for name, constant in _chains(prepared).items()
-        if isinstance(constant, Constant)
-        and _same(constant.expand(len(prepared.found)), prepared.found)
+        for name, constant in chains.items()
+        if isinstance(constant, Constant) and _same(constant.expand(len(found)), found)
     ]
-
-
-def _whole_layer(derived: Derived, prepared: Prepared) -> list[str]:
-    whole = derived.of_rank(prepared.weights, prepared.config, WHOLE)
-    if prepared.shard.is_whole() or not _same(whole, prepared.found):
+    if names or found.dim() != 1 or not found.is_floating_point():
+        return names
+    wrong = (found != wanted.expand(len(found))).nonzero().flatten()
+    held = found[wrong].unique()
+    if len(held) != 1 or f"{float(held):g}" == f"{wanted.value:g}":
         return []
-    return ["that of the whole layer, not of this rank's part"]
+    owned = prepared.shard.expert_range(prepared.config)
+    at = [owned[int(e)] for e in wrong]
+    only = expert_words(at, prepared.config.experts)
+    part = "" if len(at) == len(owned) else f", in {only} only"
+    return [f"holds {float(held):g}, not {wanted.value:g}{part}"]
 
 
-def _gives(chain: Chain, prepared: Prepared, expert: int) -> bool:
+def _other_part(derived: Derived, prepared: Prepared) -> list[str]:
+    """What else a value that is computed may have been computed from."""
+    whole = derived.of_rank(prepared.weights, prepared.config, WHOLE)
+    if not prepared.shard.is_whole() and _same(whole, prepared.found):
+        return ["that of the whole layer, not of this rank's part"]
+    if whole.dtype == torch.bool and _same(whole, ~prepared.found):
+        return ["the opposite of what it should be"]
+    return []
+
+
+def _gives(suspect: Suspect, words: str, chain: Chain) -> bool:
+    place = suspect.place(words, chain)
+    return place is not None and place.everywhere
+
+
+def _gives_shape(chain: Chain, prepared: Prepared, expert: int) -> bool:
     """Whether `chain` gives the found bytes, of one expert first, then of all."""
     found = prepared.found
     try:
@@ -273,14 +252,10 @@ def _gives(chain: Chain, prepared: Prepared, expert: int) -> bool:
         gathered = part.gather_expert(source[expert])
         if not _same(gathered, wanted[expert][: len(gathered)]):
             return False
-    return found.nbytes > _PAIRS_UP_TO_BYTES or _same(index_map.gather(source), wanted)
+    return _same(index_map.gather(source), wanted)
 
 
 def _same(tensor: torch.Tensor, found: torch.Tensor) -> bool:
     return (tensor.shape, tensor.dtype) == (found.shape, found.dtype) and torch.equal(
         as_bytes(tensor), as_bytes(found)
     )
-
-
-def _replaced(chain: Chain, at: int, *new: Step) -> Chain:
-    return replace(chain, steps=(*chain.steps[:at], *new, *chain.steps[at + 1 :]))

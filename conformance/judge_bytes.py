@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import torch
 
 from mxmoe.conformance.case import Case
@@ -54,10 +57,18 @@ def judge_tensor(
         expert = difference.at[0]
         lines = difference_lines(name, difference, got, expected, config, shard)
     if got.dtype == expected.dtype and not judge.record.searching:
-        lines += why_lines(name, found, layout, weights, config, shard, expert)
+        layers = partial(_other_layers, judge, case)
+        lines += why_lines(name, found, layout, weights, config, shard, expert, layers)
     wanted = layout.expected_tensor(name, weights, config, shard)
     evidence = {"found": got, "expected": wanted}
     raise judge.fail(Verdict.MISMATCH, lines, case=repeat, what=what, tensors=evidence)
+
+
+def _other_layers(judge: Judge, case: Case) -> Iterator[tuple[str, ExpertWeights]]:
+    """Those that the run has prepared as well."""
+    for layer in judge.settings.layers if case.layer is not None else ():
+        if layer != case.layer:
+            yield f"layer {layer}", judge.layer_weights(layer)[1]
 
 
 def _prepared(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,11 +47,13 @@ class LayerVerifier:
 
     explained : tensors whose fault was explained once; later ones are only counted,
     as an explanation takes seconds and a fault of the code is in every layer.
+    _before : the layers verified so far, of which the last may stand for a later one.
     _maps : the index maps of each tensor-parallel rank, for all layers.
     """
 
     request: VerifyRequest
     explained: set[str] = field(default_factory=set)
+    _before: list[int] = field(default_factory=list)
     _pool: ThreadPoolExecutor = field(default_factory=expert_pool)
     _maps: dict[int, Mapping[str, IndexMap]] = field(default_factory=dict)
 
@@ -69,6 +72,7 @@ class LayerVerifier:
                 started(shard)
             ranks.append(self._rank(layer, shard, given, pristine))
         seconds = round(time.perf_counter() - begin, 3)
+        self._before.append(layer)
         return LayerLine(layer=layer, ranks=tuple(ranks), seconds=seconds)
 
     @property
@@ -152,7 +156,14 @@ class LayerVerifier:
             return []
         self.explained.add(name)
         layout, config = self.request.layout, self._config
-        return why_lines(name, found, layout, pristine, config, shard, at[0])
+        return why_lines(
+            name, found, layout, pristine, config, shard, at[0], self._other_layers
+        )
+
+    def _other_layers(self) -> Iterator[tuple[str, ExpertWeights]]:
+        """The first and the last that were prepared before this one."""
+        for layer in dict.fromkeys((*self._before[:1], *self._before[-1:])):
+            yield f"layer {layer}", self.request.checkpoint.layer(layer)
 
     def _with_digests(
         self,

@@ -81,7 +81,7 @@ def test_the_ranks_right_values_pass() -> None:
 def test_a_wrong_value_is_told_in_its_own_words() -> None:
     text = failure_of(negated, bytes_of("wide_scales"), LAYER)
     assert "expected False for the weights of this rank, found True" in text
-    assert "why    wide_scales: no edit of one or two known steps" in text
+    assert "why    wide_scales: the opposite of what it should be" in text
 
 
 def test_a_value_of_the_wrong_kind_is_told() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mxmoe.conformance.designed import any_bytes
-from mxmoe.conformance.explain_chain import Prepared
 from mxmoe.conformance.explain_chain import explain_chain
+from mxmoe.conformance.suspect import Prepared
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import TRTLLM_GEN
 from mxmoe.reference.layouts import Chain
@@ -55,7 +55,7 @@ def test_each_forgotten_step_is_named(name: str) -> None:
         if found.shape == expected(name).shape and torch.equal(found, expected(name)):
             continue
         claims = explain_chain(suspect(name, found))
-        assert f"missing: {step}" in claims
+        assert any(claim.startswith(f"missing: {step}") for claim in claims)
         named += 1
     assert named >= 1
 
