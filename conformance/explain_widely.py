@@ -21,7 +21,7 @@ from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.explain_chain import likeliest
 from mxmoe.conformance.explain_chain import one_step
 from mxmoe.conformance.explain_memory import memory_moves
-from mxmoe.conformance.explain_rows import explain_rows
+from mxmoe.conformance.explain_row_order import explain_row_order
 from mxmoe.conformance.explain_sources import Layers
 from mxmoe.conformance.explain_sources import experts_and_values
 from mxmoe.conformance.explain_sources import other_experts
@@ -223,7 +223,7 @@ def _edited(suspect: Suspect) -> list[str]:
     usual, unusual, moves = told
     return (
         _told(suspect, usual)
-        or explain_rows(suspect)
+        or explain_row_order(suspect)
         or _told(suspect, unusual)
         or _told(suspect, moves)
     )

@@ -13,7 +13,7 @@ from mxmoe.conformance.chain_edits import extra_steps
 from mxmoe.conformance.chain_edits import other_steps
 from mxmoe.conformance.describe_bytes import why_lines
 from mxmoe.conformance.designed import any_bytes
-from mxmoe.conformance.explain_rows import describe_order
+from mxmoe.conformance.explain_row_order import describe_order
 from mxmoe.conformance.explain_widely import explain_widely
 from mxmoe.conformance.suspect import Prepared
 from mxmoe.conformance.suspect import Suspect

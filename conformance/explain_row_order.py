@@ -62,7 +62,7 @@ class _View:
         return ("rows", "columns")[self.axis]
 
 
-def explain_rows(suspect: Suspect) -> list[str]:
+def explain_row_order(suspect: Suspect) -> list[str]:
     """What order the rows, else the columns, of the differing experts have."""
     if suspect.prepared.found[0].nbytes > _LARGEST_BYTES:
         return []
