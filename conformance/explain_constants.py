@@ -1,8 +1,9 @@
-"""Why an output is wrong: a constant of the layer that has another value.
+"""Why an output is wrong: numbers of the layer that have other values.
 
-alpha, beta and the limit of the activation, and the factors of the two biases, are
-fitted to the tokens that are furthest off, each by itself: Newton's method on one
-number. A value is named only if the whole output is right for the layer that has it.
+alpha, beta and the limit of the activation, factors of the two biases and of the two
+matrices, an exponent of the routing weights, and what an E2M1 code decodes to, are
+fitted to the tokens that are furthest off (Gauss and Newton). Values are named only if
+the whole output is right for the layer that has them.
 """
 
 from __future__ import annotations
@@ -16,71 +17,94 @@ from typing import Any
 
 import torch
 
+from mxmoe.conformance.expert_content import Matrix
+from mxmoe.conformance.expert_content import Otherwise
+from mxmoe.conformance.explain_otherwise import Wrong
+from mxmoe.conformance.explain_otherwise import explain_otherwise
 from mxmoe.conformance.layer_steps import Fit
-from mxmoe.conformance.layer_steps import Layer
-from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.layer_steps import Steps
 from mxmoe.conformance.layer_steps import gated
-from mxmoe.conformance.layer_steps import mean_square
-from mxmoe.conformance.layer_steps import misses
-from mxmoe.reference.types import Arithmetic
+from mxmoe.conformance.otherwise_contents import edited
+from mxmoe.reference.formats import e2m1
 
-# From a start that is wrong by half, four steps come to a thousandth.
-_STEPS = 4
+Tensor = torch.Tensor
+
+# From a start that is wrong by half, four steps come to a thousandth; a table whose
+# entries are all wrong takes some more.
+_STEPS = 6
 _DIFFERENCE = 2.0**-8
-# Tokens that a value is fitted to: some hundred numbers each, for one unknown.
-_TOKENS = 4
+# Tokens that values are fitted to: some hundred numbers each, for seven unknowns.
+_TOKENS = 6
+_MAGNITUDES = e2m1.VALUES[1:8]
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
-class _Constant:
-    """name : with ``{}`` for the value. right : what it should be."""
+class _Constants:
+    """right : what they should be. named : their words. of : the layer with others."""
 
-    name: str
-    right: float
-    of: Callable[[float], Steps]
+    right: tuple[float, ...]
+    named: Callable[[tuple[float, ...]], str]
+    of: Callable[[tuple[float, ...]], Otherwise]
 
 
-def explain_constants(
-    found: torch.Tensor,
-    allowed: torch.Tensor,
-    situation: Situation,
-    arithmetic: Arithmetic,
-) -> list[Fit]:
-    """Each constant that has another value, if that makes `found` [t, h] right."""
-    layer = Layer(situation, arithmetic)
-    right = misses(found, layer.output(Steps()), allowed, arithmetic)
-    at = right.amax(dim=1).argsort(descending=True)[:_TOKENS]
-    of_few = Layer(situation.of_tokens(at), arithmetic, like=layer)
+def explain_constants(wrong: Wrong) -> list[Fit]:
+    """Each set of constants that has other values, if they make the output right."""
+    if not wrong.bad.any() or not wrong.found.isfinite().all():
+        return []
+    ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
+    at = ratio.amax(dim=1).argsort(descending=True)[:_TOKENS]
     fits = []
-    for constant in _constants(situation):
-        value = _fitted(constant, found[at], allowed[at], of_few)
-        for digits in (2, 3, 4) if value is not None else ():
-            rounded = float(f"{value:.{digits}g}")
-            steps = constant.of(rounded)
-            few_left = misses(found[at], of_few.output(steps), allowed[at], arithmetic)
-            if rounded == constant.right or not bool((few_left <= 1).all()):
+    for constants in _constants(wrong):
+        values = _fitted(constants, wrong, at)
+        if values is None:
+            continue
+        for digits in (2, 3, 4):
+            rounded = tuple(float(f"{v:.{digits}g}") for v in values)
+            if rounded == constants.right:
                 continue
-            left = misses(found, layer.output(steps), allowed, arithmetic)
-            if bool((left <= 1).all()):
-                part = mean_square(left) / mean_square(right)
-                fits.append(Fit(constant.name.format(f"{rounded:g}"), part))
+            named = replace(constants.of(rounded), name=constants.named(rounded))
+            found = explain_otherwise(wrong, [named])
+            if found:
+                fits += found
                 break
     return fits
 
 
-def _constants(situation: Situation) -> Iterator[_Constant]:
+def _constants(wrong: Wrong) -> Iterator[_Constants]:
+    situation = wrong.experts.situation
     a = situation.config.activation
     for name in ("alpha", "beta", "limit"):
         right = getattr(a, name)
         if math.isfinite(right):
             words = f"{name} of the activation is {{}}, not {right:g}"
-            yield _Constant(words, right, _activation(name))
+            yield _one(words, right, _activation(name))
     if situation.part.gate_up_bias is not None:
-        yield _Constant("gate_up bias times {}", 1.0, _gate_up_bias)
-        yield _Constant(
+        yield _one("gate_up bias times {}", 1.0, _gate_up_bias)
+        yield _one(
             "down bias times {}", 1.0, lambda v: Steps(down_bias=lambda b: v * b)
         )
+    yield _one("result of GEMM1 times {}", 1.0, lambda v: Steps(z=lambda z: v * z))
+    yield _one("GEMM2 times {}, not its bias", 1.0, _second)
+    yield _Constants(
+        (1.0,), lambda v: f"routing weights to the power of {v[0]:g}", _power
+    )
+    yield _Constants((1.0,), lambda v: _TEMPERATURE.format(f"{v[0]:g}"), _temperature)
+    for matrices in (("gate_up", "down"), ("gate_up",), ("down",)):
+        yield _table(matrices)
+
+
+_TEMPERATURE = (
+    "routing weights to the power of {} and normalised: a temperature in the softmax"
+)
+
+
+def _one(words: str, right: float, of: Callable[[float], Steps]) -> _Constants:
+    return _Constants(
+        (right,),
+        lambda v: words.format(f"{v[0]:g}"),
+        lambda v: Otherwise(name="", steps=of(v[0])),
+    )
 
 
 def _activation(name: str) -> Callable[[float], Steps]:
@@ -95,25 +119,77 @@ def _gate_up_bias(value: float) -> Steps:
     return Steps(gated=lambda z, b, a: gated(z, value * b, a))
 
 
-def _fitted(
-    constant: _Constant, found: torch.Tensor, allowed: torch.Tensor, layer: Layer
-) -> float | None:
-    size = torch.where(allowed > 0, allowed, 1)
-    value = constant.right
+def _second(value: float) -> Steps:
+    return Steps(act=lambda a: value * a)
+
+
+def _power(values: tuple[float, ...]) -> Otherwise:
+    def weigh(w: Tensor) -> Tensor:
+        return torch.where(w > 0, w.clamp(min=_TINY) ** values[0], w)
+
+    return Otherwise(name="", weigh=weigh)
+
+
+def _temperature(values: tuple[float, ...]) -> Otherwise:
+    def weigh(w: Tensor) -> Tensor:
+        bent = torch.where(w > 0, w.clamp(min=_TINY) ** values[0], w)
+        return bent / bent.sum(dim=1, keepdim=True).clamp(min=_TINY)
+
+    return Otherwise(name="", weigh=weigh)
+
+
+def _table(matrices: tuple[str, ...]) -> _Constants:
+    """What the seven magnitudes of E2M1 decode to."""
+
+    def named(values: tuple[float, ...]) -> str:
+        pairs = zip(_MAGNITUDES, values, strict=True)
+        others = ", ".join(f"{a:g} as {b:g}" for a, b in pairs if a != b)
+        return f"E2M1 codes of {' and '.join(matrices)} decoded wrongly: {others}"
+
+    def of(values: tuple[float, ...]) -> Otherwise:
+        table = torch.tensor((0.0, *values), dtype=torch.float64)
+        table = torch.cat((table, -table))
+
+        def change(m: Matrix) -> Matrix:
+            return replace(m, elements=table[m.codes])
+
+        return Otherwise(name="", edit=edited(change, matrices))
+
+    return _Constants(_MAGNITUDES, named, of)
+
+
+def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | None:
+    size = wrong.allowed[at].clamp(min=_TINY)
+    found, experts = wrong.found[at] / size, wrong.experts
+
+    def output(values: list[float]) -> Tensor:
+        layer = _unrounded(constants.of(tuple(values)))
+        return experts.slots(layer, at).sum(dim=1) / size
+
+    values = list(constants.right)
     for _ in range(_STEPS):
-        width = max(abs(value), 1.0) * _DIFFERENCE
-        here = layer.output(_unrounded(constant.of(value)))
-        there = layer.output(_unrounded(constant.of(value + width)))
-        slope = (there - here) / width / size
-        steep = float(slope.square().sum())
-        if not steep:
+        here = output(values)
+        slopes = []
+        for n, value in enumerate(values):
+            width = max(abs(value), 1.0) * _DIFFERENCE
+            moved = [*values[:n], value + width, *values[n + 1 :]]
+            slopes.append(((output(moved) - here) / width).flatten())
+        columns = torch.stack(slopes, dim=1)
+        if not columns.isfinite().all() or not columns.any():
             return None
-        value += float((slope * (found - here) / size).sum()) / steep
-        if not math.isfinite(value) or abs(value) > 100 * (1 + abs(constant.right)):
+        rest = (found - here).flatten()[:, None]
+        change = torch.linalg.lstsq(columns, rest, driver="gelsd").solution[:, 0]
+        values = [v + d for v, d in zip(values, change.tolist(), strict=True)]
+        if not all(_sane(v, r) for v, r in zip(values, constants.right, strict=True)):
             return None
-    return value
+    return values
 
 
-def _unrounded(steps: Steps) -> Steps:
+def _sane(value: float, right: float) -> bool:
+    return math.isfinite(value) and abs(value) <= 100 * (1 + abs(right))
+
+
+def _unrounded(otherwise: Otherwise) -> Otherwise:
     """Roundings are larger than the differences of so small a step."""
-    return replace(steps, act=lambda x: x, y=lambda x: x)
+    act = otherwise.steps.act or (lambda x: x)
+    return replace(otherwise, steps=replace(otherwise.steps, act=act, y=lambda x: x))

@@ -15,9 +15,11 @@ import torch
 
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Layer
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.layer_steps import Steps
+from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -46,10 +48,20 @@ def explain_numbers(
     found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
 ) -> list[str]:
     """The hypotheses under which `found` [t, h] is within the bound everywhere."""
-    if too_large(situation.part):
+    return [fit.name for fit in fits_of_numbers(found, situation, arithmetic)]
+
+
+def fits_of_numbers(
+    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
+) -> list[Fit]:
+    """As `explain_numbers`, with the part of the mean square of the errors left."""
+    if too_large(situation.part) or not bool(found.isfinite().all()):
         return []
     # A hypothesis is about every token: the worst one refutes almost all.
-    worst, size = _worst(found, situation, arithmetic)
+    truth, allowed = situation.judged(arithmetic)
+    ratio = (found.detach().cpu().double() - truth).abs() / (allowed + _TINY)
+    token, size = int(ratio.amax(dim=1).argmax()), float(allowed.max())
+    worst = slice(token, token + 1)
     alone = situation.of_tokens(worst)
     columns = found[worst, :_COLUMNS].detach().cpu().double()
     right = Layer(alone, arithmetic, columns=_COLUMNS)
@@ -61,38 +73,23 @@ def explain_numbers(
         slack = _NEAR * truth.norm() + 2 * size * math.sqrt(truth.numel())
         return bool((columns - truth).norm() <= slack)
 
-    return [
-        name
-        for name, hypothesis in hypotheses(situation)
-        if near(hypothesis)
-        and fits(found, hypothesis(situation), arithmetic, at_most=_WIDER * size)
-    ]
+    named = []
+    for name, hypothesis in hypotheses(situation):
+        if near(hypothesis):
+            told, room = hypothesis(situation).judged(arithmetic)
+            if _fits(found, told, room, _WIDER * size):
+                rest = (found.detach().cpu().double() - told) / (allowed + _TINY)
+                left = mean_square(rest) / (mean_square(ratio) + _TINY)
+                named.append(Fit(name, left))
+    return named
 
 
-def fits(
-    found: torch.Tensor,
-    situation: Situation,
-    arithmetic: Arithmetic,
-    *,
-    at_most: float = math.inf,
+def _fits(
+    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, at_most: float
 ) -> bool:
-    """Whether `found` [t, h] is right for this input.
-
-    at_most : no element may be allowed more than that: such input explains anything.
-    """
-    truth, allowed = situation.judged(arithmetic)
+    """Whether `found` is right for this truth; what allows too much explains anything."""
     told = bool((allowed <= at_most).all())
     return told and compare_numbers(found, truth, allowed).within
-
-
-def _worst(
-    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
-) -> tuple[slice, float]:
-    """(the token whose output is furthest off, the largest deviation allowed)."""
-    truth, allowed = situation.judged(arithmetic)
-    ratio = (found.detach().cpu().double() - truth).abs() / (allowed + _TINY)
-    token = int(ratio.nan_to_num(0).amax(dim=1).argmax())
-    return slice(token, token + 1), float(allowed.max())
 
 
 def too_large(part: ExpertWeights) -> bool:
@@ -213,7 +210,11 @@ def _routing(edit: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
 
 def _visiting(expert: int) -> Hypothesis:
     def apply(s: Situation) -> Situation:
-        ids = torch.where(s.routing.ids < 0, expert, s.routing.ids)
+        ids = s.routing.ids
+        # A token visits an expert once.
+        free = (ids < 0) & (ids < 0).int().cumsum(dim=1).eq(1)
+        free &= ~(ids == expert).any(dim=1, keepdim=True)
+        ids = torch.where(free, expert, ids)
         return replace(s, routing=Routing(ids, s.routing.weights))
 
     return apply

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.layer_steps import Fit
+from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.reference.types import Arithmetic
 
 # Rows and columns whose place is looked for; more would take seconds.
@@ -21,11 +24,15 @@ _LOOKED_FOR = 32
 _SMALLEST_FACTOR = 2.0**-10
 
 
+_Told = tuple[str, torch.Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """What one rank gave, and what it should have given.
 
-    found, truth, allowed, hidden_states : float64 [t, h] on the CPU.
+    found, truth, allowed, hidden_states : float64 [t, h] on the CPU. former : what the
+    candidate gave one call earlier, for other numbers of the same shape.
     """
 
     found: torch.Tensor
@@ -33,6 +40,7 @@ class Output:
     allowed: torch.Tensor
     hidden_states: torch.Tensor
     arithmetic: Arithmetic
+    former: torch.Tensor | None = None
 
     def bad(self) -> torch.Tensor:
         """bool [t, h]: out of bound."""
@@ -43,35 +51,40 @@ class Output:
         slack = allowed + half_ulp(truth.abs() + allowed, self.arithmetic.output)
         return bool(((self.found - truth).abs() <= slack).all())
 
+    def left(self, told: torch.Tensor) -> float:
+        """The part of the mean square of the errors that `told` leaves."""
+        tiny = torch.finfo(torch.float64).tiny
+        size = self.allowed.clamp(min=tiny)
+        before = mean_square((self.found - self.truth) / size)
+        return mean_square((self.found - told) / size) / max(before, tiny)
 
-def explain_output(output: Output) -> list[str]:
+
+def explain_output(output: Output) -> list[Fit]:
     """Every sentence that is true of the whole of `output`; [] if none is."""
     if output.found.numel() == 0 or not output.found.isfinite().all():
         return []
     return [
-        *_zeros(output),
-        *_factor(output),
-        *_tokens(output),
-        *_columns(output),
-        *_added(output),
+        Fit(name, output.left(told))
+        for explain in (_zeros, _factor, _tokens, _columns, _added, _former, _cut)
+        for name, told in explain(output)
     ]
 
 
-def _zeros(output: Output) -> Iterator[str]:
+def _zeros(output: Output) -> Iterator[_Told]:
     zero, bad = output.found == 0, output.bad()
     rows, columns = zero.all(dim=1), zero.all(dim=0)
     if not bad.any() or not (rows[:, None] | columns)[bad].all():
         return
     if zero.all():
-        yield "output all zero"
+        yield "output all zero", output.found
         return
-    if rows.any():
-        yield f"output: {ranges('token', rows)} all zero"
-    if columns.any():
-        yield f"output: {ranges('column', columns)} all zero"
+    told = torch.where(rows[:, None] | columns, 0, output.truth)
+    for what, mask in (("token", rows), ("column", columns)):
+        if mask.any():
+            yield f"output: {ranges(what, mask)} all zero", told
 
 
-def _factor(output: Output) -> Iterator[str]:
+def _factor(output: Output) -> Iterator[_Told]:
     found, truth = output.found, output.truth
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = float((weight * truth**2).sum())
@@ -79,21 +92,27 @@ def _factor(output: Output) -> Iterator[str]:
     if factor and abs(factor - 1) > _SMALLEST_FACTOR:
         allowed = output.allowed * max(1.0, abs(factor))
         if output.gives(factor * truth, allowed):
-            yield f"the whole output times {factor:.3g}"
+            yield f"the whole output times {factor:.3g}", factor * truth
 
 
-def _tokens(output: Output) -> Iterator[str]:
+def _tokens(output: Output) -> Iterator[_Told]:
     places = _places(output.found, output.truth, output.allowed, output.bad())
     if places:
-        yield from _moved("token", places, len(output.found))
+        told = output.truth.clone()
+        told[list(places)] = output.truth[list(places.values())]
+        for name in moved("token", places, len(told), "the output"):
+            yield name, told
 
 
-def _columns(output: Output) -> Iterator[str]:
+def _columns(output: Output) -> Iterator[_Told]:
     if len(output.found) < 2:  # one number has a like too easily
         return
     places = _places(output.found.T, output.truth.T, output.allowed.T, output.bad().T)
     if places:
-        yield from _moved("column", places, output.found.shape[1])
+        told = output.truth.clone()
+        told[:, list(places)] = output.truth[:, list(places.values())]
+        for name in moved("column", places, told.shape[1], "the output"):
+            yield name, told
 
 
 def _places(
@@ -109,23 +128,75 @@ def _places(
     return places
 
 
-def _moved(what: str, places: dict[int, int], count: int) -> Iterator[str]:
+def moved(
+    what: str, places: dict[int, int], count: int, thing: str = "the output"
+) -> Iterator[str]:
+    """``each token holds the output of token n - 1``: where rows come from.
+
+    places : row -> the row whose `thing` it has. count : of all rows.
+    """
     steps = {(place - at) % count for at, place in places.items()}
     if len(steps) == 1 and len(places) > 2:
         (step,) = steps
         by = step if step <= count // 2 else step - count
-        yield f"each {what} holds the output of {what} n {'+' if by > 0 else '-'} " + (
-            f"{abs(by)}"
-        )
+        which = f"each {what} holds"
+        if len(places) < count - 1:
+            mask = torch.zeros(count, dtype=torch.bool)
+            mask[list(places)] = True
+            which = f"{ranges(what, mask)} hold"
+        sign = "+" if by > 0 else "-"
+        yield f"{which} {thing} of {what} n {sign} {abs(by)}"
+        return
+    if len(places) > 1 and len(set(places.values())) == 1:
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[list(places)] = True
+        (source,) = set(places.values())
+        yield f"{ranges(what, mask)} hold {thing} of {what} {source}"
+        return
+    if thing != "the output":
+        some = [f"{what} {at} has {thing} of {what} {n}" for at, n in places.items()]
+        more = f" and {len(some) - 3} more" if len(some) > 3 else ""
+        yield ", ".join(some[:3]) + more
         return
     first = [f"{what} {at} holds that of {what} {n}" for at, n in places.items()][:3]
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     yield f"{what}s in another order: {', '.join(first)}{more}"
 
 
-def _added(output: Output) -> Iterator[str]:
-    if output.gives(output.truth + output.hidden_states, output.allowed):
-        yield "the hidden states are added to the output"
+def _added(output: Output) -> Iterator[_Told]:
+    told = output.truth + output.hidden_states
+    if output.gives(told, output.allowed):
+        yield "the hidden states are added to the output", told
+
+
+def _former(output: Output) -> Iterator[_Told]:
+    if output.former is None:
+        return
+    bad = output.bad()
+    rows, columns = bad.any(dim=1, keepdim=True), bad.any(dim=0)
+    for name, told in (
+        ("the output of the former call stays", output.former),
+        ("added to the output of the former call", output.former + output.truth),
+    ):
+        there = torch.where(rows & columns, told, output.truth)
+        if output.gives(there, output.allowed):
+            where = "" if bad.all() else f", in {damage(bad)}"
+            yield name + where, there
+
+
+def _cut(output: Output) -> Iterator[_Told]:
+    """A rounding of the output itself that is not to nearest."""
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        ulp = 2 * half_ulp(output.truth, dtype)
+        for words, toward in (
+            ("cut, not rounded", -output.truth.sign() / 2),
+            ("rounded away from 0", output.truth.sign() / 2),
+            ("rounded down", -torch.ones_like(ulp) / 2),
+            ("rounded up", torch.ones_like(ulp) / 2),
+        ):
+            told = output.truth + toward * ulp
+            if output.gives(told, output.allowed):
+                yield f"output {words} to {name}", told
 
 
 def ranges(what: str, mask: torch.Tensor) -> str:

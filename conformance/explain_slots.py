@@ -16,6 +16,8 @@ import torch
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.explain_output import ranges
+from mxmoe.conformance.layer_steps import Fit
+from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -46,6 +48,19 @@ class Slots:
         allowed = torch.einsum("tk,tkh->th", weights.abs(), self.allowed)
         rounding = half_ulp(total.abs() + allowed, self.arithmetic.output)
         return bool(((self.found - total).abs() <= allowed + rounding).all())
+
+    def left(self, weights: torch.Tensor) -> float:
+        """The part of the mean square of the errors that `weights` leave."""
+        size = torch.einsum("tk,tkh->th", self.weights.abs(), self.allowed)
+        size = size + half_ulp(self.found, self.arithmetic.output)
+        size = size.clamp(min=torch.finfo(torch.float32).tiny)
+        after, before = (
+            mean_square(
+                (self.found - torch.einsum("tk,tkh->th", w, self.down)) / size
+            )
+            for w in (weights, self.weights)
+        )
+        return after / max(before, torch.finfo(torch.float64).tiny)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(what each given weight was multiplied by, how far that is known), [t, k]."""
@@ -79,19 +94,19 @@ def slots_of(
     )
 
 
-def explain_slots(slots: Slots) -> list[str]:
+def explain_slots(slots: Slots) -> list[Fit]:
     """Sentences about weights under which `slots` give what was found."""
     if not slots.found.numel() or not slots.found.isfinite().all():
         return []
     if not slots.weights.any():
         return []
-    names = [
-        name
+    fits = [
+        Fit(name, slots.left(weights))
         for name, weights in _readings(slots)
         if _differ(weights, slots.weights) and slots.give(weights)
     ]
-    if names:
-        return list(dict.fromkeys(names))
+    if fits:
+        return fits
     factors, known = slots.factors()
     weights = factors * slots.weights
     if not slots.give(weights):
@@ -99,7 +114,8 @@ def explain_slots(slots: Slots) -> list[str]:
     off = ((factors - 1).abs() > known) & (slots.weights != 0)
     if not off.any():
         return []
-    return [f"slots added with other weights: {_weights_shown(slots, weights, off)}"]
+    words = f"slots added with other weights: {_weights_shown(slots, weights, off)}"
+    return [Fit(words, slots.left(weights))]
 
 
 def _differ(weights: torch.Tensor, given: torch.Tensor) -> bool:

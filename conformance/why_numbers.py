@@ -1,30 +1,61 @@
-"""Why an output is out of bound: every search that this suite has, simplest first."""
+"""Why an output is out of bound: every search that this suite has, simplest first.
+
+What fits the failing case is held against a telling case (`telling_case`): a sentence
+that is true of both is said first.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import chain
 
 import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.explain_constants import explain_constants
-from mxmoe.conformance.explain_numbers import explain_numbers
+from mxmoe.conformance.explain_exchanged import explain_exchanged
+from mxmoe.conformance.explain_nonfinite import explain_nonfinite
+from mxmoe.conformance.explain_numbers import fits_of_numbers
 from mxmoe.conformance.explain_numbers import too_large
+from mxmoe.conformance.explain_otherwise import Wrong
+from mxmoe.conformance.explain_otherwise import explain_otherwise
+from mxmoe.conformance.explain_otherwise import wrong_output
 from mxmoe.conformance.explain_output import Output
 from mxmoe.conformance.explain_output import explain_output
+from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
 from mxmoe.conformance.explain_slots import slots_of
-from mxmoe.conformance.explain_stages import explain_stages
+from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Situation
+from mxmoe.conformance.otherwise_activations import activations_otherwise
+from mxmoe.conformance.otherwise_contents import contents_otherwise
+from mxmoe.conformance.otherwise_steps import steps_otherwise
+from mxmoe.conformance.otherwise_weights import weights_otherwise
+from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import Arithmetic
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
 
+# Below this one a hypothesis can be within the bound without being the cause, so every
+# other one is asked as well.
+_NEAR = 32.0
+
 # One that leaves more of the mean square of the errors explains nothing: an element is
-# out of bound by little then. Of the others the closest count, and those like them.
+# out of bound by little then.
 _CLOSER = 0.5
+
+# Errors of one token share the roundings of its lanes: so many elements count as one.
+_ALIKE = 16
+# Of two hypotheses, one that is this much less likely (e**8 to 1) is not named.
+_LIKELIER = 8.0
 
 # So many sentences are printed; more of them say that the case cannot tell.
 _SHOWN = 6
@@ -37,24 +68,25 @@ def why_lines(
     out: torch.Tensor,
     arithmetic: Arithmetic,
     worst: float,
+    tell: Callable[[], Told | None] = lambda: None,
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
-    worst : the largest error / allowed.
+    worst : the largest error / allowed. tell : runs the candidate on a telling case.
     """
-    part = shard_weights(data.weights, data.config, case.shard)
-    situation = Situation(
-        part=part,
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-    )
-    names = _causes(situation, judged, out, arithmetic)
+    here = causes(_situation(case, data), judged, out, arithmetic)
+    told = tell()
+    there = None
+    if told is not None:
+        situation = _situation(told.case, told.data)
+        there = causes(
+            situation, told.judged, told.out, arithmetic, former=told.former
+        )
+    names, note = _agreed(here, there, told)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}"]
-    if too_large(part):
+        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    if too_large(_situation(case, data).part):
         return ["why    not searched: there are too many weights for it"]
     if worst < _CLOSE:
         return [
@@ -64,30 +96,111 @@ def why_lines(
     return ["why    none of the known hypotheses gives this output"]
 
 
-def _causes(
-    situation: Situation, judged: Judged, out: torch.Tensor, arithmetic: Arithmetic
+def _agreed(
+    here: list[str], there: list[str] | None, told: Told | None
+) -> tuple[list[str], str]:
+    """(what is said, a remark on where it is so)."""
+    if there is None or told is None:
+        return here, ""
+    if there and not here:
+        return there, f" (in case {told.case})"
+    both = [name for name in here if name in there] or [
+        name for name in there if _what(name) in map(_what, here)
+    ]
+    if both:
+        return both, ""
+    if there:
+        return there, f" (in case {told.case})"
+    return here, f" (but not in case {told.case})" if here else ""
+
+
+def _what(name: str) -> str:
+    """A sentence without the places."""
+    for word in (", in ", ", for ", " (", ": "):
+        name = name.partition(word)[0]
+    return name
+
+
+def _situation(case: Case, data: CaseData) -> Situation:
+    return Situation(
+        part=shard_weights(data.weights, data.config, case.shard),
+        config=data.config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=case.shard,
+    )
+
+
+def causes(
+    situation: Situation,
+    judged: Judged,
+    out: torch.Tensor,
+    arithmetic: Arithmetic,
+    *,
+    former: torch.Tensor | None = None,
 ) -> list[str]:
+    """Sentences that are true of the whole of `out` [t, h]; [] for a right one."""
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
+    if not found.isfinite().all():
+        return explain_nonfinite(found, judged, situation)
+    ratio = (found - truth).abs() / allowed
+    if not bool((ratio > 1).any()):
+        return []
+    earlier = None if former is None else former.detach().cpu().double()
     output = Output(
         found=found,
         truth=truth,
         allowed=allowed,
         hidden_states=situation.hidden_states.double(),
         arithmetic=arithmetic,
+        former=None if earlier is None else earlier.reshape(truth.shape),
     )
-    s = situation
-    names = explain_output(output) + explain_numbers(found, situation, arithmetic)
-    if not names:
-        slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
-        names = explain_slots(slots)
-    if not names and not too_large(situation.part) and bool(found.isfinite().all()):
-        close = [
-            fit
-            for explain in (explain_stages, explain_constants)
-            for fit in explain(found, allowed, situation, arithmetic)
-            if fit.left < _CLOSER
-        ]
-        least = min((fit.left for fit in close), default=0.0)
-        names = [fit.name for fit in close if fit.left <= 2 * least]
-    return list(dict.fromkeys(names))
+    s, fits = situation, list[Fit]()
+    wrong = wrong_output(found, judged, Experts(situation, arithmetic))
+    for explain in (
+        lambda: explain_output(output),
+        lambda: fits_of_numbers(found, s, arithmetic),
+        lambda: _more(wrong, s),
+        lambda: explain_slots(
+            slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
+        ),
+    ):
+        fits += explain()
+        close = [fit for fit in fits if fit.left < _CLOSER]
+        if close and bool((ratio > _NEAR).any()):
+            break
+    return _closest(fits, found.numel())
+
+
+def _more(wrong: Wrong, situation: Situation) -> list[Fit]:
+    if too_large(situation.part):
+        return []
+    fits = explain_otherwise(wrong, _hypotheses(situation))
+    if not fits:
+        fits = explain_constants(wrong) + explain_exchanged(wrong)
+    if not fits:
+        fits = [Fit(name, 0.0) for name in explain_rows(wrong)]
+    return fits
+
+
+def _hypotheses(s: Situation) -> Iterator:  # type: ignore[type-arg]
+    config = s.config
+    blocks = {
+        "gate_up": config.hidden // BLOCK,
+        "down": s.part.down_blocks.shape[2],
+    }
+    return chain(
+        weights_otherwise(s.routing.ids),
+        activations_otherwise(),
+        steps_otherwise(),
+        contents_otherwise(blocks),
+    )
+
+
+def _closest(fits: list[Fit], count: int) -> list[str]:
+    """Those that are about as likely as the likeliest one."""
+    close = [fit for fit in fits if fit.left < _CLOSER]
+    least = min((fit.left for fit in close), default=0.0)
+    most = least * math.exp(2 * _LIKELIER * _ALIKE / max(count, 1))
+    return list(dict.fromkeys(fit.name for fit in close if fit.left <= most))

@@ -1,0 +1,147 @@
+"""Why an output is not finite: which tokens are not, and what they have in common.
+
+What makes NaN or Inf poisons whole tokens. So the set of tokens tells the cause: it is
+compared with the tokens that visit an expert, that have an empty slot, whose numbers
+leave float16, or whose exp leaves float32. A trace tells the stage and the place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from collections.abc import Mapping
+
+import torch
+
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.explain_output import ranges
+from mxmoe.conformance.layer_steps import Situation
+from mxmoe.reference.activation import split_halves
+from mxmoe.reference.formats import decode
+from mxmoe.reference.types import BLOCK
+
+Tensor = torch.Tensor
+_FLOAT16 = 65504.0
+# exp overflows float32 beyond this.
+_EXP = math.log(torch.finfo(torch.float32).max)
+_SHOWN = 4
+
+
+def explain_nonfinite(found: Tensor, judged: Judged, s: Situation) -> list[str]:
+    """Sentences that are true of exactly the elements of `found` that are not finite."""
+    wrong = ~found.isfinite()
+    if not wrong.any():
+        return []
+    rows, columns = wrong.any(dim=1), wrong.any(dim=0)
+    names = [
+        words for words, tokens in _sets(judged, s) if torch.equal(tokens, rows)
+    ]
+    if rows.all() and len(names) > 1:
+        # A set that holds every token tells nothing if another does so too.
+        names = [n for n in names if not n.startswith("every token")] or names
+    if not names:
+        names = [f"not finite: {ranges('token', rows)}"]
+    if not columns.all():
+        names = [f"{name}; {ranges('column', columns)} only" for name in names]
+    return names[:_SHOWN]
+
+
+def _sets(judged: Judged, s: Situation) -> Iterator[tuple[str, Tensor]]:
+    """(a sentence, the tokens [t] that it makes not finite)."""
+    ids = s.routing.ids
+    z, a, y = (judged.truth[n] for n in ("gate_up", "activation", "down"))
+    yield (
+        "not finite: exactly the tokens with a slot without an expert (-1)",
+        (ids < 0).any(dim=1),
+    )
+    owned = s.shard.expert_range(s.config)
+    other = ((ids >= 0) & ~torch.isin(ids, torch.tensor(list(owned)))).any(dim=1)
+    yield "not finite: exactly the tokens with an expert of another rank", other
+    yield from _overflows(z, a, y, judged, s)
+    for e in ids.unique().tolist():
+        if e in owned:
+            words = f"not finite: exactly the tokens that visit expert {e}"
+            yield words + _largest(s, e - owned.start), (ids == e).any(dim=1)
+    repeated = (s.routing.weights == 0).any(dim=1)
+    yield "not finite: exactly the tokens with a routing weight of 0", repeated
+    silent = [e for e in owned if not (ids == e).any()]
+    if silent:
+        words = f"every token: an expert that none visits ({silent[0]}) is weighed by 0?"
+        yield words, torch.ones(len(ids), dtype=torch.bool)
+
+
+def _overflows(
+    z: Tensor, a: Tensor, y: Tensor, judged: Judged, s: Situation
+) -> Iterator[tuple[str, Tensor]]:
+    alpha, limit = s.config.activation.alpha, s.config.activation.limit
+    gate, _ = split_halves(z)
+    above, below = alpha * gate.clamp(max=limit), alpha * -gate
+    for words, exponent in (
+        (f"exp({alpha:g} * gate')", above),
+        (f"exp(-{alpha:g} * gate)", below),
+        (f"exp({alpha:g} * gate), not clamped,", alpha * gate),
+    ):
+        for name, most in (("float32", _EXP), ("float16", math.log(_FLOAT16))):
+            tokens = (exponent > most).flatten(1).any(dim=1)
+            yield f"not finite: exactly the tokens where {words} leaves {name}", tokens
+    sums = (s.routing.weights.double()[..., None] * y).sum(dim=1)
+    for words, values in (
+        ("the hidden states leave", s.hidden_states.double()),
+        ("the result of GEMM1 leaves", z),
+        ("the activation leaves", a),
+        ("a slot's result leaves", y),
+        ("the output leaves", sums),
+    ):
+        tokens = (values.abs() > _FLOAT16).flatten(1).any(dim=1)
+        yield f"not finite: exactly the tokens where {words} float16", tokens
+
+
+def _largest(s: Situation, local: int) -> str:
+    """The largest scale byte of an expert, and where it stands."""
+    found = {
+        name: getattr(s.part, f"{name}_scales")[local] for name in ("gate_up", "down")
+    }
+    name = max(found, key=lambda n: int(found[n].max()))
+    scales = found[name]
+    row, block = divmod(int(scales.flatten().int().argmax()), scales.shape[1])
+    return f" (largest scale: {_bytes(s, name, local, row, block)})"
+
+
+def _bytes(s: Situation, name: str, local: int, row: int, block: int) -> str:
+    blocks = getattr(s.part, f"{name}_blocks")[local, row, block]
+    scale = int(getattr(s.part, f"{name}_scales")[local, row, block])
+    shown = " ".join(f"{b:02x}" for b in blocks.tolist())
+    return f"{name} row {row}, K block {block}: scale 0x{scale:02x}, bytes {shown}"
+
+
+def first_nonfinite(stages: Mapping[str, Tensor], s: Situation) -> list[str]:
+    """The first stage of a trace that is not finite: expert, row, block, bytes."""
+    for stage in ("gate_up", "activation", "down", "combine"):
+        if stage not in stages:
+            continue
+        wrong = ~stages[stage].detach().cpu().isfinite()
+        if not wrong.any():
+            continue
+        at = wrong.nonzero()[0].tolist()
+        line = f"first not finite: {stage}, token {at[0]}, "
+        if len(at) != 3:
+            return [f"{line}column {at[-1]}; its inputs are finite"]
+        expert = int(s.routing.ids[at[0], at[1]])
+        line += f"slot {at[1]} (expert {expert}), row {at[2]}"
+        owned = s.shard.expert_range(s.config)
+        if stage == "activation" or expert not in owned:
+            return [f"{line}; its inputs are finite"]
+        matrix = "gate_up" if stage == "gate_up" else "down"
+        local = expert - owned.start
+        block = _heaviest(s, matrix, local, at[2])
+        where = _bytes(s, matrix, local, at[2], block)
+        return [f"{line}; its inputs are finite, the largest products: {where}"]
+    return []
+
+
+def _heaviest(s: Situation, matrix: str, local: int, row: int) -> int:
+    """The K block of a row with the largest weight."""
+    blocks = getattr(s.part, f"{matrix}_blocks")[local, row]
+    scales = getattr(s.part, f"{matrix}_scales")[local, row]
+    weights = decode(blocks, scales).abs().nan_to_num(nan=torch.inf)
+    return int(weights.unflatten(-1, (-1, BLOCK)).amax(dim=-1).argmax())

@@ -1,0 +1,151 @@
+"""Why an output is wrong: one thing done otherwise, and where.
+
+A hypothesis is a layer with another content or another step. It is evaluated by slot,
+so that it may hold everywhere, or only of some experts, slots, tokens or columns: the
+places are read off the damage. It is named if the found output is right for it, there,
+down to the bound.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.expert_content import Experts
+from mxmoe.conformance.expert_content import Otherwise
+from mxmoe.conformance.explain_output import ranges
+from mxmoe.conformance.layer_steps import Fit
+from mxmoe.conformance.layer_steps import mean_square
+
+Tensor = torch.Tensor
+
+# Of the root mean square of one token's errors, in units of what is allowed: the bound
+# is 7.76 standard deviations, so a layer that is right has about an eighth.
+_NEAR = 1.0
+# A hypothesis that allows more fits anything.
+_WIDEST = 16.0
+_TINY = torch.finfo(torch.float64).tiny
+# 2**4 choices of the slots of a token at most.
+_SLOTS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong:
+    """A wrong output. found, right, allowed, bad : [t, h]. slots : [t, k, h], right."""
+
+    experts: Experts
+    found: Tensor
+    right: Tensor
+    allowed: Tensor
+    bad: Tensor
+    slots: Tensor
+
+
+def wrong_output(found: Tensor, judged: Judged, experts: Experts) -> Wrong:
+    """What hypotheses are held against."""
+    truth = judged.truth["combine"]
+    allowed = judged.allowed["combine"]
+    return Wrong(
+        experts=experts,
+        found=found,
+        right=truth,
+        allowed=allowed,
+        bad=~((found - truth).abs() <= allowed),
+        slots=experts.weights()[..., None] * judged.truth["down"],
+    )
+
+
+def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit]:
+    """Each hypothesis, and the place, under which `wrong.found` is right."""
+    if not wrong.bad.any() or not wrong.found.isfinite().all():
+        return []
+    ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
+    worst = ratio.amax(dim=1).argmax()[None]
+    before = mean_square(ratio)
+    every = torch.arange(len(wrong.found))
+    fits = []
+    for hypothesis in hypotheses:
+        if not _near(wrong, worst, wrong.experts.slots(hypothesis, worst)):
+            continue
+        slots = wrong.experts.slots(hypothesis, every)
+        for where, left in _held(wrong, slots):
+            fits.append(Fit(f"{hypothesis.name}{where}", left / before))
+            break
+    return fits
+
+
+def _near(wrong: Wrong, at: Tensor, slots: Tensor) -> bool:
+    """Whether some of the token's slots as in the hypothesis give what was found."""
+    bad = wrong.bad[at[0]]
+    change = (slots - wrong.slots[at])[0][:, bad]
+    if not change.isfinite().all() or not change.any():
+        return False
+    count = len(change)
+    if count > _SLOTS:
+        chosen = torch.cat((torch.ones(1, count), torch.eye(count), 1 - torch.eye(count)))
+    else:
+        chosen = torch.tensor(list(itertools.product((0.0, 1.0), repeat=count)))
+    right, found = wrong.right[at[0], bad], wrong.found[at[0], bad]
+    told = right + chosen.double() @ change
+    room = wrong.allowed[at[0], bad] * (1 + change.norm() / right.norm().clamp(min=_TINY))
+    error = ((found - told) / room.clamp(min=_TINY)).square().mean(dim=1).sqrt()
+    return bool((error <= _NEAR).any())
+
+
+def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:
+    """(where, mean square of what is left) of each place that explains it all."""
+    change = slots - wrong.slots
+    room = wrong.allowed * (1 + _growth(wrong, change))
+    for where, mask, columns in _places(wrong):
+        told = wrong.right + columns * (mask[..., None] * change).sum(dim=1)
+        rounding = half_ulp(told, wrong.experts.arithmetic.output)
+        error = (wrong.found - told).abs()
+        if bool((error <= room + rounding).all()):
+            yield where, mean_square(error / wrong.allowed.clamp(min=_TINY))
+
+
+def _growth(wrong: Wrong, change: Tensor) -> Tensor:
+    """How much larger the slots of a token are, [t, 1]: what is allowed grows so."""
+    size = wrong.slots.norm(dim=2).clamp(min=_TINY)
+    return (change.norm(dim=2) / size).clamp(max=_WIDEST).amax(dim=1, keepdim=True)
+
+
+def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(words, slots [t, k], columns [h]) that a fault may be confined to."""
+    every, columns = torch.ones(wrong.slots.shape[:2]).double(), torch.ones(wrong.found.shape[1])
+    yield "", every, columns
+    rows, wide = wrong.bad.any(dim=1), wrong.bad.any(dim=0)
+    ids = wrong.experts.situation.routing.ids
+    visited = [wrong.experts.first + e for e in wrong.experts.visited()]
+    suspects = [e for e in visited if rows[(ids == e).any(dim=1)].all()]
+    if 0 < len(suspects) < len(visited):
+        yield f", in {_experts(suspects)} only", _of(ids, suspects), columns
+    for e in suspects if len(visited) > 1 else ():
+        yield f", in {_experts([e])} only", _of(ids, [e]), columns
+    for e in visited if len(visited) > 2 else ():
+        others = [other for other in visited if other != e]
+        yield f", in every expert but {e}", _of(ids, others), columns
+    if not rows.all():
+        only = rows.double()[:, None] * every
+        yield f", for {ranges('token', rows)} only", only, columns
+    if not wide.all():
+        yield f", in {ranges('column', wide)} only", every, wide.double()
+    for slot in range(every.shape[1]) if every.shape[1] > 1 else ():
+        alone = torch.zeros_like(every)
+        alone[:, slot] = 1
+        yield f", in slot {slot} only", alone, columns
+        yield f", in every slot but {slot}", 1 - alone, columns
+
+
+def _of(ids: Tensor, experts: list[int]) -> Tensor:
+    return torch.isin(ids, torch.tensor(experts, dtype=ids.dtype)).double()
+
+
+def _experts(experts: list[int]) -> str:
+    return f"expert{'s' * (len(experts) > 1)} {', '.join(map(str, experts))}"

@@ -1,0 +1,77 @@
+"""A second look at a failing candidate: a case that tells causes apart.
+
+A drawn case is shrunk, and one token of one expert of one block behaves like many
+faults. This one has several experts, slots, K blocks and tokens. The candidate is
+called twice, with other hidden states first: what it keeps from call to call shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.verdict import NotJudged
+
+# Experts, top_k, hidden, intermediate: odd numbers of K blocks and 37 tokens, which no
+# tile divides; then what kernels with larger tiles support.
+_SHAPES = ((8, 2, 96, 160), (4, 2, 128, 256), (8, 4, 256, 256), (4, 2, 384, 256))
+_TOKENS = 37
+_OTHER_STATES = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the candidate gave for `case`, and one call earlier for other states."""
+
+    case: Case
+    data: CaseData
+    judged: Judged
+    out: torch.Tensor
+    former: torch.Tensor
+
+
+def tell(
+    judge: Judge, like: Case, run: Callable[[Case, CaseData], torch.Tensor]
+) -> Told | None:
+    """Run the candidate on a telling case of the kind of `like`; None if it cannot.
+
+    run : gives the output [t, h] of a case.
+    """
+    case = _case(judge, like)
+    if case is None:
+        return None
+    try:
+        data = judge.data(case)
+        run(case, replace(data, hidden_states=_others(data.hidden_states)))
+        former = run(case, replace(data, hidden_states=_others(data.hidden_states)))
+        former = former.clone()
+        out = run(case, data)
+    except (Failure, NotJudged):
+        return None
+    judged = judge.judged(case, data)
+    return Told(case=case, data=data, judged=judged, out=out, former=former)
+
+
+def _case(judge: Judge, like: Case) -> Case | None:
+    claims, own = judge.subject.capabilities, judge.data(like).config
+    for experts, top_k, hidden, intermediate in _SHAPES:
+        config = replace(
+            own, experts=experts, top_k=top_k, hidden=hidden, intermediate=intermediate
+        )
+        shard = like.shard
+        if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
+            continue
+        return Case(config=config, shard=shard, tokens=_TOKENS, hot=like.hot)
+    return None
+
+
+def _others(states: torch.Tensor) -> torch.Tensor:
+    return states.flip(0).roll(_OTHER_STATES, 1)
