@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
+from functools import cached_property
 from functools import partial
 
 import torch
@@ -38,6 +39,7 @@ class Matrix:
     codes: Tensor
     bias: Tensor
 
+    @cached_property
     def dense(self) -> Tensor:
         """[rows, 32g]."""
         return (self.elements * self.scales[..., None]).flatten(-2)
@@ -116,11 +118,16 @@ class Experts:
             bias=zero if bias is None else bias[local].double() / share,
         )
 
+    def of_tokens(self, at: Tensor) -> Experts:
+        """The same experts for some of the tokens."""
+        return Experts(self.situation.of_tokens(at), self.arithmetic, like=self)
+
     def visited(self) -> list[int]:
         """Indices of the experts that a token visits."""
         ids = self.situation.routing.ids.unique() - self.first
         return [e for e in ids.tolist() if 0 <= e < self.count]
 
+    @cached_property
     def weights(self) -> Tensor:
         """Routing weights [t, k]; 0 where this rank does not serve the slot."""
         routing = self.situation.routing
@@ -128,30 +135,47 @@ class Experts:
         served = (ids >= 0) & (ids < self.count)
         return torch.where(served, routing.weights.double(), 0)
 
-    def slots(self, otherwise: Otherwise, at: Tensor) -> Tensor:
-        """What each slot adds to the tokens `at` [n]: [n, k, h], 0 where none is."""
-        s, steps = self.situation, otherwise.steps
-        ids, x = s.routing.ids[at], s.hidden_states[at].double()
-        weights = otherwise.weigh(self.weights())[at]
+    def slots(self, otherwise: Otherwise) -> Tensor:
+        """What each slot adds to each token: [t, k, h], 0 where none is."""
+        s = self.situation
+        ids, x = s.routing.ids - self.first, s.hidden_states.double()
+        weights = self._weighed(otherwise)
         found = x.new_zeros(*ids.shape, x.shape[1])
         for local in self.visited():
-            mine = ids == self.first + local
-            if mine.any():
-                rows, p = x[mine.nonzero()[:, 0]], weights[mine][:, None]
-                content = otherwise.edit(self, local)
-                found[mine] = self.rows(content, steps, rows, p)
+            mine = ids == local
+            rows, p = x[mine.nonzero()[:, 0]], weights[mine][:, None]
+            content = otherwise.edit(self, local)
+            found[mine] = self.rows(content, otherwise.steps, rows, p)
         return found
+
+    def slots_of(self, token: int, otherwise: Otherwise) -> Tensor:
+        """As `slots`, of one token: [k, h]."""
+        s = self.situation
+        row = s.hidden_states[token : token + 1].double()
+        weights = self._weighed(otherwise)[token]
+        found = row.new_zeros(len(weights), row.shape[1])
+        for slot, e in enumerate(s.routing.ids[token].tolist()):
+            local = e - self.first
+            if 0 <= local < self.count:
+                content, p = otherwise.edit(self, local), weights[slot].reshape(1, 1)
+                found[slot] = self.rows(content, otherwise.steps, row, p)[0]
+        return found
+
+    def _weighed(self, otherwise: Otherwise) -> Tensor:
+        if otherwise.weigh is _as_given:
+            return self.weights
+        return otherwise.weigh(self.weights)
 
     def rows(self, content: Content, steps: Steps, x: Tensor, p: Tensor) -> Tensor:
         """What one expert adds for rows [n, h] of weight [n, 1]: [n, h]."""
-        w1, w2 = content.gate_up.dense(), content.down.dense()
+        w1, w2 = content.gate_up.dense, content.down.dense
         x = steps.x(p * x if steps.weighs_input else x)
         k = steps.first(x.shape[1])
-        z = steps.z(x[:, :k] @ w1[:, :k].T)
+        z = steps.z(x @ w1.T if k == x.shape[1] else x[:, :k] @ w1[:, :k].T)
         a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
         store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
-        k = steps.last(a.shape[1])
-        y, bias = store(a)[:, :k] @ w2[:, :k].T, content.down.bias
+        a, k, bias = store(a), steps.last(a.shape[1]), content.down.bias
+        y = a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T
         slot = steps.y or partial(through, dtype=self.arithmetic.slot)
         if steps.weighs_input:
             return slot(y + steps.down_bias(bias))

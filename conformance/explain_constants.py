@@ -31,10 +31,11 @@ Tensor = torch.Tensor
 
 # From a start that is wrong by half, four steps come to a thousandth; a table whose
 # entries are all wrong takes some more.
-_STEPS = 6
+_STEPS = 8
+_NEARER = 0.9
 _DIFFERENCE = 2.0**-8
 # Tokens that values are fitted to: some hundred numbers each, for seven unknowns.
-_TOKENS = 6
+_TOKENS = 4
 _MAGNITUDES = e2m1.VALUES[1:8]
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -59,8 +60,7 @@ def explain_constants(wrong: Wrong) -> list[Fit]:
         values = _fitted(constants, wrong, at)
         if values is None:
             continue
-        for digits in (2, 3, 4):
-            rounded = tuple(float(f"{v:.{digits}g}") for v in values)
+        for rounded in dict.fromkeys(_rounded(values)):
             if rounded == constants.right:
                 continue
             named = replace(constants.of(rounded), name=constants.named(rounded))
@@ -160,15 +160,21 @@ def _table(matrices: tuple[str, ...]) -> _Constants:
 
 def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | None:
     size = wrong.allowed[at].clamp(min=_TINY)
-    found, experts = wrong.found[at] / size, wrong.experts
+    found = wrong.found[at] / size
+    experts = wrong.experts.of_tokens(at)
 
     def output(values: list[float]) -> Tensor:
         layer = _unrounded(constants.of(tuple(values)))
-        return experts.slots(layer, at).sum(dim=1) / size
+        return experts.slots(layer).sum(dim=1) / size
 
-    values = list(constants.right)
+    values, before = list(constants.right), math.inf
     for _ in range(_STEPS):
         here = output(values)
+        error = float((found - here).norm())
+        if not error < _NEARER * before:
+            # Converged, or nowhere near.
+            break
+        before = error
         slopes = []
         for n, value in enumerate(values):
             width = max(abs(value), 1.0) * _DIFFERENCE
@@ -183,6 +189,14 @@ def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | No
         if not all(_sane(v, r) for v, r in zip(values, constants.right, strict=True)):
             return None
     return values
+
+
+def _rounded(values: list[float]) -> Iterator[tuple[float, ...]]:
+    """Simpler numbers first: halves, quarters, two digits, ..."""
+    for unit in (2, 4):
+        yield tuple(round(v * unit) / unit + 0.0 for v in values)
+    for digits in (2, 3, 4):
+        yield tuple(float(f"{v:.{digits}g}") for v in values)
 
 
 def _sane(value: float, right: float) -> bool:

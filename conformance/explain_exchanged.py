@@ -117,7 +117,7 @@ def _given(
     """What a slot of expert e adds with the part of expert f, by (e, f)."""
     experts = wrong.experts
     x = experts.situation.hidden_states[token][None].double()
-    weights = experts.weights()[token]
+    weights = experts.weights[token]
     found = {}
     for (slot, e), others in zip(served, choices, strict=True):
         for f in others:

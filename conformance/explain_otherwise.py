@@ -9,6 +9,7 @@ down to the bound.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ Tensor = torch.Tensor
 _NEAR = 1.0
 # A hypothesis that allows more fits anything.
 _WIDEST = 16.0
+# And of the errors of the right layer there, which are out of bound.
+_BETTER = 0.7
 _TINY = torch.finfo(torch.float64).tiny
 # 2**4 choices of the slots of a token at most.
 _SLOTS = 4
@@ -57,7 +60,7 @@ def wrong_output(found: Tensor, judged: Judged, experts: Experts) -> Wrong:
         right=truth,
         allowed=allowed,
         bad=~((found - truth).abs() <= allowed),
-        slots=experts.weights()[..., None] * judged.truth["down"],
+        slots=experts.weights[..., None] * judged.truth["down"],
     )
 
 
@@ -66,36 +69,51 @@ def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit
     if not wrong.bad.any() or not wrong.found.isfinite().all():
         return []
     ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
-    worst = ratio.amax(dim=1).argmax()[None]
+    worst = _WorstToken(wrong, int(ratio.amax(dim=1).argmax()))
     before = mean_square(ratio)
-    every = torch.arange(len(wrong.found))
     fits = []
     for hypothesis in hypotheses:
-        if not _near(wrong, worst, wrong.experts.slots(hypothesis, worst)):
+        if not worst.may_be(hypothesis):
             continue
-        slots = wrong.experts.slots(hypothesis, every)
-        for where, left in _held(wrong, slots):
+        for where, left in _held(wrong, wrong.experts.slots(hypothesis)):
             fits.append(Fit(f"{hypothesis.name}{where}", left / before))
             break
     return fits
 
 
-def _near(wrong: Wrong, at: Tensor, slots: Tensor) -> bool:
-    """Whether some of the token's slots as in the hypothesis give what was found."""
-    bad = wrong.bad[at[0]]
-    change = (slots - wrong.slots[at])[0][:, bad]
-    if not change.isfinite().all() or not change.any():
-        return False
-    count = len(change)
+class _WorstToken:
+    """The token that is furthest off, which refutes almost every hypothesis."""
+
+    def __init__(self, wrong: Wrong, token: int) -> None:
+        bad = wrong.bad[token]
+        self._experts, self._token, self._bad = wrong.experts, token, bad
+        self._slots = wrong.slots[token][:, bad]
+        right = wrong.right[token, bad]
+        self._size = right.norm().clamp(min=_TINY)
+        self._allowed = wrong.allowed[token, bad].clamp(min=_TINY)
+        self._error = (wrong.found[token, bad] - right) / self._allowed
+        self._before = float(self._error.square().mean().sqrt())
+        self._chosen = _choices(len(wrong.slots[token]))
+
+    def may_be(self, hypothesis: Otherwise) -> bool:
+        """Whether some of the slots as in the hypothesis give what was found."""
+        slots = self._experts.slots_of(self._token, hypothesis)
+        change = slots[:, self._bad] - self._slots
+        size = float(change.norm())
+        if not math.isfinite(size) or not size:
+            return False
+        left = self._error - self._chosen @ (change / self._allowed)
+        error = float(left.square().mean(dim=1).amin().sqrt())
+        most = _NEAR * (1 + size / float(self._size))
+        return error <= min(most, _BETTER * self._before)
+
+
+def _choices(count: int) -> Tensor:
+    """0 or 1 for each of `count` slots: every choice, or the simple ones of many."""
     if count > _SLOTS:
-        chosen = torch.cat((torch.ones(1, count), torch.eye(count), 1 - torch.eye(count)))
-    else:
-        chosen = torch.tensor(list(itertools.product((0.0, 1.0), repeat=count)))
-    right, found = wrong.right[at[0], bad], wrong.found[at[0], bad]
-    told = right + chosen.double() @ change
-    room = wrong.allowed[at[0], bad] * (1 + change.norm() / right.norm().clamp(min=_TINY))
-    error = ((found - told) / room.clamp(min=_TINY)).square().mean(dim=1).sqrt()
-    return bool((error <= _NEAR).any())
+        one = torch.eye(count)
+        return torch.cat((torch.ones(1, count), one, 1 - one)).double()
+    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=count))).double()
 
 
 def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:

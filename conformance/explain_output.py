@@ -7,6 +7,7 @@ something added: none of it needs a weight, so a layer of any size can be asked.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class Output:
     """What one rank gave, and what it should have given.
 
     found, truth, allowed, hidden_states : float64 [t, h] on the CPU. former : what the
-    candidate gave one call earlier, for other numbers of the same shape.
+    candidate gave one call earlier for other numbers, and what it should have given.
     """
 
     found: torch.Tensor
@@ -40,7 +41,7 @@ class Output:
     allowed: torch.Tensor
     hidden_states: torch.Tensor
     arithmetic: Arithmetic
-    former: torch.Tensor | None = None
+    former: Sequence[torch.Tensor] = ()
 
     def bad(self) -> torch.Tensor:
         """bool [t, h]: out of bound."""
@@ -170,13 +171,14 @@ def _added(output: Output) -> Iterator[_Told]:
 
 
 def _former(output: Output) -> Iterator[_Told]:
-    if output.former is None:
-        return
     bad = output.bad()
     rows, columns = bad.any(dim=1, keepdim=True), bad.any(dim=0)
     for name, told in (
-        ("the output of the former call stays", output.former),
-        ("added to the output of the former call", output.former + output.truth),
+        *(("the output of the former call stays", former) for former in output.former),
+        *(
+            ("added to the output of the former call", former + output.truth)
+            for former in output.former
+        ),
     ):
         there = torch.where(rows & columns, told, output.truth)
         if output.gives(there, output.allowed):

@@ -67,14 +67,14 @@ def _with_weights(s: Situation, token: int) -> Situation:
 
 def _given(wrong: Wrong, bad: list[int], what: str, change) -> Iterator[str]:  # type: ignore[no-untyped-def]
     own, places = wrong.experts, dict[int, int]()
-    every = torch.arange(len(wrong.found))
     for token in bad:
         layer = Experts(change(own.situation, token), own.arithmetic, like=own)
-        told = layer.slots(RIGHT, every).sum(dim=1)
+        told = layer.slots(RIGHT).sum(dim=1)
         room = 2 * wrong.allowed[token].clamp(min=_TINY)
         error = (wrong.found[token] - told).abs() / room
-        like = (error.amax(dim=1) <= 1).nonzero()[:, 0]
-        if not len(like):
+        fits = error.amax(dim=1) <= 1
+        like = fits.nonzero()[:, 0]
+        if fits[token] or not len(like):
             return
         places[token] = int(like[0])
     yield from moved("token", places, len(wrong.found), f"the {what}")

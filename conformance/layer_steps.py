@@ -28,10 +28,14 @@ _LARGEST = {torch.float8_e4m3fn: 448.0, torch.float16: 65504.0, torch.float8_e5m
 
 @dataclass(frozen=True)
 class Fit:
-    """What an output behaves like, and the part of its mean square error left."""
+    """What an output behaves like, and the part of its mean square error left.
+
+    family : the search that found it.
+    """
 
     name: str
     left: float
+    family: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,14 +97,13 @@ _OTHERS = {
     ),
 }
 
-def activations_otherwise() -> Iterator[Otherwise]:
-    """One choice otherwise, then two."""
+def activations_otherwise(count: int) -> Iterator[Otherwise]:
+    """So many choices otherwise: 1 or 2."""
     singles = [(f.name, other) for f in fields(_Choices) for other in _OTHERS[f.name]]
-    for count in (1, 2):
-        for some in itertools.combinations(singles, count):
-            if len({name for name, _ in some}) == count:
-                words = "; ".join(other for _, other in some)
-                yield Otherwise(name=_short(words), steps=_steps(dict(some)))
+    for some in itertools.combinations(singles, count):
+        if len({name for name, _ in some}) == count:
+            words = "; ".join(other for _, other in some)
+            yield Otherwise(name=_short(words), steps=_steps(dict(some)))
 
 
 _SHORT = {

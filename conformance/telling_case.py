@@ -29,13 +29,16 @@ _OTHER_STATES = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What the candidate gave for `case`, and one call earlier for other states."""
+    """What the candidate gave for `case`.
+
+    former : what it gave one call earlier for other hidden states, and should have.
+    """
 
     case: Case
     data: CaseData
     judged: Judged
     out: torch.Tensor
-    former: torch.Tensor
+    former: tuple[torch.Tensor, torch.Tensor]
 
 
 def tell(
@@ -50,14 +53,18 @@ def tell(
         return None
     try:
         data = judge.data(case)
-        run(case, replace(data, hidden_states=_others(data.hidden_states)))
-        former = run(case, replace(data, hidden_states=_others(data.hidden_states)))
-        former = former.clone()
+        earlier = replace(data, hidden_states=_others(data.hidden_states))
+        former = run(case, earlier).clone()
         out = run(case, data)
     except (Failure, NotJudged):
         return None
-    judged = judge.judged(case, data)
-    return Told(case=case, data=data, judged=judged, out=out, former=former)
+    return Told(
+        case=case,
+        data=data,
+        judged=judge.judged(case, data),
+        out=out,
+        former=(former, judge.judged(case, earlier).truth["combine"]),
+    )
 
 
 def _case(judge: Judge, like: Case) -> Case | None:

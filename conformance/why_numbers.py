@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -22,7 +24,6 @@ from mxmoe.conformance.explain_exchanged import explain_exchanged
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
 from mxmoe.conformance.explain_numbers import fits_of_numbers
 from mxmoe.conformance.explain_numbers import too_large
-from mxmoe.conformance.explain_otherwise import Wrong
 from mxmoe.conformance.explain_otherwise import explain_otherwise
 from mxmoe.conformance.explain_otherwise import wrong_output
 from mxmoe.conformance.explain_output import Output
@@ -38,8 +39,9 @@ from mxmoe.conformance.otherwise_steps import steps_otherwise
 from mxmoe.conformance.otherwise_weights import weights_otherwise
 from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.sharding import shard_weights
-from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import Arithmetic
+
+_MATRICES = ("gate_up", "down")
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
@@ -74,19 +76,23 @@ def why_lines(
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
     """
-    here = causes(_situation(case, data), judged, out, arithmetic)
     told = tell()
-    there = None
+    situation = _situation(case, data)
+    there = list[Fit]()
     if told is not None:
-        situation = _situation(told.case, told.data)
         there = causes(
-            situation, told.judged, told.out, arithmetic, former=told.former
+            _situation(told.case, told.data),
+            told.judged,
+            told.out,
+            arithmetic,
+            former=told.former,
         )
+    here = causes(situation, judged, out, arithmetic, only=there)
     names, note = _agreed(here, there, told)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
-    if too_large(_situation(case, data).part):
+    if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
     if worst < _CLOSE:
         return [
@@ -97,21 +103,20 @@ def why_lines(
 
 
 def _agreed(
-    here: list[str], there: list[str] | None, told: Told | None
+    here: list[Fit], there: list[Fit], told: Told | None
 ) -> tuple[list[str], str]:
     """(what is said, a remark on where it is so)."""
-    if there is None or told is None:
-        return here, ""
-    if there and not here:
-        return there, f" (in case {told.case})"
-    both = [name for name in here if name in there] or [
-        name for name in there if _what(name) in map(_what, here)
+    ours, theirs = ([fit.name for fit in fits] for fits in (here, there))
+    if told is None:
+        return ours, ""
+    both = [name for name in ours if name in theirs] or [
+        name for name in ours if _what(name) in map(_what, theirs)
     ]
     if both:
         return both, ""
-    if there:
-        return there, f" (in case {told.case})"
-    return here, f" (but not in case {told.case})" if here else ""
+    if theirs:
+        return theirs, f" (in case {told.case})"
+    return ours, ""
 
 
 def _what(name: str) -> str:
@@ -137,70 +142,76 @@ def causes(
     out: torch.Tensor,
     arithmetic: Arithmetic,
     *,
-    former: torch.Tensor | None = None,
-) -> list[str]:
-    """Sentences that are true of the whole of `out` [t, h]; [] for a right one."""
+    former: Sequence[torch.Tensor] = (),
+    only: Sequence[Fit] = (),
+) -> list[Fit]:
+    """Sentences that are true of the whole of `out` [t, h]; [] for a right one.
+
+    only : what to ask, if it is not everything.
+    """
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
     if not found.isfinite().all():
-        return explain_nonfinite(found, judged, situation)
-    ratio = (found - truth).abs() / allowed
-    if not bool((ratio > 1).any()):
-        return []
-    earlier = None if former is None else former.detach().cpu().double()
+        return [Fit(name, 0.0) for name in explain_nonfinite(found, judged, situation)]
+    earlier = [x.detach().cpu().double().reshape(truth.shape) for x in former]
     output = Output(
         found=found,
         truth=truth,
         allowed=allowed,
         hidden_states=situation.hidden_states.double(),
         arithmetic=arithmetic,
-        former=None if earlier is None else earlier.reshape(truth.shape),
+        former=earlier,
     )
-    s, fits = situation, list[Fit]()
-    wrong = wrong_output(found, judged, Experts(situation, arithmetic))
-    for explain in (
-        lambda: explain_output(output),
-        lambda: fits_of_numbers(found, s, arithmetic),
-        lambda: _more(wrong, s),
-        lambda: explain_slots(
-            slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
-        ),
-    ):
-        fits += explain()
+    ratio = _ratio(output)
+    if not bool((ratio > 1).any()):
+        return []
+    asked, fits = {fit.family for fit in only}, list[Fit]()
+    for family, explain in _families(output, judged, situation):
+        if not asked or family in asked:
+            fits += [replace(fit, family=family) for fit in explain()]
         close = [fit for fit in fits if fit.left < _CLOSER]
         if close and bool((ratio > _NEAR).any()):
             break
     return _closest(fits, found.numel())
 
 
-def _more(wrong: Wrong, situation: Situation) -> list[Fit]:
-    if too_large(situation.part):
-        return []
-    fits = explain_otherwise(wrong, _hypotheses(situation))
-    if not fits:
-        fits = explain_constants(wrong) + explain_exchanged(wrong)
-    if not fits:
-        fits = [Fit(name, 0.0) for name in explain_rows(wrong)]
-    return fits
+def _ratio(output: Output) -> torch.Tensor:
+    error = (output.found - output.truth).abs()
+    return torch.where(error == 0, 0.0, error / output.allowed)
 
 
-def _hypotheses(s: Situation) -> Iterator:  # type: ignore[type-arg]
-    config = s.config
-    blocks = {
-        "gate_up": config.hidden // BLOCK,
-        "down": s.part.down_blocks.shape[2],
-    }
-    return chain(
-        weights_otherwise(s.routing.ids),
-        activations_otherwise(),
-        steps_otherwise(),
-        contents_otherwise(blocks),
-    )
+def _families(
+    output: Output, judged: Judged, s: Situation
+) -> Iterator[tuple[str, Callable[[], list[Fit]]]]:
+    """The searches, simplest first."""
+    found, arithmetic = output.found, output.arithmetic
+    yield "output", lambda: explain_output(output)
+    yield "bytes", lambda: fits_of_numbers(found, s, arithmetic)
+    slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
+    if too_large(s.part):
+        yield "slots", lambda: explain_slots(slots)
+        return
+    wrong = wrong_output(found, judged, Experts(s, arithmetic))
+    blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
+    for family, hypotheses in (
+        ("weights", weights_otherwise(s.routing.ids)),
+        ("activations", activations_otherwise(1)),
+        ("steps", steps_otherwise()),
+        ("contents", contents_otherwise(blocks)),
+    ):
+        yield family, partial(explain_otherwise, wrong, hypotheses)
+    yield "slots", lambda: explain_slots(slots)
+    yield "constants", lambda: explain_constants(wrong)
+    yield "exchanged", lambda: explain_exchanged(wrong)
+    yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
+    if bool((_ratio(output) > _NEAR).any()):
+        two = activations_otherwise(2)
+        yield "two activations", lambda: explain_otherwise(wrong, two)
 
 
-def _closest(fits: list[Fit], count: int) -> list[str]:
+def _closest(fits: list[Fit], count: int) -> list[Fit]:
     """Those that are about as likely as the likeliest one."""
     close = [fit for fit in fits if fit.left < _CLOSER]
     least = min((fit.left for fit in close), default=0.0)
     most = least * math.exp(2 * _LIKELIER * _ALIKE / max(count, 1))
-    return list(dict.fromkeys(fit.name for fit in close if fit.left <= most))
+    return list({fit.name: fit for fit in close if fit.left <= most}.values())
