@@ -51,7 +51,7 @@ class _Constants:
 
 def explain_constants(wrong: Wrong) -> list[Fit]:
     """Each set of constants that has other values, if they make the output right."""
-    if not wrong.bad.any() or not wrong.found.isfinite().all():
+    if not wrong.found.isfinite().all():
         return []
     ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
     at = ratio.amax(dim=1).argsort(descending=True)[:_TOKENS]

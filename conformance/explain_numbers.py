@@ -15,11 +15,13 @@ import torch
 
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.honest_size import has_honest_size
+from mxmoe.conformance.honest_size import honest_variance
+from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Layer
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.layer_steps import Steps
-from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -59,11 +61,12 @@ def fits_of_numbers(
         return []
     # A hypothesis is about every token: the worst one refutes almost all.
     truth, allowed = situation.judged(arithmetic)
-    ratio = (found.detach().cpu().double() - truth).abs() / (allowed + _TINY)
+    got = found.detach().cpu().double().reshape(truth.shape)
+    ratio = (got - truth).abs() / (allowed + _TINY)
     token, size = int(ratio.amax(dim=1).argmax()), float(allowed.max())
     worst = slice(token, token + 1)
     alone = situation.of_tokens(worst)
-    columns = found[worst, :_COLUMNS].detach().cpu().double()
+    columns = got[worst, :_COLUMNS]
     right = Layer(alone, arithmetic, columns=_COLUMNS)
 
     def near(hypothesis: Hypothesis) -> bool:
@@ -77,10 +80,10 @@ def fits_of_numbers(
     for name, hypothesis in hypotheses(situation):
         if near(hypothesis):
             told, room = hypothesis(situation).judged(arithmetic)
-            if _fits(found, told, room, _WIDER * size):
-                rest = (found.detach().cpu().double() - told) / (allowed + _TINY)
-                left = mean_square(rest) / (mean_square(ratio) + _TINY)
-                named.append(Fit(name, left))
+            rest = got - told
+            honest = honest_variance(told, room, arithmetic.output)
+            if _fits(found, told, room, _WIDER * size) and has_honest_size(rest, honest):
+                named.append(Fit(name, part_left(rest, got - truth, allowed)))
     return named
 
 

@@ -21,8 +21,10 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.expert_content import Otherwise
 from mxmoe.conformance.explain_output import ranges
+from mxmoe.conformance.honest_size import has_honest_size
+from mxmoe.conformance.honest_size import honest_variance
+from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
-from mxmoe.conformance.layer_steps import mean_square
 
 Tensor = torch.Tensor
 
@@ -32,7 +34,7 @@ _NEAR = 1.0
 # A hypothesis that allows more fits anything.
 _WIDEST = 16.0
 # And of the errors of the right layer there, which are out of bound.
-_BETTER = 0.7
+_BETTER = 0.95
 _TINY = torch.finfo(torch.float64).tiny
 # 2**4 choices of the slots of a token at most.
 _SLOTS = 4
@@ -66,17 +68,16 @@ def wrong_output(found: Tensor, judged: Judged, experts: Experts) -> Wrong:
 
 def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit]:
     """Each hypothesis, and the place, under which `wrong.found` is right."""
-    if not wrong.bad.any() or not wrong.found.isfinite().all():
+    if not wrong.found.isfinite().all():
         return []
     ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
     worst = _WorstToken(wrong, int(ratio.amax(dim=1).argmax()))
-    before = mean_square(ratio)
     fits = []
     for hypothesis in hypotheses:
         if not worst.may_be(hypothesis):
             continue
         for where, left in _held(wrong, wrong.experts.slots(hypothesis)):
-            fits.append(Fit(f"{hypothesis.name}{where}", left / before))
+            fits.append(Fit(f"{hypothesis.name}{where}", left))
             break
     return fits
 
@@ -86,6 +87,8 @@ class _WorstToken:
 
     def __init__(self, wrong: Wrong, token: int) -> None:
         bad = wrong.bad[token]
+        if not bad.any():
+            bad = torch.ones_like(bad)
         self._experts, self._token, self._bad = wrong.experts, token, bad
         self._slots = wrong.slots[token][:, bad]
         right = wrong.right[token, bad]
@@ -119,13 +122,15 @@ def _choices(count: int) -> Tensor:
 def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:
     """(where, mean square of what is left) of each place that explains it all."""
     change = slots - wrong.slots
-    room = wrong.allowed * (1 + _growth(wrong, change))
+    growth, dtype = 1 + _growth(wrong, change), wrong.experts.arithmetic.output
+    room = wrong.allowed * growth
     for where, mask, columns in _places(wrong):
         told = wrong.right + columns * (mask[..., None] * change).sum(dim=1)
-        rounding = half_ulp(told, wrong.experts.arithmetic.output)
-        error = (wrong.found - told).abs()
-        if bool((error <= room + rounding).all()):
-            yield where, mean_square(error / wrong.allowed.clamp(min=_TINY))
+        rest = wrong.found - told
+        if not bool((rest.abs() <= room + half_ulp(told, dtype)).all()):
+            continue
+        if has_honest_size(rest, honest_variance(told, room, dtype)):
+            yield where, part_left(rest, wrong.found - wrong.right, wrong.allowed)
 
 
 def _growth(wrong: Wrong, change: Tensor) -> Tensor:
@@ -149,10 +154,10 @@ def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor, Tensor]]:
     for e in visited if len(visited) > 2 else ():
         others = [other for other in visited if other != e]
         yield f", in every expert but {e}", _of(ids, others), columns
-    if not rows.all():
+    if rows.any() and not rows.all():
         only = rows.double()[:, None] * every
         yield f", for {ranges('token', rows)} only", only, columns
-    if not wide.all():
+    if wide.any() and not wide.all():
         yield f", in {ranges('column', wide)} only", every, wide.double()
     for slot in range(every.shape[1]) if every.shape[1] > 1 else ():
         alone = torch.zeros_like(every)

@@ -14,8 +14,10 @@ import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.honest_size import has_honest_size
+from mxmoe.conformance.honest_size import honest_variance
+from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
-from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.reference.types import Arithmetic
 
 # Rows and columns whose place is looked for; more would take seconds.
@@ -52,23 +54,24 @@ class Output:
         slack = allowed + half_ulp(truth.abs() + allowed, self.arithmetic.output)
         return bool(((self.found - truth).abs() <= slack).all())
 
-    def left(self, told: torch.Tensor) -> float:
-        """The part of the mean square of the errors that `told` leaves."""
-        tiny = torch.finfo(torch.float64).tiny
-        size = self.allowed.clamp(min=tiny)
-        before = mean_square((self.found - self.truth) / size)
-        return mean_square((self.found - told) / size) / max(before, tiny)
+    def fit(self, name: str, told: torch.Tensor) -> Fit | None:
+        """`name`, if what it leaves has the size of honest errors."""
+        rest, dtype = self.found - told, self.arithmetic.output
+        if not has_honest_size(rest, honest_variance(told, self.allowed, dtype)):
+            return None
+        return Fit(name, part_left(rest, self.found - self.truth, self.allowed))
 
 
 def explain_output(output: Output) -> list[Fit]:
     """Every sentence that is true of the whole of `output`; [] if none is."""
     if output.found.numel() == 0 or not output.found.isfinite().all():
         return []
-    return [
-        Fit(name, output.left(told))
+    fits = [
+        output.fit(name, told)
         for explain in (_zeros, _factor, _tokens, _columns, _added, _former, _cut)
         for name, told in explain(output)
     ]
+    return [fit for fit in fits if fit is not None]
 
 
 def _zeros(output: Output) -> Iterator[_Told]:

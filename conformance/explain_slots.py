@@ -16,8 +16,8 @@ import torch
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.explain_output import ranges
+from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
-from mxmoe.conformance.layer_steps import mean_square
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -53,14 +53,11 @@ class Slots:
         """The part of the mean square of the errors that `weights` leave."""
         size = torch.einsum("tk,tkh->th", self.weights.abs(), self.allowed)
         size = size + half_ulp(self.found, self.arithmetic.output)
-        size = size.clamp(min=torch.finfo(torch.float32).tiny)
         after, before = (
-            mean_square(
-                (self.found - torch.einsum("tk,tkh->th", w, self.down)) / size
-            )
+            self.found - torch.einsum("tk,tkh->th", w, self.down)
             for w in (weights, self.weights)
         )
-        return after / max(before, torch.finfo(torch.float64).tiny)
+        return part_left(after, before, size)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(what each given weight was multiplied by, how far that is known), [t, k]."""

@@ -6,7 +6,6 @@ that is true of both is said first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.explain_constants import explain_constants
 from mxmoe.conformance.explain_exchanged import explain_exchanged
+from mxmoe.conformance.explain_noise import explain_noise
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
 from mxmoe.conformance.explain_numbers import fits_of_numbers
 from mxmoe.conformance.explain_numbers import too_large
@@ -31,6 +31,9 @@ from mxmoe.conformance.explain_output import explain_output
 from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
 from mxmoe.conformance.explain_slots import slots_of
+from mxmoe.conformance.honest_size import has_honest_size
+from mxmoe.conformance.honest_size import honest_variance
+from mxmoe.conformance.honest_size import likeliest
 from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.otherwise_activations import activations_otherwise
@@ -49,15 +52,6 @@ _CLOSE = 4.0
 # Below this one a hypothesis can be within the bound without being the cause, so every
 # other one is asked as well.
 _NEAR = 32.0
-
-# One that leaves more of the mean square of the errors explains nothing: an element is
-# out of bound by little then.
-_CLOSER = 0.5
-
-# Errors of one token share the roundings of its lanes: so many elements count as one.
-_ALIKE = 16
-# Of two hypotheses, one that is this much less likely (e**8 to 1) is not named.
-_LIKELIER = 8.0
 
 # So many sentences are printed; more of them say that the case cannot tell.
 _SHOWN = 6
@@ -162,17 +156,19 @@ def causes(
         arithmetic=arithmetic,
         former=earlier,
     )
+    honest = honest_variance(truth, allowed, arithmetic.output)
     ratio = _ratio(output)
-    if not bool((ratio > 1).any()):
+    if not bool((ratio > 1).any()) and has_honest_size(found - truth, honest):
         return []
     asked, fits = {fit.family for fit in only}, list[Fit]()
     for family, explain in _families(output, judged, situation):
+        if family == "noise" and likeliest(fits, found.numel()):
+            break
         if not asked or family in asked:
             fits += [replace(fit, family=family) for fit in explain()]
-        close = [fit for fit in fits if fit.left < _CLOSER]
-        if close and bool((ratio > _NEAR).any()):
+        if bool((ratio > _NEAR).any()) and likeliest(fits, found.numel()):
             break
-    return _closest(fits, found.numel())
+    return likeliest(fits, found.numel())
 
 
 def _ratio(output: Output) -> torch.Tensor:
@@ -204,14 +200,7 @@ def _families(
     yield "constants", lambda: explain_constants(wrong)
     yield "exchanged", lambda: explain_exchanged(wrong)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
+    yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):
         two = activations_otherwise(2)
         yield "two activations", lambda: explain_otherwise(wrong, two)
-
-
-def _closest(fits: list[Fit], count: int) -> list[Fit]:
-    """Those that are about as likely as the likeliest one."""
-    close = [fit for fit in fits if fit.left < _CLOSER]
-    least = min((fit.left for fit in close), default=0.0)
-    most = least * math.exp(2 * _LIKELIER * _ALIKE / max(count, 1))
-    return list({fit.name: fit for fit in close if fit.left <= most}.values())
