@@ -32,7 +32,9 @@ Tensor = torch.Tensor
 # From a start that is wrong by half, four steps come to a thousandth; a table whose
 # entries are all wrong takes some more.
 _STEPS = 8
-_NEARER = 0.9
+# A first step may go too far; after some, one that is not nearer never will be.
+_PATIENCE, _NEARER = 3, 0.9
+_DONE = 2.0**-14
 _DIFFERENCE = 2.0**-8
 # Tokens that values are fitted to: some hundred numbers each, for seven unknowns.
 _TOKENS = 4
@@ -167,14 +169,13 @@ def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | No
         layer = _unrounded(constants.of(tuple(values)))
         return experts.slots(layer).sum(dim=1) / size
 
-    values, before = list(constants.right), math.inf
-    for _ in range(_STEPS):
+    values, first = list(constants.right), 0.0
+    for step in range(_STEPS):
         here = output(values)
         error = float((found - here).norm())
-        if not error < _NEARER * before:
-            # Converged, or nowhere near.
-            break
-        before = error
+        first = first or error
+        if step >= _PATIENCE and not error < _NEARER * first:
+            return None
         slopes = []
         for n, value in enumerate(values):
             width = max(abs(value), 1.0) * _DIFFERENCE
@@ -186,6 +187,8 @@ def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | No
         rest = (found - here).flatten()[:, None]
         change = torch.linalg.lstsq(columns, rest, driver="gelsd").solution[:, 0]
         values = [v + d for v, d in zip(values, change.tolist(), strict=True)]
+        if float(change.norm()) < _DONE:
+            break
         if not all(_sane(v, r) for v, r in zip(values, constants.right, strict=True)):
             return None
     return values

@@ -8,6 +8,7 @@ errors are likeliest are named, if the errors then have the size of honest ones.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -34,8 +35,14 @@ _FORMATS = {
 # Of a uniform error of that size relative to a number between two powers of two:
 # 1 / sqrt(3), and values are 1.44 times the lower power in the mean square.
 _UNIFORM = 1 / math.sqrt(3) / 1.44
+# Roundings of a running sum in one K block: steps of 32, 16 or 8.
+_OFTEN = (1, 2, 4)
 # The true variance may differ by how the sums are ordered and by what is not rounded.
 _LEAST, _MOST = 0.3, 2.0
+# Where the size is small, ..., and where it is large.
+_PARTS = 4
+# Fourth moment over the square of the second: 3 for a normal error, 1.8 for a uniform.
+_FLAT, _PEAKED = 1.8, 4.5
 # Of its standard deviation: a Gaussian error beyond it occurs once in 1e9 elements.
 _FAR = 6.0
 # Fewer elements do not tell places apart.
@@ -52,14 +59,24 @@ def explain_noise(wrong: Wrong) -> list[Fit]:
     before = _unlikely(error, honest)
     fits = []
     for words, variance in _places(wrong):
-        for name, unit in _FORMATS.items():
-            total = (unit * _UNIFORM) ** 2 * variance + honest
-            normal = error.square() / total
-            told = _LEAST <= float(normal.mean()) <= _MOST
-            if told and float(normal.amax()) <= _FAR**2:
+        often = _OFTEN if words.startswith("sums") else (1,)
+        for (name, unit), times in itertools.product(_FORMATS.items(), often):
+            total = times * (unit * _UNIFORM) ** 2 * variance + honest
+            if _normal(error / total.sqrt(), variance):
                 left = math.exp(2 * (_unlikely(error, total) - before) / count)
                 fits.append(Fit(f"{words} {name}: errors have that size", left))
     return fits
+
+
+def _normal(error: Tensor, variance: Tensor) -> bool:
+    """Whether errors over their size are normal, where that is small and large."""
+    square = error.square()
+    order = variance.flatten().argsort()
+    parts = [square.flatten()[part].mean() for part in order.chunk(_PARTS)]
+    least, most = float(min(parts)), float(max(parts))
+    curved = float(square.square().mean() / square.mean().square())
+    told = least >= _LEAST and most <= _MOST and _FLAT <= curved <= _PEAKED
+    return told and float(square.amax()) <= _FAR**2
 
 
 def _unlikely(error: Tensor, variance: Tensor) -> float:
@@ -97,6 +114,7 @@ def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor]]:
             found[name].index_add_(0, tokens, p**2 * variance)
     partial = wrong.slots.cumsum(dim=1).square().sum(dim=1)
     found["slots"] = partial
+    found["sums"] = found["sum1"] + found["sum2"]
     found["out"] = wrong.right.square()
     for name, variance in found.items():
         yield _WORDS[name], variance
@@ -108,6 +126,7 @@ _WORDS = {
     "terms1": "factors of GEMM1 rounded to",
     "a": "intermediate, or factors of GEMM2, rounded to",
     "sum2": "sums of GEMM2 kept in",
+    "sums": "sums of both GEMMs kept in",
     "y": "each slot's result rounded to",
     "slots": "slots added up in",
     "out": "output rounded to",

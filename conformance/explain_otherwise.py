@@ -77,7 +77,7 @@ def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit
         if not worst.may_be(hypothesis):
             continue
         for where, left in _held(wrong, wrong.experts.slots(hypothesis)):
-            fits.append(Fit(f"{hypothesis.name}{where}", left))
+            fits.append(Fit(hypothesis.name, left, place=where))
             break
     return fits
 

@@ -27,7 +27,8 @@ _LOOKED_FOR = 32
 _SMALLEST_FACTOR = 2.0**-10
 
 
-_Told = tuple[str, torch.Tensor]
+_Told = tuple[str, torch.Tensor, torch.Tensor]
+"""A sentence, the output [t, h] that it tells of, what is allowed around that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,12 @@ class Output:
         slack = allowed + half_ulp(truth.abs() + allowed, self.arithmetic.output)
         return bool(((self.found - truth).abs() <= slack).all())
 
-    def fit(self, name: str, told: torch.Tensor) -> Fit | None:
+    def fit(
+        self, name: str, told: torch.Tensor, allowed: torch.Tensor
+    ) -> Fit | None:
         """`name`, if what it leaves has the size of honest errors."""
         rest, dtype = self.found - told, self.arithmetic.output
-        if not has_honest_size(rest, honest_variance(told, self.allowed, dtype)):
+        if not has_honest_size(rest, honest_variance(told, allowed, dtype)):
             return None
         return Fit(name, part_left(rest, self.found - self.truth, self.allowed))
 
@@ -67,9 +70,9 @@ def explain_output(output: Output) -> list[Fit]:
     if output.found.numel() == 0 or not output.found.isfinite().all():
         return []
     fits = [
-        output.fit(name, told)
+        output.fit(*told)
         for explain in (_zeros, _factor, _tokens, _columns, _added, _former, _cut)
-        for name, told in explain(output)
+        for told in explain(output)
     ]
     return [fit for fit in fits if fit is not None]
 
@@ -80,12 +83,12 @@ def _zeros(output: Output) -> Iterator[_Told]:
     if not bad.any() or not (rows[:, None] | columns)[bad].all():
         return
     if zero.all():
-        yield "output all zero", output.found
+        yield "output all zero", output.found, output.allowed
         return
     told = torch.where(rows[:, None] | columns, 0, output.truth)
     for what, mask in (("token", rows), ("column", columns)):
         if mask.any():
-            yield f"output: {ranges(what, mask)} all zero", told
+            yield f"output: {ranges(what, mask)} all zero", told, output.allowed
 
 
 def _factor(output: Output) -> Iterator[_Told]:
@@ -96,16 +99,15 @@ def _factor(output: Output) -> Iterator[_Told]:
     if factor and abs(factor - 1) > _SMALLEST_FACTOR:
         allowed = output.allowed * max(1.0, abs(factor))
         if output.gives(factor * truth, allowed):
-            yield f"the whole output times {factor:.3g}", factor * truth
+            yield f"the whole output times {factor:.3g}", factor * truth, allowed
 
 
 def _tokens(output: Output) -> Iterator[_Told]:
     places = _places(output.found, output.truth, output.allowed, output.bad())
     if places:
-        told = output.truth.clone()
-        told[list(places)] = output.truth[list(places.values())]
-        for name in moved("token", places, len(told), "the output"):
-            yield name, told
+        order = _order(places, len(output.found))
+        for name in moved("token", places, len(order)):
+            yield name, output.truth[order], output.allowed[order]
 
 
 def _columns(output: Output) -> Iterator[_Told]:
@@ -113,10 +115,9 @@ def _columns(output: Output) -> Iterator[_Told]:
         return
     places = _places(output.found.T, output.truth.T, output.allowed.T, output.bad().T)
     if places:
-        told = output.truth.clone()
-        told[:, list(places)] = output.truth[:, list(places.values())]
-        for name in moved("column", places, told.shape[1], "the output"):
-            yield name, told
+        order = _order(places, output.found.shape[1])
+        for name in moved("column", places, len(order)):
+            yield name, output.truth[:, order], output.allowed[:, order]
 
 
 def _places(
@@ -132,6 +133,16 @@ def _places(
     return places
 
 
+def _order(places: dict[int, int], count: int) -> torch.Tensor:
+    """Where each of `count` rows comes from; by the same step, if not all were asked."""
+    order = torch.arange(count)
+    steps = {(place - at) % count for at, place in places.items()}
+    if len(places) == _LOOKED_FOR and len(steps) == 1:
+        return (order + steps.pop()) % count
+    order[list(places)] = torch.tensor(list(places.values()))
+    return order
+
+
 def moved(
     what: str, places: dict[int, int], count: int, thing: str = "the output"
 ) -> Iterator[str]:
@@ -144,7 +155,7 @@ def moved(
         (step,) = steps
         by = step if step <= count // 2 else step - count
         which = f"each {what} holds"
-        if len(places) < count - 1:
+        if len(places) < min(count - 1, _LOOKED_FOR):
             mask = torch.zeros(count, dtype=torch.bool)
             mask[list(places)] = True
             which = f"{ranges(what, mask)} hold"
@@ -170,23 +181,24 @@ def moved(
 def _added(output: Output) -> Iterator[_Told]:
     told = output.truth + output.hidden_states
     if output.gives(told, output.allowed):
-        yield "the hidden states are added to the output", told
+        yield "the hidden states are added to the output", told, output.allowed
 
 
 def _former(output: Output) -> Iterator[_Told]:
     bad = output.bad()
     rows, columns = bad.any(dim=1, keepdim=True), bad.any(dim=0)
-    for name, told in (
-        *(("the output of the former call stays", former) for former in output.former),
-        *(
-            ("added to the output of the former call", former + output.truth)
-            for former in output.former
-        ),
+    if not bad.any():
+        return
+    where = "" if rows.all() and columns.all() else f", in {damage(bad)}"
+    for words, more in (
+        ("the output of the former call stays", torch.zeros_like(output.truth)),
+        ("added to the output of the former call", output.truth),
     ):
-        there = torch.where(rows & columns, told, output.truth)
-        if output.gives(there, output.allowed):
-            where = "" if bad.all() else f", in {damage(bad)}"
-            yield name + where, there
+        for former in output.former:
+            kept = torch.where(rows & columns, former, 0)
+            told = torch.where(rows & columns, kept + more, output.truth)
+            if kept.any() and output.gives(told, output.allowed):
+                yield words + where, told, output.allowed
 
 
 def _cut(output: Output) -> Iterator[_Told]:
@@ -201,7 +213,7 @@ def _cut(output: Output) -> Iterator[_Told]:
         ):
             told = output.truth + toward * ulp
             if output.gives(told, output.allowed):
-                yield f"output {words} to {name}", told
+                yield f"output {words} to {name}", told, output.allowed
 
 
 def ranges(what: str, mask: torch.Tensor) -> str:

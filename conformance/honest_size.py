@@ -50,9 +50,12 @@ def likeliest(fits: list[Fit], count: int) -> list[Fit]:
     """Those that are likelier than no fault, and about as likely as the likeliest.
 
     count : of all elements. The size of the errors is taken as unknown: n of them have
-    the likelihood left ** (-n / 2), but for a factor.
+    the likelihood left ** (-n / 2), but for a factor. What is so everywhere is simpler
+    than what is so in a place.
     """
     share = math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))
     close = [fit for fit in fits if fit.left <= share]
     least = min((fit.left for fit in close), default=0.0)
-    return list({f.name: f for f in close if f.left <= least / share}.values())
+    likely = [fit for fit in close if fit.left <= least / share]
+    everywhere = [fit for fit in likely if not fit.place]
+    return list({str(fit): fit for fit in everywhere or likely}.values())

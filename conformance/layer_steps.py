@@ -30,12 +30,16 @@ _LARGEST = {torch.float8_e4m3fn: 448.0, torch.float16: 65504.0, torch.float8_e5m
 class Fit:
     """What an output behaves like, and the part of its mean square error left.
 
-    family : the search that found it.
+    family : the search that found it. place : where alone it is so, "" for everywhere.
     """
 
     name: str
     left: float
     family: str = ""
+    place: str = ""
+
+    def __str__(self) -> str:
+        return self.name + self.place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from mxmoe.conformance.expert_content import Content
 from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.expert_content import Matrix
 from mxmoe.conformance.expert_content import Otherwise
+from mxmoe.conformance.layer_steps import through
 
 Tensor = torch.Tensor
 Change = Callable[[Tensor], Tensor]
@@ -63,6 +64,14 @@ def _elements(change: Change) -> Callable[[Matrix], Matrix]:
 
 def _scales(change: Change) -> Callable[[Matrix], Matrix]:
     return lambda m: replace(m, scales=change(m.scales))
+
+
+def _stored(dtype: torch.dtype) -> Callable[[Matrix], Matrix]:
+    def change(m: Matrix) -> Matrix:
+        values = through(m.elements * m.scales[..., None], dtype=dtype)
+        return replace(m, elements=values, scales=torch.ones_like(m.scales))
+
+    return change
 
 
 def _codes(meaning: Change) -> Callable[[Matrix], Matrix]:
@@ -155,6 +164,9 @@ _DECODED: dict[str, Callable[[Matrix], Matrix]] = {
     "rows of {} in whole tiles of 64 only": _rows(lambda x: _whole_tiles(x, 64)),
     "rows of {} in whole tiles of 128 only": _rows(lambda x: _whole_tiles(x, 128)),
     "rows of {} in whole tiles of 256 only": _rows(lambda x: _whole_tiles(x, 256)),
+    "weights of {} rounded to float8 (E4M3)": _stored(torch.float8_e4m3fn),
+    "weights of {} rounded to float8 (E5M2)": _stored(torch.float8_e5m2),
+    "weights of {} rounded to float16": _stored(torch.float16),
     "{} bias ignored": lambda m: replace(m, bias=torch.zeros_like(m.bias)),
     "{} bias added twice": lambda m: replace(m, bias=2 * m.bias),
     "{} bias subtracted": lambda m: replace(m, bias=-m.bias),

@@ -23,6 +23,9 @@ def weights_otherwise(ids: Tensor) -> Iterator[Otherwise]:
     for by in range(1, k):
         yield Otherwise(name=f"routing weights shifted by {by} slots", weigh=_roll(by))
     if k > 1:
+        for slot, words in enumerate(("first", "second", "third", "fourth")[:k]):
+            name = f"every slot has the weight of the {words}"
+            yield Otherwise(name=name, weigh=_alike(slot))
         yield Otherwise(
             name="routing weights in the order of the expert ids",
             weigh=lambda w: w.gather(1, ids.argsort(dim=1)),
@@ -39,6 +42,10 @@ def _where_served(weigh: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 def _roll(by: int) -> Callable[[Tensor], Tensor]:
     return lambda w: w.roll(by, 1)
+
+
+def _alike(slot: int) -> Callable[[Tensor], Tensor]:
+    return lambda w: w[:, slot : slot + 1].expand_as(w)
 
 
 def _normal(w: Tensor) -> Tensor:
@@ -81,10 +88,9 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "routing weights divided by top_k": lambda w: w / w.shape[1],
     "routing weights times top_k": lambda w: w * w.shape[1],
     "routing weights inverted": lambda w: 1 / w,
-    "1 less the routing weights": lambda w: 1 - w,
-    "each token's slot with the smallest routing weight left out": _without_least,
-    "each token's slot with the smallest routing weight left out, the others "
-    "normalised to a sum of 1": lambda w: _normal(_without_least(w)),
+    "left out: each token's slot with the smallest routing weight": _without_least,
+    "left out: each token's slot with the smallest routing weight, the "
+    "others normalised to a sum of 1": lambda w: _normal(_without_least(w)),
     "only the first slot added, with weight 1": lambda w: _normal(_first_only(w)),
     "routing weights in descending order": lambda w: w.sort(
         dim=1, descending=True

@@ -46,6 +46,9 @@ from mxmoe.reference.types import Arithmetic
 
 _MATRICES = ("gate_up", "down")
 
+# Searches whose sentences name tokens and columns, which every case has others of.
+_OF_PLACES = {"output", "rows"}
+
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
 
@@ -100,24 +103,25 @@ def _agreed(
     here: list[Fit], there: list[Fit], told: Told | None
 ) -> tuple[list[str], str]:
     """(what is said, a remark on where it is so)."""
-    ours, theirs = ([fit.name for fit in fits] for fits in (here, there))
+    ours, theirs = (list(map(str, fits)) for fits in (here, there))
     if told is None:
         return ours, ""
-    both = [name for name in ours if name in theirs] or [
-        name for name in ours if _what(name) in map(_what, theirs)
+    same = [name for name in ours if name in theirs]
+    alike = {fit.name for fit in there}
+    # Other tokens and columns in the other case, but the same experts and slots.
+    there_too = [
+        str(fit)
+        for fit in here
+        if fit.name in alike and ("token" in fit.place or "column" in fit.place)
     ]
-    if both:
-        return both, ""
+    if same or there_too:
+        return same or there_too, ""
+    places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
+    if ours and places and not any("former" in name for name in theirs):
+        return ours, ""
     if theirs:
         return theirs, f" (in case {told.case})"
     return ours, ""
-
-
-def _what(name: str) -> str:
-    """A sentence without the places."""
-    for word in (", in ", ", for ", " (", ": "):
-        name = name.partition(word)[0]
-    return name
 
 
 def _situation(case: Case, data: CaseData) -> Situation:
