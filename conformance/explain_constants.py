@@ -25,7 +25,9 @@ from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Steps
 from mxmoe.conformance.layer_steps import gated
 from mxmoe.conformance.otherwise_contents import edited
+from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import e2m1
+from mxmoe.reference.types import Activation
 
 Tensor = torch.Tensor
 
@@ -36,9 +38,10 @@ _STEPS = 8
 _PATIENCE, _NEARER = 3, 0.9
 _DONE = 2.0**-14
 _DIFFERENCE = 2.0**-8
-# Tokens that values are fitted to: some hundred numbers each, for seven unknowns.
+# Tokens that values are fitted to: some hundred numbers each, for fourteen unknowns.
 _TOKENS = 4
-_MAGNITUDES = e2m1.VALUES[1:8]
+# All but the two zeros.
+_CODES = (*range(1, 8), *range(9, 16))
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -81,6 +84,10 @@ def _constants(wrong: Wrong) -> Iterator[_Constants]:
         if math.isfinite(right):
             words = f"{name} of the activation is {{}}, not {right:g}"
             yield _one(words, right, _activation(name))
+    if math.isfinite(a.limit):
+        for half in ("gate", "up half"):
+            words = f"limit of the {half} is {{}}, not {a.limit:g}"
+            yield _one(words, a.limit, _half_limit(half))
     if situation.part.gate_up_bias is not None:
         yield _one("gate_up bias times {}", 1.0, _gate_up_bias)
         yield _one(
@@ -117,6 +124,19 @@ def _activation(name: str) -> Callable[[float], Steps]:
     return of
 
 
+def _half_limit(half: str) -> Callable[[float], Steps]:
+    def of(value: float) -> Steps:
+        def one(z: Tensor, b: Tensor, a: Activation) -> Tensor:
+            gate, up = split_halves(z + b)
+            limits = (value, a.limit) if half == "gate" else (a.limit, value)
+            gate, up = gate.clamp(max=limits[0]), up.clamp(-limits[1], limits[1])
+            return gate * torch.sigmoid(a.alpha * gate) * (up + a.beta)
+
+        return Steps(gated=one)
+
+    return of
+
+
 def _gate_up_bias(value: float) -> Steps:
     return Steps(gated=lambda z, b, a: gated(z, value * b, a))
 
@@ -141,23 +161,26 @@ def _temperature(values: tuple[float, ...]) -> Otherwise:
 
 
 def _table(matrices: tuple[str, ...]) -> _Constants:
-    """What the seven magnitudes of E2M1 decode to."""
+    """What the codes of E2M1 decode to."""
+    right = tuple(e2m1.VALUES[code] for code in _CODES)
 
     def named(values: tuple[float, ...]) -> str:
-        pairs = zip(_MAGNITUDES, values, strict=True)
-        others = ", ".join(f"{a:g} as {b:g}" for a, b in pairs if a != b)
+        wrong = {a: b for a, b in zip(right, values, strict=True) if a != b}
+        signed = [a for a in wrong if wrong.get(-a) != -wrong[a]]
+        shown = signed or [a for a in wrong if a > 0]
+        others = ", ".join(f"{a:g} as {wrong[a]:g}" for a in shown)
         return f"E2M1 codes of {' and '.join(matrices)} decoded wrongly: {others}"
 
     def of(values: tuple[float, ...]) -> Otherwise:
-        table = torch.tensor((0.0, *values), dtype=torch.float64)
-        table = torch.cat((table, -table))
+        table = torch.zeros(16, dtype=torch.float64)
+        table[list(_CODES)] = torch.tensor(values, dtype=torch.float64)
 
         def change(m: Matrix) -> Matrix:
             return replace(m, elements=table[m.codes])
 
         return Otherwise(name="", edit=edited(change, matrices))
 
-    return _Constants(_MAGNITUDES, named, of)
+    return _Constants(right, named, of)
 
 
 def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | None:

@@ -25,6 +25,8 @@ _FLOAT16 = 65504.0
 # exp overflows float32 beyond this.
 _EXP = math.log(torch.finfo(torch.float32).max)
 _SHOWN = 4
+# Fewer tokens are told apart by anything.
+_FEWEST = 3
 
 
 def explain_nonfinite(found: Tensor, judged: Judged, s: Situation) -> list[str]:
@@ -39,6 +41,7 @@ def explain_nonfinite(found: Tensor, judged: Judged, s: Situation) -> list[str]:
     if rows.all() and len(names) > 1:
         # A set that holds every token tells nothing if another does so too.
         names = [n for n in names if not n.startswith("every token")] or names
+    names = names or list(_thresholds(rows, judged, s))
     if not names:
         names = [f"not finite: {ranges('token', rows)}"]
     if not columns.all():
@@ -54,10 +57,11 @@ def _sets(judged: Judged, s: Situation) -> Iterator[tuple[str, Tensor]]:
         "not finite: exactly the tokens with a slot without an expert (-1)",
         (ids < 0).any(dim=1),
     )
+    yield from _leaving_float16(z, a, y, s)
     owned = s.shard.expert_range(s.config)
     other = ((ids >= 0) & ~torch.isin(ids, torch.tensor(list(owned)))).any(dim=1)
     yield "not finite: exactly the tokens with an expert of another rank", other
-    yield from _overflows(z, a, y, judged, s)
+    yield from _exponentials(z, s)
     for e in ids.unique().tolist():
         if e in owned:
             words = f"not finite: exactly the tokens that visit expert {e}"
@@ -70,20 +74,9 @@ def _sets(judged: Judged, s: Situation) -> Iterator[tuple[str, Tensor]]:
         yield words, torch.ones(len(ids), dtype=torch.bool)
 
 
-def _overflows(
-    z: Tensor, a: Tensor, y: Tensor, judged: Judged, s: Situation
+def _leaving_float16(
+    z: Tensor, a: Tensor, y: Tensor, s: Situation
 ) -> Iterator[tuple[str, Tensor]]:
-    alpha, limit = s.config.activation.alpha, s.config.activation.limit
-    gate, _ = split_halves(z)
-    above, below = alpha * gate.clamp(max=limit), alpha * -gate
-    for words, exponent in (
-        (f"exp({alpha:g} * gate')", above),
-        (f"exp(-{alpha:g} * gate)", below),
-        (f"exp({alpha:g} * gate), not clamped,", alpha * gate),
-    ):
-        for name, most in (("float32", _EXP), ("float16", math.log(_FLOAT16))):
-            tokens = (exponent > most).flatten(1).any(dim=1)
-            yield f"not finite: exactly the tokens where {words} leaves {name}", tokens
     sums = (s.routing.weights.double()[..., None] * y).sum(dim=1)
     for words, values in (
         ("the hidden states leave", s.hidden_states.double()),
@@ -94,6 +87,47 @@ def _overflows(
     ):
         tokens = (values.abs() > _FLOAT16).flatten(1).any(dim=1)
         yield f"not finite: exactly the tokens where {words} float16", tokens
+
+
+def _exponentials(z: Tensor, s: Situation) -> Iterator[tuple[str, Tensor]]:
+    alpha, limit = s.config.activation.alpha, s.config.activation.limit
+    gate, _ = split_halves(z)
+    for words, exponent in (
+        (f"exp({alpha:g} * gate')", alpha * gate.clamp(max=limit)),
+        (f"exp(-{alpha:g} * gate)", -alpha * gate),
+        (f"exp({alpha:g} * gate), not clamped,", alpha * gate),
+    ):
+        for name, most in (("float32", _EXP), ("float16", math.log(_FLOAT16))):
+            tokens = (exponent > most).flatten(1).any(dim=1)
+            yield f"not finite: exactly the tokens where {words} leaves {name}", tokens
+
+
+def _thresholds(rows: Tensor, judged: Judged, s: Situation) -> Iterator[str]:
+    """What is larger in every token that is not finite than in any other."""
+    if rows.all() or int(rows.sum()) < _FEWEST or int((~rows).sum()) < _FEWEST:
+        return
+    gate, up = split_halves(judged.truth["gate_up"])
+    for words, sign, values in (
+        ("a gate is above", 1, gate),
+        ("a gate is below", -1, gate),
+        ("an up half is above", 1, up),
+        ("an up half is below", -1, up),
+        ("an activation is above", 1, judged.truth["activation"]),
+        ("an activation is below", -1, judged.truth["activation"]),
+        ("a slot's result is above", 1, judged.truth["down"]),
+        ("a hidden state is above", 1, s.hidden_states.double()),
+        ("a hidden state is below", -1, s.hidden_states.double()),
+        ("a routing weight is above", 1, s.routing.weights.double()),
+        ("a routing weight is below", -1, s.routing.weights.double()),
+    ):
+        most = (sign * values).flatten(1).amax(dim=1)
+        low, high = float(most[~rows].max()), float(most[rows].min())
+        if low < high:
+            between = sorted((sign * low, sign * high))
+            yield (
+                f"not finite: exactly the tokens where {words} a number from "
+                f"{between[0]:.3g} to {between[1]:.3g}"
+            )
 
 
 def _largest(s: Situation, local: int) -> str:

@@ -18,6 +18,7 @@ import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.expert_content import RIGHT
 from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.expert_content import Otherwise
 from mxmoe.conformance.explain_output import ranges
@@ -42,10 +43,14 @@ _SLOTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Wrong:
-    """A wrong output. found, right, allowed, bad : [t, h]. slots : [t, k, h], right."""
+    """A wrong output. found, truth, right, allowed, bad : [t, h]. slots : [t, k, h], right.
+
+    What is right is rounded where the class rounds, as hypotheses are.
+    """
 
     experts: Experts
     found: Tensor
+    truth: Tensor
     right: Tensor
     allowed: Tensor
     bad: Tensor
@@ -55,14 +60,15 @@ class Wrong:
 def wrong_output(found: Tensor, judged: Judged, experts: Experts) -> Wrong:
     """What hypotheses are held against."""
     truth = judged.truth["combine"]
-    allowed = judged.allowed["combine"]
+    allowed, slots = judged.allowed["combine"], experts.slots(RIGHT)
     return Wrong(
         experts=experts,
         found=found,
-        right=truth,
+        truth=truth,
+        right=slots.sum(dim=1),
         allowed=allowed,
         bad=~((found - truth).abs() <= allowed),
-        slots=experts.weights[..., None] * judged.truth["down"],
+        slots=slots,
     )
 
 
@@ -130,7 +136,7 @@ def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:
         if not bool((rest.abs() <= room + half_ulp(told, dtype)).all()):
             continue
         if has_honest_size(rest, honest_variance(told, room, dtype)):
-            yield where, part_left(rest, wrong.found - wrong.right, wrong.allowed)
+            yield where, part_left(rest, wrong.found - wrong.truth, wrong.allowed)
 
 
 def _growth(wrong: Wrong, change: Tensor) -> Tensor:

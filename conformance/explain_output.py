@@ -105,7 +105,8 @@ def _factor(output: Output) -> Iterator[_Told]:
 def _tokens(output: Output) -> Iterator[_Told]:
     places = _places(output.found, output.truth, output.allowed, output.bad())
     if places:
-        order = _order(places, len(output.found))
+        bad = int(output.bad().any(dim=1).sum())
+        order = _order(places, len(output.found), bad)
         for name in moved("token", places, len(order)):
             yield name, output.truth[order], output.allowed[order]
 
@@ -115,7 +116,8 @@ def _columns(output: Output) -> Iterator[_Told]:
         return
     places = _places(output.found.T, output.truth.T, output.allowed.T, output.bad().T)
     if places:
-        order = _order(places, output.found.shape[1])
+        bad = int(output.bad().any(dim=0).sum())
+        order = _order(places, output.found.shape[1], bad)
         for name in moved("column", places, len(order)):
             yield name, output.truth[:, order], output.allowed[:, order]
 
@@ -133,11 +135,11 @@ def _places(
     return places
 
 
-def _order(places: dict[int, int], count: int) -> torch.Tensor:
+def _order(places: dict[int, int], count: int, bad: int) -> torch.Tensor:
     """Where each of `count` rows comes from; by the same step, if not all were asked."""
     order = torch.arange(count)
     steps = {(place - at) % count for at, place in places.items()}
-    if len(places) == _LOOKED_FOR and len(steps) == 1:
+    if len(places) < bad and len(steps) == 1:
         return (order + steps.pop()) % count
     order[list(places)] = torch.tensor(list(places.values()))
     return order
@@ -150,10 +152,11 @@ def moved(
 
     places : row -> the row whose `thing` it has. count : of all rows.
     """
-    steps = {(place - at) % count for at, place in places.items()}
-    if len(steps) == 1 and len(places) > 2:
-        (step,) = steps
-        by = step if step <= count // 2 else step - count
+    steps = {place - at for at, place in places.items()}
+    around = {step % count for step in steps}
+    if len(around) == 1 and len(places) > 2:
+        (by,) = steps if len(steps) == 1 else around
+        by = by if abs(by) <= count // 2 or len(steps) == 1 else by - count
         which = f"each {what} holds"
         if len(places) < min(count - 1, _LOOKED_FOR):
             mask = torch.zeros(count, dtype=torch.bool)

@@ -25,6 +25,8 @@ from mxmoe.reference.types import Shard
 
 # A weight is told from another if they differ by this part of the given one.
 _TOLD = 0.02
+# And a factor on all of an expert's slots from 1.
+_TOLD_OF_ALL = 2.0**-9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +69,7 @@ class Slots:
         size = size.clamp(min=torch.finfo(torch.float32).tiny)
         inverse = torch.linalg.pinv((sums / size[:, None]).mT)
         factors = torch.einsum("tkh,th->tk", inverse, self.found / size)
-        return factors, inverse.square().sum(dim=2).sqrt().clamp(min=_TOLD)
+        return factors, inverse.square().sum(dim=2).sqrt()
 
 
 def slots_of(
@@ -105,6 +107,7 @@ def explain_slots(slots: Slots) -> list[Fit]:
     if fits:
         return fits
     factors, known = slots.factors()
+    known = known.clamp(min=_TOLD)
     weights = factors * slots.weights
     if not slots.give(weights):
         return []
@@ -117,7 +120,7 @@ def explain_slots(slots: Slots) -> list[Fit]:
 
 def _differ(weights: torch.Tensor, given: torch.Tensor) -> bool:
     """Whether it is another weighting at all, and not a rounding of the given one."""
-    return bool(((weights - given).abs() > _TOLD * given.abs()).any())
+    return bool(((weights - given).abs() > _TOLD_OF_ALL * given.abs()).any())
 
 
 def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
@@ -138,6 +141,7 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     factors, known = slots.factors()
+    known = known.clamp(min=_TOLD)
     served = slots.weights != 0
     gone = served & (factors.abs() <= known) & ((factors - 1).abs() > known)
     kept = torch.where(gone, 0, slots.weights)
@@ -193,7 +197,7 @@ def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
         at = (slots.ids == expert) & (slots.weights != 0)
         trust = 1 / known[at] ** 2
         factor = float((trust * factors[at]).sum() / trust.sum())
-        if abs(factor - 1) > max(_TOLD, float(trust.sum().rsqrt())):
+        if abs(factor - 1) > max(_TOLD_OF_ALL, float(trust.sum().rsqrt())):
             weights[at] *= factor
             named.append(f"expert {expert}'s contribution times {factor:.3g}")
     if 0 < len(named) <= 4:
@@ -202,6 +206,7 @@ def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _by_token(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     factors, known = slots.factors()
+    known = known.clamp(min=_TOLD)
     trust = torch.where(slots.weights != 0, 1 / known**2, 0)
     size = trust.sum(dim=1, keepdim=True)
     factor = torch.where(size > 0, (trust * factors).sum(dim=1, keepdim=True) / size, 1)

@@ -46,15 +46,15 @@ def part_left(after: Tensor, before: Tensor, allowed: Tensor) -> float:
     return mean_square(after / size) / max(mean_square(before / size), _TINY)
 
 
-def likeliest(fits: list[Fit], count: int) -> list[Fit]:
+def likeliest(fits: list[Fit], count: int, right: float = 1.0) -> list[Fit]:
     """Those that are likelier than no fault, and about as likely as the likeliest.
 
-    count : of all elements. The size of the errors is taken as unknown: n of them have
+    count : of all elements. right : what the layer as it should be leaves, rounded. The size of the errors is taken as unknown: n of them have
     the likelihood left ** (-n / 2), but for a factor. What is so everywhere is simpler
     than what is so in a place.
     """
     share = math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))
-    close = [fit for fit in fits if fit.left <= share]
+    close = [fit for fit in fits if fit.left <= share * right]
     least = min((fit.left for fit in close), default=0.0)
     likely = [fit for fit in close if fit.left <= least / share]
     everywhere = [fit for fit in likely if not fit.place]

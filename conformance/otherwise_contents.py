@@ -74,6 +74,22 @@ def _stored(dtype: torch.dtype) -> Callable[[Matrix], Matrix]:
     return change
 
 
+def _bias_in(dtype: torch.dtype) -> Callable[[Matrix], Matrix]:
+    return lambda m: replace(m, bias=through(m.bias, dtype=dtype))
+
+
+def _scale_of(group: int) -> Callable[[Matrix], Matrix]:
+    """The scale at k // group, from the first again at the end of a row."""
+
+    def change(m: Matrix) -> Matrix:
+        k, count = m.elements[0].numel(), m.scales.shape[1]
+        taken = m.scales[:, torch.arange(k) // group % count]
+        values = m.elements * taken.unflatten(1, (count, -1))
+        return replace(m, elements=values, scales=torch.ones_like(m.scales))
+
+    return change
+
+
 def _codes(meaning: Change) -> Callable[[Matrix], Matrix]:
     return lambda m: replace(m, elements=meaning(m.codes).double())
 
@@ -167,6 +183,10 @@ _DECODED: dict[str, Callable[[Matrix], Matrix]] = {
     "weights of {} rounded to float8 (E4M3)": _stored(torch.float8_e4m3fn),
     "weights of {} rounded to float8 (E5M2)": _stored(torch.float8_e5m2),
     "weights of {} rounded to float16": _stored(torch.float16),
+    "a scale of {} taken for each 16 elements, not 32": _scale_of(16),
+    "a scale of {} taken for each 64 elements, not 32": _scale_of(64),
+    "{} bias rounded to float8 (E4M3)": _bias_in(torch.float8_e4m3fn),
+    "{} bias rounded to float8 (E5M2)": _bias_in(torch.float8_e5m2),
     "{} bias ignored": lambda m: replace(m, bias=torch.zeros_like(m.bias)),
     "{} bias added twice": lambda m: replace(m, bias=2 * m.bias),
     "{} bias subtracted": lambda m: replace(m, bias=-m.bias),

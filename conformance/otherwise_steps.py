@@ -64,6 +64,13 @@ def _steps() -> Iterator[tuple[str, Steps]]:
         yield words.format("GEMM1"), Steps(first=whole)
         yield words.format("GEMM2"), Steps(last=whole)
         yield words.format("both GEMMs"), Steps(first=whole, last=whole)
+    for lanes in (1, 2, 4, 8, 16, 32, 64, 128):
+
+        def short(k: int, lanes: int = lanes) -> int:
+            return k - lanes if k > lanes else k
+
+        yield f"last {lanes} lanes of the intermediate missing", Steps(last=short)
+        yield f"last {lanes} columns of the hidden states missing", Steps(first=short)
     yield "down bias added once a slot, not weighted", Steps(weighs_bias=False)
     yield "routing weight multiplies the input", Steps(weighs_input=True)
 

@@ -15,6 +15,7 @@ import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.verdict import Failure
@@ -39,6 +40,12 @@ class Told:
     judged: Judged
     out: torch.Tensor
     former: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the output is out of bound here too."""
+        truth, allowed = self.judged.truth["combine"], self.judged.allowed["combine"]
+        return not compare_numbers(self.out, truth, allowed).within
 
 
 def tell(

@@ -7,6 +7,7 @@ that is true of both is said first.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from mxmoe.conformance.explain_noise import explain_noise
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
 from mxmoe.conformance.explain_numbers import fits_of_numbers
 from mxmoe.conformance.explain_numbers import too_large
+from mxmoe.conformance.explain_otherwise import Wrong
 from mxmoe.conformance.explain_otherwise import explain_otherwise
 from mxmoe.conformance.explain_otherwise import wrong_output
 from mxmoe.conformance.explain_output import Output
@@ -34,6 +36,7 @@ from mxmoe.conformance.explain_slots import slots_of
 from mxmoe.conformance.honest_size import has_honest_size
 from mxmoe.conformance.honest_size import honest_variance
 from mxmoe.conformance.honest_size import likeliest
+from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.otherwise_activations import activations_otherwise
@@ -45,6 +48,9 @@ from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Arithmetic
 
 _MATRICES = ("gate_up", "down")
+
+# Searches that take little time.
+_CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "rows", "noise"}
 
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
@@ -84,7 +90,11 @@ def why_lines(
             arithmetic,
             former=told.former,
         )
-    here = causes(situation, judged, out, arithmetic, only=there)
+    only = {fit.family for fit in there}
+    if told is not None and not there and told.wrong:
+        # What explains neither case is not looked for twice.
+        only = _CHEAP
+    here = causes(situation, judged, out, arithmetic, only=only)
     names, note = _agreed(here, there, told)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -141,11 +151,11 @@ def causes(
     arithmetic: Arithmetic,
     *,
     former: Sequence[torch.Tensor] = (),
-    only: Sequence[Fit] = (),
+    only: Collection[str] = (),
 ) -> list[Fit]:
     """Sentences that are true of the whole of `out` [t, h]; [] for a right one.
 
-    only : what to ask, if it is not everything.
+    only : the families to ask, if not all.
     """
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
@@ -164,15 +174,18 @@ def causes(
     ratio = _ratio(output)
     if not bool((ratio > 1).any()) and has_honest_size(found - truth, honest):
         return []
-    asked, fits = {fit.family for fit in only}, list[Fit]()
-    for family, explain in _families(output, judged, situation):
-        if family == "noise" and likeliest(fits, found.numel()):
+    fits = list[Fit]()
+    wrong, right = None, 1.0
+    if not too_large(situation.part):
+        wrong = wrong_output(found, judged, Experts(situation, arithmetic))
+        right = part_left(found - wrong.right, found - truth, allowed)
+    for family, explain in _families(output, judged, situation, wrong):
+        likely = likeliest(fits, found.numel(), min(right, 1.0))
+        if likely and (family == "noise" or bool((ratio > _NEAR).any())):
             break
-        if not asked or family in asked:
+        if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
-        if bool((ratio > _NEAR).any()) and likeliest(fits, found.numel()):
-            break
-    return likeliest(fits, found.numel())
+    return likeliest(fits, found.numel(), min(right, 1.0))
 
 
 def _ratio(output: Output) -> torch.Tensor:
@@ -181,17 +194,16 @@ def _ratio(output: Output) -> torch.Tensor:
 
 
 def _families(
-    output: Output, judged: Judged, s: Situation
+    output: Output, judged: Judged, s: Situation, wrong: Wrong | None
 ) -> Iterator[tuple[str, Callable[[], list[Fit]]]]:
     """The searches, simplest first."""
     found, arithmetic = output.found, output.arithmetic
     yield "output", lambda: explain_output(output)
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic)
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
-    if too_large(s.part):
+    if wrong is None:
         yield "slots", lambda: explain_slots(slots)
         return
-    wrong = wrong_output(found, judged, Experts(s, arithmetic))
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
     for family, hypotheses in (
         ("weights", weights_otherwise(s.routing.ids)),
