@@ -19,6 +19,7 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.expert_content import Experts
+from mxmoe.conformance.explain_biases import explain_biases
 from mxmoe.conformance.explain_constants import explain_constants
 from mxmoe.conformance.explain_exchanged import explain_exchanged
 from mxmoe.conformance.explain_noise import explain_noise
@@ -47,10 +48,12 @@ from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Arithmetic
 
+# Outputs of more elements than that tell causes apart by themselves.
+_RICH = 1024
 _MATRICES = ("gate_up", "down")
 
 # Searches that take little time.
-_CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "rows", "noise"}
+_CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "biases", "rows", "noise"}
 
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
@@ -95,7 +98,7 @@ def why_lines(
         # What explains neither case is not looked for twice.
         only = _CHEAP
     here = causes(situation, judged, out, arithmetic, only=only)
-    names, note = _agreed(here, there, told)
+    names, note = _agreed(here, there, told, out.numel() >= _RICH)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
@@ -110,7 +113,7 @@ def why_lines(
 
 
 def _agreed(
-    here: list[Fit], there: list[Fit], told: Told | None
+    here: list[Fit], there: list[Fit], told: Told | None, rich: bool
 ) -> tuple[list[str], str]:
     """(what is said, a remark on where it is so)."""
     ours, theirs = (list(map(str, fits)) for fits in (here, there))
@@ -131,6 +134,9 @@ def _agreed(
         return ours, ""
     if theirs:
         return theirs, f" (in case {told.case})"
+    if told.wrong and not rich:
+        # Refuted there: few numbers are like those of many faults.
+        return [], ""
     return ours, ""
 
 
@@ -185,7 +191,8 @@ def causes(
             break
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
-    return likeliest(fits, found.numel(), min(right, 1.0))
+    sized = [fit for fit in fits if fit.family == "noise"]
+    return likeliest(fits, found.numel(), 1.0 if sized else min(right, 1.0))
 
 
 def _ratio(output: Output) -> torch.Tensor:
@@ -213,6 +220,7 @@ def _families(
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses)
     yield "slots", lambda: explain_slots(slots)
+    yield "biases", lambda: explain_biases(wrong)
     yield "constants", lambda: explain_constants(wrong)
     yield "exchanged", lambda: explain_exchanged(wrong)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
