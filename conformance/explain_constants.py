@@ -42,6 +42,8 @@ _DIFFERENCE = 2.0**-8
 _TOKENS = 4
 # All but the two zeros.
 _CODES = (*range(1, 8), *range(9, 16))
+# Of a matrix; more unknowns would take long.
+_BLOCKS = 12
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -101,6 +103,10 @@ def _constants(wrong: Wrong) -> Iterator[_Constants]:
     yield _Constants((1.0,), lambda v: _TEMPERATURE.format(f"{v[0]:g}"), _temperature)
     for matrices in (("gate_up", "down"), ("gate_up",), ("down",)):
         yield _table(matrices)
+    for matrix in ("gate_up", "down"):
+        count = getattr(situation.part, f"{matrix}_blocks").shape[2]
+        if 1 < count <= _BLOCKS:
+            yield _blocks(matrix, count)
 
 
 _TEMPERATURE = (
@@ -181,6 +187,24 @@ def _table(matrices: tuple[str, ...]) -> _Constants:
         return Otherwise(name="", edit=edited(change, matrices))
 
     return _Constants(right, named, of)
+
+
+def _blocks(matrix: str, count: int) -> _Constants:
+    """What each K block is multiplied by."""
+
+    def named(values: tuple[float, ...]) -> str:
+        shown = ", ".join(f"{v:g}" for v in values)
+        return f"K blocks of {matrix} counted [{shown}] times"
+
+    def of(values: tuple[float, ...]) -> Otherwise:
+        factors = torch.tensor(values, dtype=torch.float64)
+
+        def change(m: Matrix) -> Matrix:
+            return replace(m, scales=m.scales * factors)
+
+        return Otherwise(name="", edit=edited(change, (matrix,)))
+
+    return _Constants((1.0,) * count, named, of)
 
 
 def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | None:

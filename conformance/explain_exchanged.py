@@ -7,14 +7,16 @@ tokens agree on is then held against the whole output.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 
 import torch
 
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.expert_content import RIGHT
 from mxmoe.conformance.expert_content import Content
 from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.expert_content import Matrix
@@ -26,8 +28,8 @@ from mxmoe.conformance.layer_steps import Fit
 Tensor = torch.Tensor
 _TINY = torch.finfo(torch.float64).tiny
 
-# Choices of experts for the slots of one token: 8**3; and tokens that are looked at.
-_CHOICES = 600
+# Choices of experts for the slots of one token: 8**4; and tokens that are looked at.
+_CHOICES = 4096
 _TOKENS = 12
 
 
@@ -62,28 +64,19 @@ def _mapping(wrong: Wrong, part: _Part) -> dict[int, int]:
     ids = experts.situation.routing.ids - experts.first
     bad = wrong.bad.any(dim=1)
     right = {e for e in experts.visited() if not bad[(ids == e).any(dim=1)].all()}
-    seen: set[int] = set()
     for token in _covering(ids, bad, right, experts):
-        served = [(s, e) for s, e in enumerate(ids[token].tolist()) if (
-            0 <= e < experts.count
-        )]
-        choices = [
+        served = [
+            (s, e) for s, e in enumerate(ids[token].tolist()) if 0 <= e < experts.count
+        ]
+        choices: list[Sequence[int]] = [
             [e] if e in right else [mapping[e]] if e in mapping else range(experts.count)
             for _, e in served
         ]
-        given = _given(wrong, part, token, served, choices)
-        fitting = [
-            chosen
-            for chosen in itertools.product(*choices)
-            if _right(wrong, token, sum(given[e, f] for (_, e), f in zip(
-                served, chosen, strict=True
-            )))
-        ]
+        fitting = _fitting(wrong, token, _given(wrong, part, token, served, choices))
         if len(fitting) != 1:
             return {}
-        for (_, e), f in zip(served, fitting[0], strict=True):
-            mapping[e] = f
-            seen.add(e)
+        for (_, e), others, n in zip(served, choices, fitting[0], strict=True):
+            mapping[e] = others[n]
     return {e: f for e, f in mapping.items() if e != f}
 
 
@@ -112,25 +105,31 @@ def _given(
     part: _Part,
     token: int,
     served: list[tuple[int, int]],
-    choices: list[range | list[int]],
-) -> Mapping[tuple[int, int], Tensor]:
-    """What a slot of expert e adds with the part of expert f, by (e, f)."""
+    choices: list[Sequence[int]],
+) -> list[Tensor]:
+    """What each slot adds with the part of each of its choices, [choices, h] a slot."""
     experts = wrong.experts
     x = experts.situation.hidden_states[token][None].double()
     weights = experts.weights[token]
-    found = {}
+    found = []
     for (slot, e), others in zip(served, choices, strict=True):
-        for f in others:
-            content = part.take(experts.content(e), experts.content(f))
-            p = weights[slot].reshape(1, 1)
-            found[e, f] = experts.rows(content, Otherwise(name="").steps, x, p)[0]
+        p = weights[slot].reshape(1, 1)
+        contents = [part.take(experts.content(e), experts.content(f)) for f in others]
+        rows = [experts.rows(content, RIGHT.steps, x, p)[0] for content in contents]
+        found.append(torch.stack(rows))
     return found
 
 
-def _right(wrong: Wrong, token: int, told: Tensor | int) -> bool:
-    room = 2 * wrong.allowed[token].clamp(min=_TINY)
-    error = (wrong.found[token] - told).abs() / room
-    return bool((error <= 1).all())
+def _fitting(wrong: Wrong, token: int, given: list[Tensor]) -> list[list[int]]:
+    """The choices, one a slot, whose sum is what was found."""
+    told = given[0]
+    for rows in given[1:]:
+        told = told[..., None, :] + rows
+    rounding = half_ulp(told, wrong.experts.arithmetic.output)
+    room = 2 * wrong.allowed[token].clamp(min=_TINY) + rounding
+    fits = ((wrong.found[token] - told).abs() <= room).all(dim=-1)
+    found: list[list[int]] = fits.nonzero().tolist()
+    return found
 
 
 def _taking(part: _Part, mapping: Mapping[int, int]) -> Callable[[Experts, int], Content]:

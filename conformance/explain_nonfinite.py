@@ -78,28 +78,41 @@ def _leaving_float16(
     z: Tensor, a: Tensor, y: Tensor, s: Situation
 ) -> Iterator[tuple[str, Tensor]]:
     sums = (s.routing.weights.double()[..., None] * y).sum(dim=1)
-    for words, values in (
-        ("the hidden states leave", s.hidden_states.double()),
-        ("the result of GEMM1 leaves", z),
-        ("the activation leaves", a),
-        ("a slot's result leaves", y),
-        ("the output leaves", sums),
-    ):
-        tokens = (values.abs() > _FLOAT16).flatten(1).any(dim=1)
-        yield f"not finite: exactly the tokens where {words} float16", tokens
+    yield from _alike(
+        "not finite: exactly the tokens where {} beyond float16",
+        {
+            "hidden states are": s.hidden_states.double().abs() > _FLOAT16,
+            "results of GEMM1 are": z.abs() > _FLOAT16,
+            "activations are": a.abs() > _FLOAT16,
+            "results of slots are": y.abs() > _FLOAT16,
+            "sums of slots are": sums.abs() > _FLOAT16,
+        },
+    )
 
 
 def _exponentials(z: Tensor, s: Situation) -> Iterator[tuple[str, Tensor]]:
     alpha, limit = s.config.activation.alpha, s.config.activation.limit
     gate, _ = split_halves(z)
-    for words, exponent in (
-        (f"exp({alpha:g} * gate')", alpha * gate.clamp(max=limit)),
-        (f"exp(-{alpha:g} * gate)", -alpha * gate),
-        (f"exp({alpha:g} * gate), not clamped,", alpha * gate),
-    ):
-        for name, most in (("float32", _EXP), ("float16", math.log(_FLOAT16))):
-            tokens = (exponent > most).flatten(1).any(dim=1)
-            yield f"not finite: exactly the tokens where {words} leaves {name}", tokens
+    exponents = {
+        f"exp({alpha:g} gate')": alpha * gate.clamp(max=limit),
+        f"exp(-{alpha:g} gate)": -alpha * gate,
+        f"exp({alpha:g} gate), not clamped,": alpha * gate,
+    }
+    for name, most in (("float32", _EXP), ("float16", math.log(_FLOAT16))):
+        yield from _alike(
+            f"not finite: exactly the tokens where {{}} leaves {name}",
+            {words: exponent > most for words, exponent in exponents.items()},
+        )
+
+
+def _alike(words: str, where: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """One sentence for all that happens in the same tokens."""
+    left = {name: mask.flatten(1).any(dim=1) for name, mask in where.items()}
+    while left:
+        tokens = next(iter(left.values()))
+        names = [name for name, other in left.items() if torch.equal(other, tokens)]
+        yield words.format(" or ".join(names)), tokens
+        left = {name: other for name, other in left.items() if name not in names}
 
 
 def _thresholds(rows: Tensor, judged: Judged, s: Situation) -> Iterator[str]:

@@ -18,6 +18,7 @@ from mxmoe.conformance.honest_size import has_honest_size
 from mxmoe.conformance.honest_size import honest_variance
 from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
+from mxmoe.conformance.layer_steps import through
 from mxmoe.reference.types import Arithmetic
 
 # Rows and columns whose place is looked for; more would take seconds.
@@ -71,7 +72,7 @@ def explain_output(output: Output) -> list[Fit]:
         return []
     fits = [
         output.fit(*told)
-        for explain in (_zeros, _factor, _tokens, _columns, _added, _former, _cut)
+        for explain in (_zeros, _factor, _tokens, _columns, _added, _former, _stored, _cut)
         for told in explain(output)
     ]
     return [fit for fit in fits if fit is not None]
@@ -100,6 +101,18 @@ def _factor(output: Output) -> Iterator[_Told]:
         allowed = output.allowed * max(1.0, abs(factor))
         if output.gives(factor * truth, allowed):
             yield f"the whole output times {factor:.3g}", factor * truth, allowed
+    bad = output.bad()
+    for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
+        if place.any() and not place.all():
+            mask = place[:, None] if dim else place
+            inside = weight * mask
+            size = float((inside * truth**2).sum())
+            factor = float((inside * found * truth).sum()) / size if size else 0.0
+            told = torch.where(mask, factor * truth, truth)
+            allowed = output.allowed * max(1.0, abs(factor))
+            if factor and output.gives(told, allowed):
+                words = f"the output of {ranges(what, place)} times {factor:.3g}"
+                yield words, told, allowed
 
 
 def _tokens(output: Output) -> Iterator[_Told]:
@@ -202,6 +215,25 @@ def _former(output: Output) -> Iterator[_Told]:
             told = torch.where(rows & columns, kept + more, output.truth)
             if kept.any() and output.gives(told, output.allowed):
                 yield words + where, told, output.allowed
+
+
+def _stored(output: Output) -> Iterator[_Told]:
+    """Every number is one of a coarser format, and near enough for it."""
+    finest = torch.finfo(output.arithmetic.output).eps
+    for name, dtype in _FORMATS.items():
+        coarser = torch.finfo(dtype).eps > finest
+        if coarser and torch.equal(through(output.found, dtype=dtype), output.found):
+            room = output.allowed + half_ulp(output.found, dtype) * 2
+            if bool(((output.found - output.truth).abs() <= room).all()):
+                yield f"output rounded to {name}", output.found, output.allowed
+
+
+_FORMATS = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8 (E4M3)": torch.float8_e4m3fn,
+    "float8 (E5M2)": torch.float8_e5m2,
+}
 
 
 def _cut(output: Output) -> Iterator[_Told]:

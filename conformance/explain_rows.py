@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 
+from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.expert_content import RIGHT
 from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.explain_otherwise import Wrong
@@ -71,6 +72,7 @@ def _given(wrong: Wrong, bad: list[int], what: str, change) -> Iterator[str]:  #
         layer = Experts(change(own.situation, token), own.arithmetic, like=own)
         told = layer.slots(RIGHT).sum(dim=1)
         room = 2 * wrong.allowed[token].clamp(min=_TINY)
+        room = room + half_ulp(told, own.arithmetic.output)
         error = (wrong.found[token] - told).abs() / room
         fits = error.amax(dim=1) <= 1
         like = fits.nonzero()[:, 0]

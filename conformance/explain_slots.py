@@ -99,20 +99,24 @@ def explain_slots(slots: Slots) -> list[Fit]:
         return []
     if not slots.weights.any():
         return []
-    fits = [
+    return [
         Fit(name, slots.left(weights))
         for name, weights in _readings(slots)
         if _differ(weights, slots.weights) and slots.give(weights)
     ]
-    if fits:
-        return fits
+
+
+def fitted_slots(slots: Slots) -> list[Fit]:
+    """The weights that fit best, if they give what was found: no cause, but a place."""
+    if not slots.found.numel() or not slots.found.isfinite().all():
+        return []
+    if not slots.weights.any():
+        return []
     factors, known = slots.factors()
     known = known.clamp(min=_TOLD)
     weights = factors * slots.weights
-    if not slots.give(weights):
-        return []
     off = ((factors - 1).abs() > known) & (slots.weights != 0)
-    if not off.any():
+    if not off.any() or not slots.give(weights):
         return []
     words = f"slots added with other weights: {_weights_shown(slots, weights, off)}"
     return [Fit(words, slots.left(weights))]

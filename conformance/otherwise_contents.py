@@ -158,6 +158,12 @@ _DECODED: dict[str, Callable[[Matrix], Matrix]] = {
     ),
     "{} scales of the K block before": _scales(lambda x: x.roll(1, 1)),
     "{} scales of the next K block": _scales(lambda x: x.roll(-1, 1)),
+    "{} scales of the K block before, the first keeps its own": _scales(
+        lambda x: torch.cat((x[:, :1], x[:, :-1]), dim=1)
+    ),
+    "{} scales of the next K block, the last keeps its own": _scales(
+        lambda x: torch.cat((x[:, 1:], x[:, -1:]), dim=1)
+    ),
     "{} scales of the row before": _scales(lambda x: x.roll(1, 0)),
     "{} scales of the next row": _scales(lambda x: x.roll(-1, 0)),
     "{} scales of row 0 used for every row": _scales(lambda x: x[:1].expand_as(x)),

@@ -33,6 +33,7 @@ from mxmoe.conformance.explain_output import Output
 from mxmoe.conformance.explain_output import explain_output
 from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
+from mxmoe.conformance.explain_slots import fitted_slots
 from mxmoe.conformance.explain_slots import slots_of
 from mxmoe.conformance.honest_size import has_honest_size
 from mxmoe.conformance.honest_size import honest_variance
@@ -53,7 +54,7 @@ _RICH = 1024
 _MATRICES = ("gate_up", "down")
 
 # Searches that take little time.
-_CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "biases", "rows", "noise"}
+_CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "fitted slots", "biases", "rows", "noise"}
 
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
@@ -210,6 +211,7 @@ def _families(
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     if wrong is None:
         yield "slots", lambda: explain_slots(slots)
+        yield "fitted slots", lambda: fitted_slots(slots)
         return
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
     for family, hypotheses in (
@@ -223,6 +225,7 @@ def _families(
     yield "biases", lambda: explain_biases(wrong)
     yield "constants", lambda: explain_constants(wrong)
     yield "exchanged", lambda: explain_exchanged(wrong)
+    yield "fitted slots", lambda: fitted_slots(slots)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):
