@@ -36,6 +36,8 @@ _NEAR = 1.0
 _WIDEST = 16.0
 # And of the errors of the right layer there, which are out of bound.
 _BETTER = 0.95
+# Fewer columns are like those of many a hypothesis.
+_FEWEST = 16
 _TINY = torch.finfo(torch.float64).tiny
 # 2**4 choices of the slots of a token at most.
 _SLOTS = 4
@@ -93,7 +95,7 @@ class _WorstToken:
 
     def __init__(self, wrong: Wrong, token: int) -> None:
         bad = wrong.bad[token]
-        if not bad.any():
+        if int(bad.sum()) < _FEWEST:
             bad = torch.ones_like(bad)
         self._experts, self._token, self._bad = wrong.experts, token, bad
         self._slots = wrong.slots[token][:, bad]

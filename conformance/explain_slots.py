@@ -26,7 +26,7 @@ from mxmoe.reference.types import Shard
 # A weight is told from another if they differ by this part of the given one.
 _TOLD = 0.02
 # And a factor on all of an expert's slots from 1.
-_TOLD_OF_ALL = 2.0**-9
+_TOLD_OF_ALL = 2.0**-7
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,8 +12,11 @@ import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.designed import CaseData
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
+from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -68,6 +71,17 @@ class Situation:
             arithmetic=arithmetic,
         )
         return judged.truth["combine"], judged.allowed["combine"]
+
+
+def situation_of(case: Case, data: CaseData) -> Situation:
+    """What the rank of `case` is given."""
+    return Situation(
+        part=shard_weights(data.weights, data.config, case.shard),
+        config=data.config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=case.shard,
+    )
 
 
 def _same(x: Tensor) -> Tensor:

@@ -41,12 +41,12 @@ from mxmoe.conformance.honest_size import likeliest
 from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Situation
+from mxmoe.conformance.layer_steps import situation_of
 from mxmoe.conformance.otherwise_activations import activations_otherwise
 from mxmoe.conformance.otherwise_contents import contents_otherwise
 from mxmoe.conformance.otherwise_steps import steps_otherwise
 from mxmoe.conformance.otherwise_weights import weights_otherwise
 from mxmoe.conformance.telling_case import Told
-from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Arithmetic
 
 # Outputs of more elements than that tell causes apart by themselves.
@@ -55,6 +55,9 @@ _MATRICES = ("gate_up", "down")
 
 # Searches that take little time.
 _CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "fitted slots", "biases", "rows", "noise"}
+
+# Searches that fit a great deal, and so are asked where nothing else fits.
+_LAST = {"fitted slots", "rows", "noise", "two activations"}
 
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
@@ -84,11 +87,11 @@ def why_lines(
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
     """
     told = tell()
-    situation = _situation(case, data)
+    situation = situation_of(case, data)
     there = list[Fit]()
     if told is not None:
         there = causes(
-            _situation(told.case, told.data),
+            situation_of(told.case, told.data),
             told.judged,
             told.out,
             arithmetic,
@@ -141,16 +144,6 @@ def _agreed(
     return ours, ""
 
 
-def _situation(case: Case, data: CaseData) -> Situation:
-    return Situation(
-        part=shard_weights(data.weights, data.config, case.shard),
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-    )
-
-
 def causes(
     situation: Situation,
     judged: Judged,
@@ -188,12 +181,14 @@ def causes(
         right = part_left(found - wrong.right, found - truth, allowed)
     for family, explain in _families(output, judged, situation, wrong):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
-        if likely and (family == "noise" or bool((ratio > _NEAR).any())):
+        if likely and (family in _LAST or bool((ratio > _NEAR).any())):
             break
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
     sized = [fit for fit in fits if fit.family == "noise"]
-    return likeliest(fits, found.numel(), 1.0 if sized else min(right, 1.0))
+    if sized:
+        return likeliest(sized, found.numel())
+    return likeliest(fits, found.numel(), min(right, 1.0))
 
 
 def _ratio(output: Output) -> torch.Tensor:
