@@ -112,7 +112,9 @@ class Experts:
         bias = getattr(part, f"{name}_bias")
         zero = torch.zeros(len(blocks), dtype=torch.float64)
         return Matrix(
-            elements=decode(blocks, torch.full_like(scales, _ONE)).unflatten(-1, (-1, BLOCK)),
+            elements=decode(blocks, torch.full_like(scales, _ONE)).unflatten(
+                -1, (-1, BLOCK)
+            ),
             scales=decode(torch.full_like(blocks, _CODES_OF_1), scales)[..., ::BLOCK],
             codes=unpack_nibbles(blocks).long(),
             bias=zero if bias is None else bias[local].double() / share,

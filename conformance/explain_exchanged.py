@@ -69,7 +69,11 @@ def _mapping(wrong: Wrong, part: _Part) -> dict[int, int]:
             (s, e) for s, e in enumerate(ids[token].tolist()) if 0 <= e < experts.count
         ]
         choices: list[Sequence[int]] = [
-            [e] if e in right else [mapping[e]] if e in mapping else range(experts.count)
+            [e]
+            if e in right
+            else [mapping[e]]
+            if e in mapping
+            else range(experts.count)
             for _, e in served
         ]
         fitting = _fitting(wrong, token, _given(wrong, part, token, served, choices))
@@ -80,10 +84,9 @@ def _mapping(wrong: Wrong, part: _Part) -> dict[int, int]:
     return {e: f for e, f in mapping.items() if e != f}
 
 
-def _covering(
-    ids: Tensor, bad: Tensor, right: set[int], experts: Experts
-) -> list[int]:
+def _covering(ids: Tensor, bad: Tensor, right: set[int], experts: Experts) -> list[int]:
     """Bad tokens that together visit every expert that may be wrong, few first."""
+
     def unknown(token: int) -> set[int]:
         return {e for e in ids[token].tolist() if 0 <= e < experts.count} - right
 
@@ -132,7 +135,9 @@ def _fitting(wrong: Wrong, token: int, given: list[Tensor]) -> list[list[int]]:
     return found
 
 
-def _taking(part: _Part, mapping: Mapping[int, int]) -> Callable[[Experts, int], Content]:
+def _taking(
+    part: _Part, mapping: Mapping[int, int]
+) -> Callable[[Experts, int], Content]:
     def edit(experts: Experts, local: int) -> Content:
         own = experts.content(local)
         other = mapping.get(local)
@@ -150,7 +155,8 @@ def _words(part: _Part, mapping: Mapping[int, int], experts: Experts) -> str:
             by = by if by <= experts.count // 2 else by - experts.count
             return f"{part.name} of expert e {'+' if by > 0 else '-'} {abs(by)}"
         if len(set(named.values())) == 1:
-            return f"every expert has the {part.name} of expert {next(iter(named.values()))}"
+            (one,) = set(named.values())
+            return f"every expert has the {part.name} of expert {one}"
     pair = list(named)
     if len(pair) == 2 and named[pair[0]] == pair[1] and named[pair[1]] == pair[0]:
         return f"{part.name} of experts {min(pair)} and {max(pair)} swapped"
@@ -164,7 +170,7 @@ def _fields(*names: str) -> Callable[[Matrix, Matrix], Matrix]:
 
 
 def _parts() -> list[_Part]:
-    found = [_Part("everything", lambda own, other: other)]
+    found = [_Part("contents", lambda own, other: other)]
     for matrix in ("gate_up", "down"):
         for words, names in (
             ("weights and bias", ("elements", "scales", "codes", "bias")),

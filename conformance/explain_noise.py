@@ -26,7 +26,7 @@ from mxmoe.reference.types import Activation
 Tensor = torch.Tensor
 
 # Half a unit in the last place, of numbers from 1 to 2: significands of 8 and 11 bits.
-# Sums are not kept in fewer; what else is rounded can be reproduced (`otherwise_steps`).
+# Sums are not kept in fewer; what else is rounded can be made again (`otherwise_steps`).
 _FORMATS = {
     "bfloat16": 2.0**-8,
     "float16 or TF32": 2.0**-11,
@@ -113,7 +113,8 @@ def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor]]:
             found[name].index_add_(0, tokens, p**2 * variance)
     # The last sum is rounded anyway. In which order the others are made is not known.
     orders = (wrong.slots, wrong.slots.flip(1))
-    found["slots"] = sum(x.cumsum(1)[:, :-1].square().sum(1) for x in orders) / 2
+    squares = [x.cumsum(dim=1)[:, :-1].square().sum(dim=1) for x in orders]
+    found["slots"] = (squares[0] + squares[1]) / 2
     found["sums"] = found["sum1"] + found["sum2"]
     found["out"] = wrong.right.square()
     for name, variance in found.items():

@@ -30,14 +30,12 @@ _FEWEST = 3
 
 
 def explain_nonfinite(found: Tensor, judged: Judged, s: Situation) -> list[str]:
-    """Sentences that are true of exactly the elements of `found` that are not finite."""
+    """Sentences that are true of exactly the elements that are not finite."""
     wrong = ~found.isfinite()
     if not wrong.any():
         return []
     rows, columns = wrong.any(dim=1), wrong.any(dim=0)
-    names = [
-        words for words, tokens in _sets(judged, s) if torch.equal(tokens, rows)
-    ]
+    names = [words for words, tokens in _sets(judged, s) if torch.equal(tokens, rows)]
     if rows.all() and len(names) > 1:
         # A set that holds every token tells nothing if another does so too.
         names = [n for n in names if not n.startswith("every token")] or names
@@ -70,7 +68,9 @@ def _sets(judged: Judged, s: Situation) -> Iterator[tuple[str, Tensor]]:
     yield "not finite: exactly the tokens with a routing weight of 0", repeated
     silent = [e for e in owned if not (ids == e).any()]
     if silent:
-        words = f"every token: an expert that none visits ({silent[0]}) is weighed by 0?"
+        words = (
+            f"every token: an expert that none visits ({silent[0]}) is weighed by 0?"
+        )
         yield words, torch.ones(len(ids), dtype=torch.bool)
 
 

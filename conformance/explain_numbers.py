@@ -82,7 +82,9 @@ def fits_of_numbers(
             told, room = hypothesis(situation).judged(arithmetic)
             rest = got - told
             honest = honest_variance(told, room, arithmetic.output)
-            if _fits(found, told, room, _WIDER * size) and has_honest_size(rest, honest):
+            if _fits(found, told, room, _WIDER * size) and has_honest_size(
+                rest, honest
+            ):
                 named.append(Fit(name, part_left(rest, got - truth, allowed)))
     return named
 
@@ -90,7 +92,7 @@ def fits_of_numbers(
 def _fits(
     found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, at_most: float
 ) -> bool:
-    """Whether `found` is right for this truth; what allows too much explains anything."""
+    """Whether `found` is right for this truth. What allows too much tells nothing."""
     told = bool((allowed <= at_most).all())
     return told and compare_numbers(found, truth, allowed).within
 

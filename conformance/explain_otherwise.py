@@ -45,9 +45,10 @@ _SLOTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Wrong:
-    """A wrong output. found, truth, right, allowed, bad : [t, h]. slots : [t, k, h], right.
+    """A wrong output.
 
-    What is right is rounded where the class rounds, as hypotheses are.
+    found, truth, right, allowed, bad : [t, h]. slots : [t, k, h], right. What is right
+    is rounded where the class rounds, as hypotheses are.
     """
 
     experts: Experts
@@ -149,7 +150,10 @@ def _growth(wrong: Wrong, change: Tensor) -> Tensor:
 
 def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(words, slots [t, k], columns [h]) that a fault may be confined to."""
-    every, columns = torch.ones(wrong.slots.shape[:2]).double(), torch.ones(wrong.found.shape[1])
+    every, columns = (
+        torch.ones(wrong.slots.shape[:2]).double(),
+        torch.ones(wrong.found.shape[1]),
+    )
     yield "", every, columns
     rows, wide = wrong.bad.any(dim=1), wrong.bad.any(dim=0)
     ids = wrong.experts.situation.routing.ids

@@ -56,9 +56,7 @@ class Output:
         slack = allowed + half_ulp(truth.abs() + allowed, self.arithmetic.output)
         return bool(((self.found - truth).abs() <= slack).all())
 
-    def fit(
-        self, name: str, told: torch.Tensor, allowed: torch.Tensor
-    ) -> Fit | None:
+    def fit(self, name: str, told: torch.Tensor, allowed: torch.Tensor) -> Fit | None:
         """`name`, if what it leaves has the size of honest errors."""
         rest, dtype = self.found - told, self.arithmetic.output
         if not has_honest_size(rest, honest_variance(told, allowed, dtype)):
@@ -72,7 +70,16 @@ def explain_output(output: Output) -> list[Fit]:
         return []
     fits = [
         output.fit(*told)
-        for explain in (_zeros, _factor, _tokens, _columns, _added, _former, _stored, _cut)
+        for explain in (
+            _zeros,
+            _factor,
+            _tokens,
+            _columns,
+            _added,
+            _former,
+            _stored,
+            _cut,
+        )
         for told in explain(output)
     ]
     return [fit for fit in fits if fit is not None]
@@ -149,7 +156,7 @@ def _places(
 
 
 def _order(places: dict[int, int], count: int, bad: int) -> torch.Tensor:
-    """Where each of `count` rows comes from; by the same step, if not all were asked."""
+    """Where each row comes from; by the same step, if not all bad ones were asked."""
     order = torch.arange(count)
     steps = {(place - at) % count for at, place in places.items()}
     if len(places) < bad and len(steps) == 1:

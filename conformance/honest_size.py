@@ -49,9 +49,10 @@ def part_left(after: Tensor, before: Tensor, allowed: Tensor) -> float:
 def likeliest(fits: list[Fit], count: int, right: float = 1.0) -> list[Fit]:
     """Those that are likelier than no fault, and about as likely as the likeliest.
 
-    count : of all elements. right : what the layer as it should be leaves, rounded. The size of the errors is taken as unknown: n of them have
-    the likelihood left ** (-n / 2), but for a factor. What is so everywhere is simpler
-    than what is so in a place.
+    count : of all elements. right : what the layer as it should be leaves, rounded.
+    The size of the errors is taken as unknown: n of them have the likelihood
+    left ** (-n / 2), but for a factor. What is so everywhere is simpler than what is so
+    in a place.
     """
     share = math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))
     close = [fit for fit in fits if fit.left <= share * right]

@@ -26,7 +26,11 @@ from mxmoe.reference.types import Shard
 
 Tensor = torch.Tensor
 _TINY = torch.finfo(torch.float64).tiny
-_LARGEST = {torch.float8_e4m3fn: 448.0, torch.float16: 65504.0, torch.float8_e5m2: 57344.0}
+_LARGEST = {
+    torch.float8_e4m3fn: 448.0,
+    torch.float16: 65504.0,
+    torch.float8_e5m2: 57344.0,
+}
 
 
 @dataclass(frozen=True)

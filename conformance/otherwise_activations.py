@@ -97,6 +97,7 @@ _OTHERS = {
     ),
 }
 
+
 def activations_otherwise(count: int) -> Iterator[Otherwise]:
     """So many choices otherwise: 1 or 2."""
     singles = [(f.name, other) for f in fields(_Choices) for other in _OTHERS[f.name]]
@@ -113,6 +114,7 @@ _SHORT = {
     ),
     "alpha taken as 1; no +1 on the up half": "clamped silu(gate) * up",
 }
+
 
 def _short(words: str) -> str:
     return _SHORT.get(words, words.replace("; ", " and "))
@@ -135,11 +137,16 @@ def _activated(z: Tensor, a: Activation, c: _Choices) -> Tensor:
     elif c.gate.endswith("below only"):
         gate = gate.clamp(min=low)
     linear = _linear(up, a, c)
-    argument = {"sigmoid of the gate before its clamp": raw, "sigmoid of the up half": up}
+    argument = {
+        "sigmoid of the gate before its clamp": raw,
+        "sigmoid of the up half": up,
+    }
     inside = argument.get(c.argument, gate)
     if c.argument.startswith("gate before"):
         gate = raw
-    alpha = {"alpha taken as 1": 1.0, "alpha inverted": 1 / a.alpha}.get(c.alpha, a.alpha)
+    alpha = {"alpha taken as 1": 1.0, "alpha inverted": 1 / a.alpha}.get(
+        c.alpha, a.alpha
+    )
     if c.alpha.startswith("alpha multiplies"):
         gate = a.alpha * gate
         alpha = a.alpha if "both" in c.alpha else 1.0
@@ -193,8 +200,8 @@ def _linear(up: Tensor, a: Activation, c: _Choices) -> Tensor:
 _CURVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "": lambda gate, x: gate * torch.sigmoid(x),
     "gelu in place of the gate's swish": lambda gate, x: torch.nn.functional.gelu(gate),
-    "tanh gelu in place of the gate's swish": lambda gate, x: (
-        torch.nn.functional.gelu(gate, approximate="tanh")
+    "tanh gelu in place of the gate's swish": lambda gate, x: torch.nn.functional.gelu(
+        gate, approximate="tanh"
     ),
     "relu in place of the gate's swish": lambda gate, x: gate.relu(),
     "squared relu in place of the gate's swish": lambda gate, x: gate.relu() ** 2,
@@ -210,4 +217,3 @@ _CURVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def _curve(gate: Tensor, argument: Tensor, c: _Choices) -> Tensor:
     return _CURVES[c.curve](gate, argument)
-

@@ -115,7 +115,8 @@ def _cut(x: Tensor) -> Tensor:
 
 def _away(x: Tensor) -> Tensor:
     cut = _cut(x)
-    return torch.where(cut == x, cut, cut + (x.sign() * half_ulp(cut, torch.bfloat16) * 2))
+    one = 2 * half_ulp(cut, torch.bfloat16) * x.sign()
+    return torch.where(cut == x, cut, cut + one)
 
 
 def _tf32(x: Tensor) -> Tensor:

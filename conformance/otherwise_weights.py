@@ -92,9 +92,9 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "left out: each token's slot with the smallest routing weight, the "
     "others normalised to a sum of 1": lambda w: _normal(_without_least(w)),
     "only the first slot added, with weight 1": lambda w: _normal(_first_only(w)),
-    "routing weights in descending order": lambda w: w.sort(
-        dim=1, descending=True
-    ).values,
+    "routing weights in descending order": lambda w: (
+        w.sort(dim=1, descending=True).values
+    ),
     "routing weights in ascending order": lambda w: w.sort(dim=1).values,
     "routing weights of token 0 for every token": lambda w: w[:1].expand_as(w),
     "routing weights of the token before": lambda w: w.roll(1, 0),
@@ -102,9 +102,9 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "routing weights of a column-major table": lambda w: w.T.reshape(w.shape),
     "routing weights rounded to bfloat16": lambda w: w.bfloat16().to(w.dtype),
     "routing weights cut to bfloat16": lambda w: _cut(w),
-    "routing weights rounded to float8 (E4M3)": lambda w: w.to(
-        torch.float8_e4m3fn
-    ).to(w.dtype),
+    "routing weights rounded to float8 (E4M3)": lambda w: w.to(torch.float8_e4m3fn).to(
+        w.dtype
+    ),
 }
 
 

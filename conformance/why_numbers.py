@@ -54,7 +54,18 @@ _RICH = 1024
 _MATRICES = ("gate_up", "down")
 
 # Searches that take little time.
-_CHEAP = {"output", "bytes", "weights", "steps", "contents", "slots", "fitted slots", "biases", "rows", "noise"}
+_CHEAP = {
+    "output",
+    "bytes",
+    "weights",
+    "steps",
+    "contents",
+    "slots",
+    "biases",
+    "fitted slots",
+    "rows",
+    "noise",
+}
 
 # Searches that fit a great deal, and so are asked where nothing else fits.
 _LAST = {"fitted slots", "rows", "noise", "two activations"}
