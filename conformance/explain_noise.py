@@ -26,7 +26,7 @@ from mxmoe.reference.types import Activation
 Tensor = torch.Tensor
 
 # Half a unit in the last place, of numbers from 1 to 2: significands of 8 and 11 bits.
-# Sums are not kept in fewer; what else is rounded can be made again (`otherwise_steps`).
+# Sums are not kept in fewer; others are made again (`otherwise_steps`).
 _FORMATS = {
     "bfloat16": 2.0**-8,
     "float16 or TF32": 2.0**-11,

@@ -24,6 +24,9 @@ from mxmoe.reference.types import Arithmetic
 # Rows and columns whose place is looked for; more would take seconds.
 _LOOKED_FOR = 32
 
+# Of the wrong elements, that two calls should have given other numbers for.
+_APART = 0.5
+
 # A factor nearer to 1 than this is a rounding, and not told from one here.
 _SMALLEST_FACTOR = 2.0**-10
 
@@ -37,7 +40,7 @@ class Output:
     """What one rank gave, and what it should have given.
 
     found, truth, allowed, hidden_states : float64 [t, h] on the CPU. former : what the
-    candidate gave one call earlier for other numbers, and what it should have given.
+    candidate gave one call earlier for other numbers, and last what it should have given.
     """
 
     found: torch.Tensor
@@ -210,7 +213,11 @@ def _added(output: Output) -> Iterator[_Told]:
 def _former(output: Output) -> Iterator[_Told]:
     bad = output.bad()
     rows, columns = bad.any(dim=1, keepdim=True), bad.any(dim=0)
-    if not bad.any():
+    if not bad.any() or not output.former:
+        return
+    # Its own numbers were others, or the two calls do not tell anything.
+    apart = (output.former[-1] - output.truth).abs() > output.allowed
+    if apart[bad].double().mean() < _APART:
         return
     where = "" if rows.all() and columns.all() else f", in {damage(bad)}"
     for words, more in (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from mxmoe.conformance.bounds import Judged
@@ -99,7 +101,9 @@ def judge_output(
             out,
             judge.subject.arithmetic,
             difference.worst,
-            lambda: tell(judge, case, lambda c, d: run_route(judge, c, d, route)),
+            lambda: tell(
+                judge, case, data.config, partial(run_route, judge, route=route)
+            ),
         )
     if route == "yours-yours" and tactic is None and not judge.record.searching:
         lines += attribution_lines(judge, case, data, judged)

@@ -20,6 +20,7 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
+from mxmoe.reference.types import MoEConfig
 
 # Experts, top_k, hidden, intermediate: odd numbers of K blocks and 37 tokens, which no
 # tile divides; then what kernels with larger tiles support.
@@ -49,13 +50,16 @@ class Told:
 
 
 def tell(
-    judge: Judge, like: Case, run: Callable[[Case, CaseData], torch.Tensor]
+    judge: Judge,
+    like: Case,
+    config: MoEConfig,
+    run: Callable[[Case, CaseData], torch.Tensor],
 ) -> Told | None:
     """Run the candidate on a telling case of the kind of `like`; None if it cannot.
 
-    run : gives the output [t, h] of a case.
+    config : of `like`. run : gives the output [t, h] of a case.
     """
-    case = _case(judge, like)
+    case = _case(judge, like, config)
     if case is None:
         return None
     try:
@@ -74,8 +78,8 @@ def tell(
     )
 
 
-def _case(judge: Judge, like: Case) -> Case | None:
-    claims, own = judge.subject.capabilities, judge.data(like).config
+def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
+    claims = judge.subject.capabilities
     for experts, top_k, hidden, intermediate in _SHAPES:
         config = replace(
             own, experts=experts, top_k=top_k, hidden=hidden, intermediate=intermediate
