@@ -97,10 +97,10 @@ def _fits(
     return told and compare_numbers(found, truth, allowed).within
 
 
-def too_large(part: ExpertWeights) -> bool:
+def too_large(part: ExpertWeights, most: int = LARGEST_SEARCH) -> bool:
     """Whether a search would take much longer than a second."""
     size = part.gate_up_blocks.numel() + part.down_blocks.numel()
-    return size + _EXPERT * len(part.down_blocks) > LARGEST_SEARCH
+    return size + _EXPERT * len(part.down_blocks) > most
 
 
 def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:

@@ -40,7 +40,7 @@ class Output:
     """What one rank gave, and what it should have given.
 
     found, truth, allowed, hidden_states : float64 [t, h] on the CPU. former : what the
-    candidate gave one call earlier for other numbers, and last what it should have given.
+    candidate gave one call earlier for other numbers, last what it should have given.
     """
 
     found: torch.Tensor
