@@ -80,11 +80,16 @@ def tell(
 
 def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
     claims = judge.subject.capabilities
+    shard = like.shard
     for experts, top_k, hidden, intermediate in _SHAPES:
         config = replace(
-            own, experts=experts, top_k=top_k, hidden=hidden, intermediate=intermediate
+            own,
+            experts=experts,
+            top_k=top_k,
+            hidden=hidden,
+            # As many lanes on each rank.
+            intermediate=intermediate * shard.tp_size,
         )
-        shard = like.shard
         if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
             continue
         return Case(config=config, shard=shard, tokens=_TOKENS, hot=like.hot)

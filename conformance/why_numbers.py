@@ -72,7 +72,7 @@ _CHEAP = {
 }
 
 # Searches that fit a great deal, and so are asked where nothing else fits.
-_LAST = {"fitted slots", "rows", "noise", "two activations"}
+_LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
@@ -116,8 +116,11 @@ def why_lines(
     if told is not None and not there and told.wrong:
         # What explains neither case is not looked for twice.
         only = _CHEAP
+    rich = out.numel() >= _RICH
     here = causes(situation, judged, out, arithmetic, only=only)
-    names, note = _agreed(here, there, told, out.numel() >= _RICH)
+    if there and rich and not here:
+        here = causes(situation, judged, out, arithmetic, only=_CHEAP)
+    names, note = _agreed(here, there, told, rich)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
@@ -151,7 +154,7 @@ def _agreed(
     places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
     if ours and places and not any("former" in name for name in theirs):
         return ours, ""
-    if theirs:
+    if theirs and not (ours and rich):
         return theirs, f" (in case {told.case})"
     if told.wrong and not rich:
         # Refuted there: few numbers are like those of many faults.
@@ -232,10 +235,10 @@ def _families(
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses)
     yield "slots", lambda: explain_slots(slots)
-    yield "biases", lambda: explain_biases(wrong)
     if not too_large(s.part, _LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
+    yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
     yield "noise", lambda: explain_noise(wrong)
