@@ -15,6 +15,8 @@ import torch
 
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.honest_size import part_left
+from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Layer
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.layer_steps import Steps
@@ -46,12 +48,23 @@ def explain_numbers(
     found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
 ) -> list[str]:
     """The hypotheses under which `found` [t, h] is within the bound everywhere."""
-    if too_large(situation.part):
+    return [fit.name for fit in fits_of_numbers(found, situation, arithmetic)]
+
+
+def fits_of_numbers(
+    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
+) -> list[Fit]:
+    """As `explain_numbers`, with the part of the mean square of the errors left."""
+    if too_large(situation.part) or not bool(found.isfinite().all()):
         return []
     # A hypothesis is about every token: the worst one refutes almost all.
-    worst, size = _worst(found, situation, arithmetic)
+    truth, allowed = situation.judged(arithmetic)
+    got = found.detach().cpu().double().reshape(truth.shape)
+    ratio = (got - truth).abs() / (allowed + _TINY)
+    token, size = int(ratio.amax(dim=1).argmax()), float(allowed.max())
+    worst = slice(token, token + 1)
     alone = situation.of_tokens(worst)
-    columns = found[worst, :_COLUMNS].detach().cpu().double()
+    columns = got[worst, :_COLUMNS]
     right = Layer(alone, arithmetic, columns=_COLUMNS)
 
     def near(hypothesis: Hypothesis) -> bool:
@@ -61,44 +74,28 @@ def explain_numbers(
         slack = _NEAR * truth.norm() + 2 * size * math.sqrt(truth.numel())
         return bool((columns - truth).norm() <= slack)
 
-    return [
-        name
-        for name, hypothesis in hypotheses(situation)
-        if near(hypothesis)
-        and fits(found, hypothesis(situation), arithmetic, at_most=_WIDER * size)
-    ]
+    named = []
+    for name, hypothesis in hypotheses(situation):
+        if near(hypothesis):
+            told, room = hypothesis(situation).judged(arithmetic)
+            rest = got - told
+            if _fits(found, told, room, _WIDER * size):
+                named.append(Fit(name, part_left(rest, got - truth, allowed)))
+    return named
 
 
-def fits(
-    found: torch.Tensor,
-    situation: Situation,
-    arithmetic: Arithmetic,
-    *,
-    at_most: float = math.inf,
+def _fits(
+    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, at_most: float
 ) -> bool:
-    """Whether `found` [t, h] is right for this input.
-
-    at_most : no element may be allowed more than that: such input explains anything.
-    """
-    truth, allowed = situation.judged(arithmetic)
+    """Whether `found` is right for this truth. What allows too much tells nothing."""
     told = bool((allowed <= at_most).all())
     return told and compare_numbers(found, truth, allowed).within
 
 
-def _worst(
-    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
-) -> tuple[slice, float]:
-    """(the token whose output is furthest off, the largest deviation allowed)."""
-    truth, allowed = situation.judged(arithmetic)
-    ratio = (found.detach().cpu().double() - truth).abs() / (allowed + _TINY)
-    token = int(ratio.nan_to_num(0).amax(dim=1).argmax())
-    return slice(token, token + 1), float(allowed.max())
-
-
-def too_large(part: ExpertWeights) -> bool:
+def too_large(part: ExpertWeights, most: int = LARGEST_SEARCH) -> bool:
     """Whether a search would take much longer than a second."""
     size = part.gate_up_blocks.numel() + part.down_blocks.numel()
-    return size + _EXPERT * len(part.down_blocks) > LARGEST_SEARCH
+    return size + _EXPERT * len(part.down_blocks) > most
 
 
 def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
@@ -213,7 +210,11 @@ def _routing(edit: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
 
 def _visiting(expert: int) -> Hypothesis:
     def apply(s: Situation) -> Situation:
-        ids = torch.where(s.routing.ids < 0, expert, s.routing.ids)
+        ids = s.routing.ids
+        # A token visits an expert once.
+        free = (ids < 0) & (ids < 0).int().cumsum(dim=1).eq(1)
+        free &= ~(ids == expert).any(dim=1, keepdim=True)
+        ids = torch.where(free, expert, ids)
         return replace(s, routing=Routing(ids, s.routing.weights))
 
     return apply

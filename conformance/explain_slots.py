@@ -16,6 +16,8 @@ import torch
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.explain_output import ranges
+from mxmoe.conformance.honest_size import part_left
+from mxmoe.conformance.layer_steps import Fit
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -23,6 +25,8 @@ from mxmoe.reference.types import Shard
 
 # A weight is told from another if they differ by this part of the given one.
 _TOLD = 0.02
+# And a factor on all of an expert's slots from 1.
+_TOLD_OF_ALL = 2.0**-7
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,6 +51,16 @@ class Slots:
         rounding = half_ulp(total.abs() + allowed, self.arithmetic.output)
         return bool(((self.found - total).abs() <= allowed + rounding).all())
 
+    def left(self, weights: torch.Tensor) -> float:
+        """The part of the mean square of the errors that `weights` leave."""
+        size = torch.einsum("tk,tkh->th", self.weights.abs(), self.allowed)
+        size = size + half_ulp(self.found, self.arithmetic.output)
+        after, before = (
+            self.found - torch.einsum("tk,tkh->th", w, self.down)
+            for w in (weights, self.weights)
+        )
+        return part_left(after, before, size)
+
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(what each given weight was multiplied by, how far that is known), [t, k]."""
         sums = self.weights[..., None] * self.down
@@ -55,7 +69,7 @@ class Slots:
         size = size.clamp(min=torch.finfo(torch.float32).tiny)
         inverse = torch.linalg.pinv((sums / size[:, None]).mT)
         factors = torch.einsum("tkh,th->tk", inverse, self.found / size)
-        return factors, inverse.square().sum(dim=2).sqrt().clamp(min=_TOLD)
+        return factors, inverse.square().sum(dim=2).sqrt()
 
 
 def slots_of(
@@ -79,32 +93,38 @@ def slots_of(
     )
 
 
-def explain_slots(slots: Slots) -> list[str]:
+def explain_slots(slots: Slots) -> list[Fit]:
     """Sentences about weights under which `slots` give what was found."""
     if not slots.found.numel() or not slots.found.isfinite().all():
         return []
     if not slots.weights.any():
         return []
-    names = [
-        name
+    return [
+        Fit(name, slots.left(weights))
         for name, weights in _readings(slots)
         if _differ(weights, slots.weights) and slots.give(weights)
     ]
-    if names:
-        return list(dict.fromkeys(names))
+
+
+def fitted_slots(slots: Slots) -> list[Fit]:
+    """The weights that fit best, if they give what was found: no cause, but a place."""
+    if not slots.found.numel() or not slots.found.isfinite().all():
+        return []
+    if not slots.weights.any():
+        return []
     factors, known = slots.factors()
+    known = known.clamp(min=_TOLD)
     weights = factors * slots.weights
-    if not slots.give(weights):
-        return []
     off = ((factors - 1).abs() > known) & (slots.weights != 0)
-    if not off.any():
+    if not off.any() or not slots.give(weights):
         return []
-    return [f"slots added with other weights: {_weights_shown(slots, weights, off)}"]
+    words = f"slots added with other weights: {_weights_shown(slots, weights, off)}"
+    return [Fit(words, slots.left(weights))]
 
 
 def _differ(weights: torch.Tensor, given: torch.Tensor) -> bool:
     """Whether it is another weighting at all, and not a rounding of the given one."""
-    return bool(((weights - given).abs() > _TOLD * given.abs()).any())
+    return bool(((weights - given).abs() > _TOLD_OF_ALL * given.abs()).any())
 
 
 def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
@@ -125,6 +145,7 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     factors, known = slots.factors()
+    known = known.clamp(min=_TOLD)
     served = slots.weights != 0
     gone = served & (factors.abs() <= known) & ((factors - 1).abs() > known)
     kept = torch.where(gone, 0, slots.weights)
@@ -180,7 +201,7 @@ def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
         at = (slots.ids == expert) & (slots.weights != 0)
         trust = 1 / known[at] ** 2
         factor = float((trust * factors[at]).sum() / trust.sum())
-        if abs(factor - 1) > max(_TOLD, float(trust.sum().rsqrt())):
+        if abs(factor - 1) > max(_TOLD_OF_ALL, float(trust.sum().rsqrt())):
             weights[at] *= factor
             named.append(f"expert {expert}'s contribution times {factor:.3g}")
     if 0 < len(named) <= 4:
@@ -189,6 +210,7 @@ def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _by_token(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     factors, known = slots.factors()
+    known = known.clamp(min=_TOLD)
     trust = torch.where(slots.weights != 0, 1 / known**2, 0)
     size = trust.sum(dim=1, keepdim=True)
     factor = torch.where(size > 0, (trust * factors).sum(dim=1, keepdim=True) / size, 1)

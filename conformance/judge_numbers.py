@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from mxmoe.conformance.bounds import Judged
@@ -14,6 +16,7 @@ from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_trace import first_bad_stage
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.telling_case import tell
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
@@ -91,8 +94,17 @@ def judge_output(
     lines = difference_lines(difference, data)
     if not judge.record.searching:
         lines += first_bad_stage(judge, case, data, judged)
-        arithmetic = judge.subject.arithmetic
-        lines += why_lines(case, data, judged, out, arithmetic, difference.worst)
+        lines += why_lines(
+            case,
+            data,
+            judged,
+            out,
+            judge.subject.arithmetic,
+            difference.worst,
+            lambda: tell(
+                judge, case, data.config, partial(run_route, judge, route=route)
+            ),
+        )
     if route == "yours-yours" and tactic is None and not judge.record.searching:
         lines += attribution_lines(judge, case, data, judged)
     raise judge.fail(

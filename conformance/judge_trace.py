@@ -11,7 +11,9 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.explain_nonfinite import first_nonfinite
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.layer_steps import situation_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
@@ -106,7 +108,7 @@ def _stage_line(stage: str, difference: NumberDifference, data: CaseData) -> str
 def first_bad_stage(
     judge: Judge, case: Case, data: CaseData, judged: Judged
 ) -> list[str]:
-    """One line for a failure: where the trace leaves its bounds."""
+    """For a failure: where the trace leaves its bounds, and where it is not finite."""
     if not judge.subject.has("trace"):
         return ["first bad stage: not observable (exposes no trace)"]
     try:
@@ -121,5 +123,8 @@ def first_bad_stage(
             detail = (
                 stage if difference is None else _stage_line(stage, difference, data)
             )
-            return [f"first bad stage: {detail}"]
+            lines = [f"first bad stage: {detail}"]
+            if difference is not None and difference.nonfinite:
+                lines += first_nonfinite(trace, situation_of(case, data))
+            return lines
     return ["first bad stage: none; the trace is within its bounds, the output is not"]

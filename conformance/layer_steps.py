@@ -12,8 +12,11 @@ import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.designed import CaseData
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
+from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -23,15 +26,27 @@ from mxmoe.reference.types import Shard
 
 Tensor = torch.Tensor
 _TINY = torch.finfo(torch.float64).tiny
-_LARGEST = {torch.float8_e4m3fn: 448.0, torch.float16: 65504.0}
+_LARGEST = {
+    torch.float8_e4m3fn: 448.0,
+    torch.float16: 65504.0,
+    torch.float8_e5m2: 57344.0,
+}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What an output behaves like, and the part of its mean square error left."""
+    """What an output behaves like, and the part of its mean square error left.
+
+    family : the search that found it. place : where alone it is so, "" for everywhere.
+    """
 
     name: str
     left: float
+    family: str = ""
+    place: str = ""
+
+    def __str__(self) -> str:
+        return self.name + self.place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +75,17 @@ class Situation:
             arithmetic=arithmetic,
         )
         return judged.truth["combine"], judged.allowed["combine"]
+
+
+def situation_of(case: Case, data: CaseData) -> Situation:
+    """What the rank of `case` is given."""
+    return Situation(
+        part=shard_weights(data.weights, data.config, case.shard),
+        config=data.config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=case.shard,
+    )
 
 
 def _same(x: Tensor) -> Tensor:

@@ -1,30 +1,88 @@
-"""Why an output is out of bound: every search that this suite has, simplest first."""
+"""Why an output is out of bound: every search that this suite has, simplest first.
+
+What fits the failing case is held against a telling case (`telling_case`): a sentence
+that is true of both is said first.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.expert_content import Experts
+from mxmoe.conformance.explain_biases import explain_biases
 from mxmoe.conformance.explain_constants import explain_constants
-from mxmoe.conformance.explain_numbers import explain_numbers
+from mxmoe.conformance.explain_exchanged import explain_exchanged
+from mxmoe.conformance.explain_noise import explain_noise
+from mxmoe.conformance.explain_nonfinite import explain_nonfinite
+from mxmoe.conformance.explain_numbers import fits_of_numbers
 from mxmoe.conformance.explain_numbers import too_large
+from mxmoe.conformance.explain_otherwise import Wrong
+from mxmoe.conformance.explain_otherwise import explain_otherwise
+from mxmoe.conformance.explain_otherwise import wrong_output
 from mxmoe.conformance.explain_output import Output
 from mxmoe.conformance.explain_output import explain_output
+from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
+from mxmoe.conformance.explain_slots import fitted_slots
 from mxmoe.conformance.explain_slots import slots_of
-from mxmoe.conformance.explain_stages import explain_stages
+from mxmoe.conformance.honest_size import has_honest_size
+from mxmoe.conformance.honest_size import honest_variance
+from mxmoe.conformance.honest_size import likeliest
+from mxmoe.conformance.honest_size import part_left
+from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Situation
-from mxmoe.reference.sharding import shard_weights
+from mxmoe.conformance.layer_steps import situation_of
+from mxmoe.conformance.otherwise_activations import activations_otherwise
+from mxmoe.conformance.otherwise_contents import contents_otherwise
+from mxmoe.conformance.otherwise_steps import steps_otherwise
+from mxmoe.conformance.otherwise_weights import weights_otherwise
+from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.types import Arithmetic
+
+# Fits compute the layer some hundred times: this one is larger than the telling case
+# and the layers of the default checkpoint.
+_LARGEST_FIT = 11 * 2**16
+
+# Outputs of more elements than that tell causes apart by themselves.
+_RICH = 1024
+_MATRICES = ("gate_up", "down")
+
+# Searches that take little time.
+_CHEAP = {
+    "output",
+    "bytes",
+    "weights",
+    "steps",
+    "contents",
+    "slots",
+    "biases",
+    "fitted slots",
+    "rows",
+    "noise",
+}
+
+# Searches that fit a great deal, and so are asked where nothing else fits.
+_LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
+
+# Searches whose sentences name tokens and columns, which every case has others of.
+_OF_PLACES = {"output", "rows"}
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
 
-# One that leaves more of the mean square of the errors explains nothing: an element is
-# out of bound by little then. Of the others the closest count, and those like them.
-_CLOSER = 0.5
+# Below this one a hypothesis can be within the bound without being the cause, so every
+# other one is asked as well.
+_NEAR = 32.0
 
 # So many sentences are printed; more of them say that the case cannot tell.
 _SHOWN = 6
@@ -37,24 +95,36 @@ def why_lines(
     out: torch.Tensor,
     arithmetic: Arithmetic,
     worst: float,
+    tell: Callable[[], Told | None] = lambda: None,
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
-    worst : the largest error / allowed.
+    worst : the largest error / allowed. tell : runs the candidate on a telling case.
     """
-    part = shard_weights(data.weights, data.config, case.shard)
-    situation = Situation(
-        part=part,
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-    )
-    names = _causes(situation, judged, out, arithmetic)
+    told = tell()
+    situation = situation_of(case, data)
+    there = list[Fit]()
+    if told is not None:
+        there = causes(
+            situation_of(told.case, told.data),
+            told.judged,
+            told.out,
+            arithmetic,
+            former=told.former,
+        )
+    only = {fit.family for fit in there}
+    if told is not None and not there and told.wrong:
+        # What explains neither case is not looked for twice.
+        only = _CHEAP
+    rich = out.numel() >= _RICH
+    here = causes(situation, judged, out, arithmetic, only=only)
+    if there and rich and not here:
+        here = causes(situation, judged, out, arithmetic, only=_CHEAP)
+    names, note = _agreed(here, there, told, rich)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}"]
-    if too_large(part):
+        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
     if worst < _CLOSE:
         return [
@@ -64,30 +134,114 @@ def why_lines(
     return ["why    none of the known hypotheses gives this output"]
 
 
-def _causes(
-    situation: Situation, judged: Judged, out: torch.Tensor, arithmetic: Arithmetic
-) -> list[str]:
+def _agreed(
+    here: list[Fit], there: list[Fit], told: Told | None, rich: bool
+) -> tuple[list[str], str]:
+    """(what is said, a remark on where it is so)."""
+    ours, theirs = (list(map(str, fits)) for fits in (here, there))
+    if told is None:
+        return ours, ""
+    same = [name for name in ours if name in theirs]
+    alike = {fit.name for fit in there}
+    # Other tokens and columns in the other case, but the same experts and slots.
+    there_too = [
+        str(fit)
+        for fit in here
+        if fit.name in alike and ("token" in fit.place or "column" in fit.place)
+    ]
+    if same or there_too:
+        return same or there_too, ""
+    places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
+    if ours and places and not any("former" in name for name in theirs):
+        return ours, ""
+    if theirs and not (ours and rich):
+        return theirs, f" (in case {told.case})"
+    if told.wrong and not rich:
+        # Refuted there: few numbers are like those of many faults.
+        return [], ""
+    return ours, ""
+
+
+def causes(
+    situation: Situation,
+    judged: Judged,
+    out: torch.Tensor,
+    arithmetic: Arithmetic,
+    *,
+    former: Sequence[torch.Tensor] = (),
+    only: Collection[str] = (),
+) -> list[Fit]:
+    """Sentences that are true of the whole of `out` [t, h]; [] for a right one.
+
+    only : the families to ask, if not all.
+    """
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
+    if not found.isfinite().all():
+        return [Fit(name, 0.0) for name in explain_nonfinite(found, judged, situation)]
+    earlier = [x.detach().cpu().double().reshape(truth.shape) for x in former]
     output = Output(
         found=found,
         truth=truth,
         allowed=allowed,
         hidden_states=situation.hidden_states.double(),
         arithmetic=arithmetic,
+        former=earlier,
     )
-    s = situation
-    names = explain_output(output) + explain_numbers(found, situation, arithmetic)
-    if not names:
-        slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
-        names = explain_slots(slots)
-    if not names and not too_large(situation.part) and bool(found.isfinite().all()):
-        close = [
-            fit
-            for explain in (explain_stages, explain_constants)
-            for fit in explain(found, allowed, situation, arithmetic)
-            if fit.left < _CLOSER
-        ]
-        least = min((fit.left for fit in close), default=0.0)
-        names = [fit.name for fit in close if fit.left <= 2 * least]
-    return list(dict.fromkeys(names))
+    honest = honest_variance(truth, allowed, arithmetic.output)
+    ratio = _ratio(output)
+    if not bool((ratio > 1).any()) and has_honest_size(found - truth, honest):
+        return []
+    fits = list[Fit]()
+    wrong, right = None, 1.0
+    if not too_large(situation.part):
+        wrong = wrong_output(found, judged, Experts(situation, arithmetic))
+        right = part_left(found - wrong.right, found - truth, allowed)
+    for family, explain in _families(output, judged, situation, wrong):
+        likely = likeliest(fits, found.numel(), min(right, 1.0))
+        if likely and (family in _LAST or bool((ratio > _NEAR).any())):
+            break
+        if not only or family in only:
+            fits += [replace(fit, family=family) for fit in explain()]
+    sized = [fit for fit in fits if fit.family == "noise"]
+    if sized:
+        return likeliest(sized, found.numel())
+    return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def _ratio(output: Output) -> torch.Tensor:
+    error = (output.found - output.truth).abs()
+    return torch.where(error == 0, 0.0, error / output.allowed)
+
+
+def _families(
+    output: Output, judged: Judged, s: Situation, wrong: Wrong | None
+) -> Iterator[tuple[str, Callable[[], list[Fit]]]]:
+    """The searches, simplest first."""
+    found, arithmetic = output.found, output.arithmetic
+    yield "output", lambda: explain_output(output)
+    yield "bytes", lambda: fits_of_numbers(found, s, arithmetic)
+    slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
+    if wrong is None:
+        yield "slots", lambda: explain_slots(slots)
+        yield "fitted slots", lambda: fitted_slots(slots)
+        return
+    blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
+    for family, hypotheses in (
+        ("weights", weights_otherwise(s.routing.ids)),
+        ("activations", activations_otherwise(1)),
+        ("steps", steps_otherwise()),
+        ("contents", contents_otherwise(blocks)),
+    ):
+        yield family, partial(explain_otherwise, wrong, hypotheses)
+    yield "slots", lambda: explain_slots(slots)
+    if not too_large(s.part, _LARGEST_FIT):
+        yield "constants", lambda: explain_constants(wrong)
+        yield "exchanged", lambda: explain_exchanged(wrong)
+    yield "biases", lambda: explain_biases(wrong)
+    yield "fitted slots", lambda: fitted_slots(slots)
+    yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
+    yield "noise", lambda: explain_noise(wrong)
+    if bool((_ratio(output) > _NEAR).any()):
+        two = activations_otherwise(2)
+        yield "two activations", lambda: explain_otherwise(wrong, two)

@@ -103,7 +103,8 @@ WEIGHTS: dict[str, Tensor] = {
     * torch.where(DATA.routing.ids == 1, 0.9, 1.0),
     "routing weights of the token before": GIVEN.roll(1, 0),
     "one factor a token": GIVEN * torch.linspace(0.5, 2, len(GIVEN))[:, None],
-    "slots added with other weights": GIVEN.square(),
+    "slots added with other weights": GIVEN
+    * torch.linspace(0.5, 2, GIVEN.numel()).reshape(GIVEN.shape),
 }
 
 

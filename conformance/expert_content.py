@@ -1,0 +1,186 @@
+"""The experts of a situation, taken apart so that one part of one can be another.
+
+An expert is its elements [rows, g, 32] and scales [rows, g] of two matrices and two
+biases, all float64. What a fault does to bytes, codes or places is an edit of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from dataclasses import field
+from functools import cached_property
+from functools import partial
+
+import torch
+
+from mxmoe.conformance.layer_steps import Situation
+from mxmoe.conformance.layer_steps import Steps
+from mxmoe.conformance.layer_steps import through
+from mxmoe.reference.formats import decode
+from mxmoe.reference.formats import unpack_nibbles
+from mxmoe.reference.types import BLOCK
+from mxmoe.reference.types import Arithmetic
+
+Tensor = torch.Tensor
+_ONE = 127
+_CODES_OF_1 = 0x22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """elements : [rows, g, 32], what `codes` (as many) mean. scales : [rows, g].
+
+    bias : [rows].
+    """
+
+    elements: Tensor
+    scales: Tensor
+    codes: Tensor
+    bias: Tensor
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """[rows, 32g]."""
+        return (self.elements * self.scales[..., None]).flatten(-2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What one expert holds; down.bias is this rank's share."""
+
+    gate_up: Matrix
+    down: Matrix
+
+
+Edit = Callable[["Experts", int], Content]
+
+
+def _own(experts: Experts, local: int) -> Content:
+    return experts.content(local)
+
+
+def _as_given(weights: Tensor) -> Tensor:
+    return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Otherwise:
+    """A layer that does one thing otherwise: content, a step, or the weights [t, k]."""
+
+    name: str
+    edit: Edit = _own
+    steps: Steps = field(default_factory=Steps)
+    weigh: Callable[[Tensor], Tensor] = _as_given
+
+
+RIGHT = Otherwise(name="")
+
+
+class Experts:
+    """The experts of one rank, each taken apart when it is first asked for.
+
+    like : of the same weights; what is taken apart there is not again.
+    """
+
+    def __init__(
+        self,
+        situation: Situation,
+        arithmetic: Arithmetic,
+        *,
+        like: Experts | None = None,
+    ) -> None:
+        self.situation, self.arithmetic = situation, arithmetic
+        owned = situation.shard.expert_range(situation.config)
+        self.first, self.count = owned.start, len(owned)
+        self._known: dict[int, Content] = {} if like is None else like._known
+
+    def content(self, local: int) -> Content:
+        """What the expert with this index on the rank should hold."""
+        if local not in self._known:
+            s = self.situation
+            self._known[local] = Content(
+                gate_up=self._matrix("gate_up", local, 1),
+                down=self._matrix("down", local, s.shard.tp_size),
+            )
+        return self._known[local]
+
+    def _matrix(self, name: str, local: int, share: int) -> Matrix:
+        part = self.situation.part
+        blocks = getattr(part, f"{name}_blocks")[local]
+        scales = getattr(part, f"{name}_scales")[local]
+        bias = getattr(part, f"{name}_bias")
+        zero = torch.zeros(len(blocks), dtype=torch.float64)
+        return Matrix(
+            elements=decode(blocks, torch.full_like(scales, _ONE)).unflatten(
+                -1, (-1, BLOCK)
+            ),
+            scales=decode(torch.full_like(blocks, _CODES_OF_1), scales)[..., ::BLOCK],
+            codes=unpack_nibbles(blocks).long(),
+            bias=zero if bias is None else bias[local].double() / share,
+        )
+
+    def of_tokens(self, at: Tensor) -> Experts:
+        """The same experts for some of the tokens."""
+        return Experts(self.situation.of_tokens(at), self.arithmetic, like=self)
+
+    def visited(self) -> list[int]:
+        """Indices of the experts that a token visits."""
+        ids = self.situation.routing.ids.unique() - self.first
+        return [e for e in ids.tolist() if 0 <= e < self.count]
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Routing weights [t, k]; 0 where this rank does not serve the slot."""
+        routing = self.situation.routing
+        ids = routing.ids - self.first
+        served = (ids >= 0) & (ids < self.count)
+        return torch.where(served, routing.weights.double(), 0)
+
+    def slots(self, otherwise: Otherwise) -> Tensor:
+        """What each slot adds to each token: [t, k, h], 0 where none is."""
+        s = self.situation
+        ids, x = s.routing.ids - self.first, s.hidden_states.double()
+        weights = self._weighed(otherwise)
+        found = x.new_zeros(*ids.shape, x.shape[1])
+        for local in self.visited():
+            mine = ids == local
+            rows, p = x[mine.nonzero()[:, 0]], weights[mine][:, None]
+            content = otherwise.edit(self, local)
+            found[mine] = self.rows(content, otherwise.steps, rows, p)
+        return found
+
+    def slots_of(self, token: int, otherwise: Otherwise) -> Tensor:
+        """As `slots`, of one token: [k, h]."""
+        s = self.situation
+        row = s.hidden_states[token : token + 1].double()
+        weights = self._weighed(otherwise)[token]
+        found = row.new_zeros(len(weights), row.shape[1])
+        for slot, e in enumerate(s.routing.ids[token].tolist()):
+            local = e - self.first
+            if 0 <= local < self.count:
+                content, p = otherwise.edit(self, local), weights[slot].reshape(1, 1)
+                found[slot] = self.rows(content, otherwise.steps, row, p)[0]
+        return found
+
+    def _weighed(self, otherwise: Otherwise) -> Tensor:
+        if otherwise.weigh is _as_given:
+            return self.weights
+        return otherwise.weigh(self.weights)
+
+    def rows(self, content: Content, steps: Steps, x: Tensor, p: Tensor) -> Tensor:
+        """What one expert adds for rows [n, h] of weight [n, 1]: [n, h]."""
+        w1, w2 = content.gate_up.dense, content.down.dense
+        x = steps.x(p * x if steps.weighs_input else x)
+        k = steps.first(x.shape[1])
+        z = steps.z(x @ w1.T if k == x.shape[1] else x[:, :k] @ w1[:, :k].T)
+        a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
+        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
+        a, k, bias = store(a), steps.last(a.shape[1]), content.down.bias
+        y = a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T
+        slot = steps.y or partial(through, dtype=self.arithmetic.slot)
+        if steps.weighs_input:
+            return slot(y + steps.down_bias(bias))
+        if steps.weighs_bias:
+            return p * slot(y + steps.down_bias(bias))
+        return p * slot(y) + steps.down_bias(bias)

@@ -1,0 +1,154 @@
+"""A step of a layer made otherwise: how a number is stored, where K ends, a bias.
+
+What is stored in another format is rounded the same way here: such a hypothesis is
+right or wrong down to the bound, like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.expert_content import Otherwise
+from mxmoe.conformance.layer_steps import Steps
+from mxmoe.conformance.layer_steps import clamped
+from mxmoe.conformance.layer_steps import gated
+from mxmoe.conformance.layer_steps import through
+from mxmoe.reference.activation import split_halves
+from mxmoe.reference.types import Activation
+
+Tensor = torch.Tensor
+_FLOAT16 = 65504.0
+_TINY = torch.finfo(torch.float64).tiny
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def steps_otherwise() -> Iterator[Otherwise]:
+    """Every step that is known to be made otherwise somewhere."""
+    for name, steps in _steps():
+        yield Otherwise(name=name, steps=steps)
+
+
+def _steps() -> Iterator[tuple[str, Steps]]:
+    for what, store in (
+        ("rounded to bfloat16", partial(through, dtype=torch.bfloat16)),
+        ("cut to bfloat16, not rounded", _cut),
+        ("cut to bfloat16, away from 0", _away),
+        ("rounded to float16", partial(through, dtype=torch.float16)),
+        ("rounded to float8 (E4M3)", partial(through, dtype=torch.float8_e4m3fn)),
+        ("rounded to float8 (E5M2)", partial(through, dtype=torch.float8_e5m2)),
+        ("quantised to int8, one scale a row", _int8),
+        ("limited to the range of float16", _limited),
+        ("cut to TF32", _tf32),
+        ("quantised to MXFP8", _mxfp8),
+        ("quantised to MXFP4", _mxfp4),
+    ):
+        yield f"hidden states {what}", Steps(x=store)
+        yield f"result of GEMM1 {what}", Steps(z=store)
+        yield f"intermediate {what}", Steps(act=store)
+        yield f"each slot's result {what}", Steps(y=store)
+    for name, one in _BIASES.items():
+        yield name, Steps(gated=one)
+    for unit in (64, 128, 256):
+
+        def whole(k: int, unit: int = unit) -> int:
+            return k // unit * unit or k
+
+        words = f"K of {{}} read in whole steps of {unit} only"
+        yield words.format("GEMM1"), Steps(first=whole)
+        yield words.format("GEMM2"), Steps(last=whole)
+        yield words.format("both GEMMs"), Steps(first=whole, last=whole)
+    for lanes in (1, 2, 4, 8, 16, 32, 64, 128):
+
+        def short(k: int, lanes: int = lanes) -> int:
+            return k - lanes if k > lanes else k
+
+        yield f"last {lanes} lanes of the intermediate missing", Steps(last=short)
+        yield f"last {lanes} columns of the hidden states missing", Steps(first=short)
+    yield "down bias added once a slot, not weighted", Steps(weighs_bias=False)
+    yield "routing weight multiplies the input", Steps(weighs_input=True)
+
+
+def _late_bias(z: Tensor, bias: Tensor, a: Activation) -> Tensor:
+    gate, up = clamped(*split_halves(z), a)
+    by_gate, by_up = split_halves(bias)
+    open_ended = replace(a, limit=math.inf)
+    both = torch.stack((gate + by_gate, up + by_up), dim=-1).flatten(-2)
+    return gated(both, torch.zeros_like(bias), open_ended)
+
+
+def _half_bias(z: Tensor, bias: Tensor, a: Activation, *, half: int) -> Tensor:
+    kept = bias.clone()
+    kept[1 - half :: 2] = 0
+    return gated(z, kept, a)
+
+
+def _bias_behind(z: Tensor, bias: Tensor, a: Activation, *, half: int) -> Tensor:
+    return gated(z, torch.zeros_like(bias), a) + bias[half::2]
+
+
+def _bias_of_halves(z: Tensor, bias: Tensor, a: Activation) -> Tensor:
+    return gated(z, torch.stack(bias.chunk(2), dim=-1).flatten(), a)
+
+
+_BIASES: dict[str, Callable[[Tensor, Tensor, Activation], Tensor]] = {
+    "gate_up bias added behind the clamps": _late_bias,
+    "gate_up bias added to the gate half only": partial(_half_bias, half=0),
+    "gate_up bias added to the up half only": partial(_half_bias, half=1),
+    "gate_up bias added to the activation's output, from the gate half": partial(
+        _bias_behind, half=0
+    ),
+    "gate_up bias with gate and up taken as halves": _bias_of_halves,
+}
+
+
+def _cut(x: Tensor) -> Tensor:
+    bits = x.float().contiguous().view(torch.int32) & ~0xFFFF
+    return bits.view(torch.float32).to(x.dtype)
+
+
+def _away(x: Tensor) -> Tensor:
+    cut = _cut(x)
+    one = 2 * half_ulp(cut, torch.bfloat16) * x.sign()
+    return torch.where(cut == x, cut, cut + one)
+
+
+def _tf32(x: Tensor) -> Tensor:
+    bits = x.float().contiguous().view(torch.int32) & ~0x1FFF
+    return bits.view(torch.float32).to(x.dtype)
+
+
+def _limited(x: Tensor) -> Tensor:
+    return x.clamp(-_FLOAT16, _FLOAT16)
+
+
+def _int8(x: Tensor) -> Tensor:
+    step = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / 127
+    return (x / step).round() * step
+
+
+def _scaled(x: Tensor, emax: int) -> tuple[Tensor, Tensor]:
+    """Blocks of 32 over a power of two each, by the rule of the MX specification."""
+    blocks = x.unflatten(-1, (-1, 32))
+    most = blocks.abs().amax(dim=-1, keepdim=True)
+    _, above = torch.frexp(most)
+    return blocks, torch.ldexp(torch.ones_like(most), above - 1 - emax)
+
+
+def _mxfp8(x: Tensor) -> Tensor:
+    blocks, scale = _scaled(x, 8)
+    return (through(blocks / scale, dtype=torch.float8_e4m3fn) * scale).flatten(-2)
+
+
+def _mxfp4(x: Tensor) -> Tensor:
+    blocks, scale = _scaled(x, 2)
+    values = torch.tensor(_E2M1, dtype=x.dtype)
+    middles = (values[1:] + values[:-1]) / 2
+    near = torch.bucketize((blocks / scale).abs(), middles)
+    return (values[near] * blocks.sign() * scale).flatten(-2)
