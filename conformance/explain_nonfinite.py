@@ -133,6 +133,8 @@ def _thresholds(rows: Tensor, judged: Judged, s: Situation) -> Iterator[str]:
         ("a routing weight is above", 1, s.routing.weights.double()),
         ("a routing weight is below", -1, s.routing.weights.double()),
     ):
+        if not values.numel():  # a rank without lanes
+            continue
         most = (sign * values).flatten(1).amax(dim=1)
         low, high = float(most[~rows].max()), float(most[rows].min())
         if low < high:
@@ -148,6 +150,8 @@ def _largest(s: Situation, local: int) -> str:
     found = {
         name: getattr(s.part, f"{name}_scales")[local] for name in ("gate_up", "down")
     }
+    if not found["down"].numel():  # a rank without lanes
+        return ""
     name = max(found, key=lambda n: int(found[n].max()))
     scales = found[name]
     row, block = divmod(int(scales.flatten().int().argmax()), scales.shape[1])

@@ -48,6 +48,7 @@ from mxmoe.conformance.otherwise_steps import steps_otherwise
 from mxmoe.conformance.otherwise_weights import weights_otherwise
 from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.types import Arithmetic
+from mxmoe.reference.types import ExpertWeights
 
 # Fits compute the layer some hundred times: this one is larger than the telling case
 # and the layers of the default checkpoint.
@@ -194,7 +195,7 @@ def causes(
         return []
     fits = list[Fit]()
     wrong, right = None, 1.0
-    if not too_large(situation.part):
+    if not too_large(situation.part) and has_lanes(situation.part):
         wrong = wrong_output(found, judged, Experts(situation, arithmetic))
         right = part_left(found - wrong.right, found - truth, allowed)
     for family, explain in _families(output, judged, situation, wrong):
@@ -207,6 +208,11 @@ def causes(
     if sized:
         return likeliest(sized, found.numel())
     return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def has_lanes(part: ExpertWeights) -> bool:
+    """Whether the rank has a share of the intermediate dimension: not all must."""
+    return part.down_scales.shape[2] > 0
 
 
 def _ratio(output: Output) -> torch.Tensor:
