@@ -32,6 +32,11 @@ A lane whose values repeat from token to token, or hardly vary, has one rounding
 again and again: all of it is counted in eta_d. So has an output column, and a column of
 a slot that is rounded: in eta_o. (A rank without lanes adds the bias alone: with one
 slot a token all its rows are equal.)
+
+Where an output is routing weights times biases and nothing else, its roundings are not
+random either: of p b, with b of 8 bits and one p for all columns of a token, they can
+all lie near half a unit, or all have the sign of b (p = 0.999 rounds b p to b). They
+are counted in eta_o too.
 """
 
 from __future__ import annotations
@@ -119,6 +124,12 @@ class Situation:
             allowed=self.allowed[one],
         )
 
+    def down_bias(self, expert: ExpertErrors) -> torch.Tensor | float:
+        """[h], this rank's share of the down bias of `expert`."""
+        if self.part.down_bias is None:
+            return 0.0
+        return self.part.down_bias[expert.local].double() / self.shard.tp_size
+
     def weights_of(self, expert: ExpertErrors) -> tuple[torch.Tensor, torch.Tensor]:
         """(tokens [n], routing weights [n, 1]) of the slots that visit `expert`."""
         tokens = expert.at.nonzero()[:, 0]
@@ -155,9 +166,9 @@ def expected_errors(situation: Situation) -> Expected:
     s = situation
     combine = s.truth["combine"]
     rounding = half_ulp(combine.abs() + s.allowed, s.arithmetic.output)
-    again = _repeated(combine, rounding) * rounding
-    own_variance, own_eta = rounding**2 / 3, again.clone()
-    inherited, eta = torch.zeros_like(combine), again
+    own_variance = rounding**2 / 3
+    own_eta, inherited, eta = (torch.zeros_like(combine) for _ in range(3))
+    products = torch.zeros_like(combine)
     for e in s.experts():
         tokens, p = s.weights_of(e)
         slot = half_ulp(e.down, s.arithmetic.slot)
@@ -167,7 +178,9 @@ def expected_errors(situation: Situation) -> Expected:
         eta[tokens] += slot_again
         inherited[tokens] += p**2 * (e.down_error.sigma**2 - e.second_gemm.sigma**2)
         eta[tokens] += p.abs() * e.down_error.eta
+        products[tokens] += (p * (e.down - s.down_bias(e))).abs()
+    again = (_repeated(combine, rounding) | (products < rounding)) * rounding
     served = s.routing.weights.double().abs()[..., None] * s.truth["down"].abs()
     adding = weighted_sum_error(served)
-    own = Error(own_variance.sqrt(), own_eta + adding)
-    return Expected(own_variance + inherited, eta + adding, own)
+    own = Error(own_variance.sqrt(), own_eta + again + adding)
+    return Expected(own_variance + inherited, eta + again + adding, own)

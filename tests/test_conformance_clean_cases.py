@@ -55,13 +55,16 @@ APPROACHED = (0.2, 0.9)
 
 # A rank without lanes: its slots are a bias alone, with one slot a token its rows too,
 # each rounded the same way in all tokens. That once was a gain (the first), and a group
-# that was too wide (the second); rounded slots were a gain (the third).
-BIAS_ALONE, WIDE_ALIKE, SLOTS_ALIKE = map(
+# that was too wide (the second); rounded slots were a gain (the third). Biases of 8
+# bits times a routing weight near a power of two have roundings near half a unit in a
+# whole row (the fourth, token 49).
+BIAS_ALONE, WIDE_ALIKE, SLOTS_ALIKE, WEIGHTED_BIAS = map(
     parse_case,
     (
         "e1k1h32i32/tp3r2/t63/s55",
         "e1k1h32i32/tp3r2/t700/s4",
         "e2k2h32i32/tp3r2/t255/s7",
+        "e2k2h384i32/tp2r1-ep2r1/t65/s700",
     ),
 )
 
@@ -167,6 +170,7 @@ def judge_clean_cases(pairs: int, *, fixed: bool, variants: Variants = ON_CPU) -
     @example(BIAS_ALONE)
     @example(WIDE_ALIKE)
     @example(SLOTS_ALIKE)
+    @example(WEIGHTED_BIAS)
     @given(cases(is_small, hot=tuple(HOT_SPOTS)))
     def judge(case: Case) -> None:
         for name, (ratio, gain) in worst_ratios(case, variants).items():
