@@ -1,9 +1,10 @@
 """A commit that answers differently when it is asked again.
 
 Runs are repeated until one answer has a majority of all that may be made. "Good" and
-"bad" of one commit contradict each other; one that could not be tested contradicts
-nothing. What a contradiction comes to is the caller's choice: by default the commit
-is skipped, as no wrong answer ever follows from that.
+any other answer of one commit contradict each other: a run that passes by chance must
+not accuse the next commit. What a contradiction comes to is the caller's choice: by
+default the commit is skipped, as no wrong answer ever follows from that, and is good
+only if every run is.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def _settled(runs: list[Found], *, repeat: int, disagree: str) -> bool:
     counts = Counter(run.code for run in runs)
     if disagree == "bad":
         return StepCode.BAD in counts
-    if disagree == "skip" and {StepCode.GOOD, StepCode.BAD} <= set(counts):
-        return True
+    if disagree == "skip" and StepCode.GOOD in counts:
+        return len(counts) > 1
     return 2 * max(counts.values()) > repeat
 
 
@@ -48,7 +49,7 @@ def _conclude(runs: list[Found], disagree: str) -> Step:
     if disagree == "bad" and StepCode.BAD in counts:
         code = StepCode.BAD
     elif 2 * most <= len(runs) or (
-        disagree == "skip" and {StepCode.GOOD, StepCode.BAD} <= set(counts)
+        disagree == "skip" and flaky and StepCode.GOOD in counts
     ):
         code = StepCode.SKIP
     reasons = [run.reason for run in runs if run.code is code] or [runs[-1].reason]
