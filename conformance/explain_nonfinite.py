@@ -78,11 +78,16 @@ def _leaving_float16(
     z: Tensor, a: Tensor, y: Tensor, s: Situation
 ) -> Iterator[tuple[str, Tensor]]:
     sums = (s.routing.weights.double()[..., None] * y).sum(dim=1)
+    gate, up = split_halves(z)
     yield from _alike(
         "not finite: exactly the tokens where {} beyond float16",
         {
             "hidden states are": s.hidden_states.double().abs() > _FLOAT16,
             "results of GEMM1 are": z.abs() > _FLOAT16,
+            # What saturates is clamped later: only -inf times a sigmoid of 0 is NaN.
+            "gates below 0 are": gate < -_FLOAT16,
+            "gates above 0 are": gate > _FLOAT16,
+            "up halves are": up.abs() > _FLOAT16,
             "activations are": a.abs() > _FLOAT16,
             "results of slots are": y.abs() > _FLOAT16,
             "sums of slots are": sums.abs() > _FLOAT16,
@@ -136,10 +141,10 @@ def _thresholds(rows: Tensor, judged: Judged, s: Situation) -> Iterator[str]:
         most = (sign * values).flatten(1).amax(dim=1)
         low, high = float(most[~rows].max()), float(most[rows].min())
         if low < high:
-            between = sorted((sign * low, sign * high))
+            first, last = sorted((sign * low, sign * high))
             yield (
                 f"not finite: exactly the tokens where {words} a number from "
-                f"{between[0]:.3g} to {between[1]:.3g}"
+                f"{first:.3g} to {last:.3g}"
             )
 
 
