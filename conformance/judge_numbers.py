@@ -13,6 +13,7 @@ from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.compare_numbers import damage
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.explain_kept import explain_kept
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_trace import first_bad_stage
 from mxmoe.conformance.subject import Subject
@@ -108,6 +109,7 @@ def judge_output(
             judge.subject.arithmetic,
             difference.worst,
             lambda: _told(judge, case, data, route, difference),
+            lambda: _kept(judge, case, data, route),
         )
         lines += attributed
     raise judge.fail(
@@ -138,6 +140,12 @@ def _told(
     graded = difference.nonfinite > 0
     run = partial(run_route, route=route)
     return tell(judge, case, data.config, run, graded=graded)
+
+
+def _kept(judge: Judge, case: Case, data: CaseData, route: str) -> list[str]:
+    if not judge.record.telling:
+        return []
+    return explain_kept(judge, case, data, partial(run_route, route=route))
 
 
 def _what(route: str, tactic: object) -> str:

@@ -75,7 +75,7 @@ def tell(
     config : of `like`. run : gives the output [t, h] of a case. graded : without
     biases, each token of another size.
     """
-    judge = _aside(judge)
+    judge = aside(judge)
     try:
         case = _case(judge, like, config)
         if case is None:
@@ -105,7 +105,7 @@ _GRADED = (
 )
 
 
-def _aside(judge: Judge) -> Judge:
+def aside(judge: Judge) -> Judge:
     """A judge that leaves no trace in the record of what is explained."""
     subject = replace(judge.subject, aside=True)
     return replace(judge, subject=subject, record=Record(searching=True))

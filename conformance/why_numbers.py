@@ -98,10 +98,12 @@ def why_lines(
     arithmetic: Arithmetic,
     worst: float,
     tell: Callable[[], Told | None] = lambda: None,
+    kept: Callable[[], list[str]] = list,
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
+    kept : asks it which parts of its input it does not follow.
     """
     told = tell()
     situation = situation_of(case, data)
@@ -128,6 +130,8 @@ def why_lines(
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
     if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
+    if known := kept():
+        return [f"why    {known[0]}"]
     if worst < _CLOSE:
         return [
             "why    close to the bound: a rounding that class "
