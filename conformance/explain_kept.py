@@ -71,6 +71,8 @@ def _changes(case: Case, data: CaseData) -> Iterator[tuple[str, CaseData]]:
             yield name, replace(data, weights=replace(data.weights, **parts))
     yield "hidden states", replace(data, hidden_states=other.hidden_states)
     ids, weights = data.routing.ids, data.routing.weights
-    yield "expert ids", replace(data, routing=Routing(other.routing.ids, weights))
+    # Slots without an expert stay without one: what -1 is taken for is not asked here.
+    next_ids = torch.where(ids < 0, ids, (ids + 1) % data.config.experts)
+    yield "expert ids", replace(data, routing=Routing(next_ids, weights))
     weighed = Routing(ids, other.routing.weights.to(weights.dtype))
     yield "routing weights", replace(data, routing=weighed)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 
 from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.designed import tokens_of_gaps
 from mxmoe.conformance.explain_output import ranges
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.reference.activation import split_halves
@@ -55,6 +56,13 @@ def _sets(judged: Judged, s: Situation) -> Iterator[tuple[str, Tensor]]:
         "not finite: exactly the tokens with a slot without an expert (-1)",
         (ids < 0).any(dim=1),
     )
+    if s.strided:
+        for what, like in (
+            ("hidden states", s.hidden_states),
+            ("routing weights", s.routing.weights),
+        ):
+            words = f"not finite: {what} read as if no gaps lay between rows"
+            yield f"{words} (their row stride ignored)", tokens_of_gaps(*like.shape)
     yield from _leaving_float16(z, a, y, s)
     owned = s.shard.expert_range(s.config)
     other = ((ids >= 0) & ~torch.isin(ids, torch.tensor(list(owned)))).any(dim=1)
