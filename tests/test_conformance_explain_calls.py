@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.explain_kept import explain_kept
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
@@ -22,6 +24,7 @@ from mxmoe.conformance.isolation.opening import child_plan
 from mxmoe.conformance.isolation.opening import open_isolated
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import judge_output
+from mxmoe.conformance.judge_numbers import run_route
 from mxmoe.conformance.judge_trace import judge_trace
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import arguments_of
@@ -161,6 +164,15 @@ def test_weights_that_are_kept_by_shape_are_named() -> None:
     keeping = changed(replace(PLAIN, decode=decode), trace=None)
     text = failure_of(keeping, SMALL, before="e1k1h32i32/tp1r0/t3/s1").text
     assert "why    not followed: gate_up weights, down weights. " in text
+
+
+@pytest.mark.parametrize("word", [SMALL, "e8k4h96i160/tp2r1/t9/s0/no_expert"])
+def test_a_candidate_that_follows_its_input_is_told_nothing(word: str) -> None:
+    with repeatable_settings() as settings:
+        judge = Judge(subject_of(PLAIN), settings, "test")
+        case = parse_case(word)
+        run = partial(run_route, route="yours-yours")
+        assert explain_kept(judge, case, judge.data(case), run) == []
 
 
 def test_every_empty_slot_that_adds_an_expert_is_named() -> None:
