@@ -44,11 +44,12 @@ def explain_kept(
         judged = judge.judged(case, data)
         truth, allowed = judged.truth["combine"], judged.allowed["combine"]
         for name, changed in _changes(case, data):
-            other = judge.judged(case, changed).truth["combine"]
-            if bool(((other - truth).abs() <= 2 * allowed).all()):
-                continue
             after = run(judge, case, changed).detach().cpu().double()
-            if bool(((after - before).abs() <= allowed).all()):
+            # What is not finite tells nothing here, and counts as another output.
+            if not bool(((after - before).abs() <= allowed).all()):
+                continue
+            other = judge.judged(case, changed).truth["combine"]
+            if bool(((other - truth).abs() > 2 * allowed).any()):
                 kept.append(name)
     # It explains a failure and must not become another one.
     except Exception:
