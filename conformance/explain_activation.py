@@ -10,6 +10,7 @@ import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.expert_content import RIGHT
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.otherwise_activations import activations_otherwise
 from mxmoe.reference.types import Arithmetic
@@ -32,9 +33,12 @@ def explain_activation(
     served = torch.isin(s.routing.ids, owned.to(s.routing.ids.dtype))
     nothing = torch.zeros(inputs.shape[-1], dtype=torch.float64)
     names = []
-    for otherwise in activations_otherwise(1):
+    # What the right one explains within the same room, no other one is needed for.
+    for otherwise in (RIGHT, *activations_otherwise(1)):
         told = otherwise.steps.gated(inputs[served], nothing, s.config.activation)
         room = allowed[served] + 2 * half_ulp(told, arithmetic.intermediate)
         if bool(((found[served] - told).abs() <= room).all()):
+            if otherwise is RIGHT:
+                return []
             names.append(otherwise.name)
     return names
