@@ -33,6 +33,8 @@ _SATURATED_STD = 24.0
 # act = gate' * sigmoid * (up' + 1) has about this rms for such pre-activations.
 _ACTIVATION_RMS = 14.0
 _DOWN_STD = 4.0
+# Elements between two rows of a "strided" case.
+_GAP = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +207,17 @@ def _normal(
     return torch.from_numpy(random.standard_normal(shape) * std)
 
 
+def tokens_of_gaps(tokens: int, width: int) -> torch.Tensor:
+    """bool [t]: the rows that hold a gap, if rows of a "strided" case are read as if
+    there were none between them."""
+    at = torch.arange(tokens * width).reshape(tokens, width)
+    return (at % (width + _GAP) >= width).any(dim=1)
+
+
 def _with_gaps(tensor: torch.Tensor) -> torch.Tensor:
     """The same values as a view with a wider row stride; the gaps hold 0xFF bytes."""
     t, width = tensor.shape
-    wide = torch.empty(t, width + 8, dtype=tensor.dtype, device=tensor.device)
+    wide = torch.empty(t, width + _GAP, dtype=tensor.dtype, device=tensor.device)
     wide.view(torch.uint8).fill_(0xFF)
     wide[:, :width] = tensor
     return wide[:, :width]

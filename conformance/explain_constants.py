@@ -114,10 +114,21 @@ _TEMPERATURE = (
 )
 
 
+# Said once: other searches have these words for the same layer.
+_SAID = {
+    "alpha of the activation is 1, not 1.702": "alpha taken as 1",
+    "beta of the activation is 0, not 1": "no +1 on the up half",
+}
+
+
 def _one(words: str, right: float, of: Callable[[float], Steps]) -> _Constants:
+    def say(values: tuple[float, ...]) -> str:
+        said = words.format(f"{values[0]:g}")
+        return _SAID.get(said, said)
+
     return _Constants(
         (right,),
-        lambda v: words.format(f"{v[0]:g}"),
+        say,
         lambda v: Otherwise(name="", steps=of(v[0])),
     )
 

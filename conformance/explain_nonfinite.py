@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 
 from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.designed import tokens_of_gaps
 from mxmoe.conformance.explain_output import ranges
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.reference.activation import split_halves
@@ -55,6 +56,13 @@ def _sets(judged: Judged, s: Situation) -> Iterator[tuple[str, Tensor]]:
         "not finite: exactly the tokens with a slot without an expert (-1)",
         (ids < 0).any(dim=1),
     )
+    if s.strided:
+        for what, like in (
+            ("hidden states", s.hidden_states),
+            ("routing weights", s.routing.weights),
+        ):
+            words = f"not finite: {what} read as if no gaps lay between rows"
+            yield f"{words} (their row stride ignored)", tokens_of_gaps(*like.shape)
     yield from _leaving_float16(z, a, y, s)
     owned = s.shard.expert_range(s.config)
     other = ((ids >= 0) & ~torch.isin(ids, torch.tensor(list(owned)))).any(dim=1)
@@ -78,11 +86,16 @@ def _leaving_float16(
     z: Tensor, a: Tensor, y: Tensor, s: Situation
 ) -> Iterator[tuple[str, Tensor]]:
     sums = (s.routing.weights.double()[..., None] * y).sum(dim=1)
+    gate, up = split_halves(z)
     yield from _alike(
         "not finite: exactly the tokens where {} beyond float16",
         {
             "hidden states are": s.hidden_states.double().abs() > _FLOAT16,
             "results of GEMM1 are": z.abs() > _FLOAT16,
+            # What saturates is clamped later: only -inf times a sigmoid of 0 is NaN.
+            "gates below 0 are": gate < -_FLOAT16,
+            "gates above 0 are": gate > _FLOAT16,
+            "up halves are": up.abs() > _FLOAT16,
             "activations are": a.abs() > _FLOAT16,
             "results of slots are": y.abs() > _FLOAT16,
             "sums of slots are": sums.abs() > _FLOAT16,
@@ -138,10 +151,10 @@ def _thresholds(rows: Tensor, judged: Judged, s: Situation) -> Iterator[str]:
         most = (sign * values).flatten(1).amax(dim=1)
         low, high = float(most[~rows].max()), float(most[rows].min())
         if low < high:
-            between = sorted((sign * low, sign * high))
+            first, last = sorted((sign * low, sign * high))
             yield (
                 f"not finite: exactly the tokens where {words} a number from "
-                f"{between[0]:.3g} to {between[1]:.3g}"
+                f"{first:.3g} to {last:.3g}"
             )
 
 

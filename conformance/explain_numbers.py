@@ -34,6 +34,8 @@ _EXPERT = 2**15
 # A hypothesis with other scales may allow more; one that allows much more than the
 # layer as it is fits anything. Twice 4 for scales two high in both matrices.
 _WIDER = 64.0
+# What allows no more than this part of the errors does tell something.
+_TOLD = 2.0**-5
 # Of the output's norm: beyond any bound of a class that takes bfloat16.
 _NEAR = 2.0**-4
 # As many columns of one token refute a hypothesis.
@@ -79,7 +81,9 @@ def fits_of_numbers(
         if near(hypothesis):
             told, room = hypothesis(situation).judged(arithmetic)
             rest = got - told
-            if _fits(found, told, room, _WIDER * size):
+            # Weights of empty slots are large by design: so are the errors, then.
+            large = room.norm() <= _TOLD * (got - truth).norm()
+            if _fits(found, told, room, math.inf if large else _WIDER * size):
                 named.append(Fit(name, part_left(rest, got - truth, allowed)))
     return named
 
@@ -160,6 +164,7 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         for expert in dict.fromkeys((config.experts - 1, 0)):
             words = f"slots without an expert (-1) visit expert {expert}"
             yield words, _visiting(expert)
+            yield words, _visiting_each(expert)
 
 
 def _reordered(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, Hypothesis]]:
@@ -216,6 +221,22 @@ def _visiting(expert: int) -> Hypothesis:
         free &= ~(ids == expert).any(dim=1, keepdim=True)
         ids = torch.where(free, expert, ids)
         return replace(s, routing=Routing(ids, s.routing.weights))
+
+    return apply
+
+
+def _visiting_each(expert: int) -> Hypothesis:
+    """Every empty slot adds, also to a visit that there is."""
+
+    def apply(s: Situation) -> Situation:
+        ids, weights = s.routing.ids, s.routing.weights
+        free = ids < 0
+        more = torch.where(free, weights, 0).sum(dim=1, keepdim=True)
+        there = (ids == expert).any(dim=1, keepdim=True)
+        first = free & free.int().cumsum(dim=1).eq(1) & ~there
+        weights = torch.where(first, more, weights)
+        weights = torch.where(ids == expert, weights + more, weights)
+        return replace(s, routing=Routing(torch.where(first, expert, ids), weights))
 
     return apply
 

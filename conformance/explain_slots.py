@@ -201,7 +201,11 @@ def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
         at = (slots.ids == expert) & (slots.weights != 0)
         trust = 1 / known[at] ** 2
         factor = float((trust * factors[at]).sum() / trust.sum())
-        if abs(factor - 1) > max(_TOLD_OF_ALL, float(trust.sum().rsqrt())):
+        known_to = max(_TOLD_OF_ALL, float(trust.sum().rsqrt()))
+        if abs(factor) <= known_to:
+            # It adds nothing: said already, in better words.
+            return
+        if abs(factor - 1) > known_to:
             weights[at] *= factor
             named.append(f"expert {expert}'s contribution times {factor:.3g}")
     if 0 < len(named) <= 4:

@@ -13,9 +13,11 @@ from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.compare_numbers import damage
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.explain_kept import explain_kept
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_trace import first_bad_stage
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.telling_case import Told
 from mxmoe.conformance.telling_case import tell
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
@@ -94,6 +96,11 @@ def judge_output(
     lines = difference_lines(difference, data)
     if not judge.record.searching:
         lines += first_bad_stage(judge, case, data, judged)
+        # Before the calls that only explain: these may lose the device.
+        out = out.detach().cpu()
+        attributed = list[str]()
+        if route == "yours-yours" and tactic is None:
+            attributed = attribution_lines(judge, case, data, judged)
         lines += why_lines(
             case,
             data,
@@ -101,12 +108,10 @@ def judge_output(
             out,
             judge.subject.arithmetic,
             difference.worst,
-            lambda: tell(
-                judge, case, data.config, partial(run_route, judge, route=route)
-            ),
+            lambda: _told(judge, case, data, route, difference),
+            lambda: _kept(judge, case, data, route),
         )
-    if route == "yours-yours" and tactic is None and not judge.record.searching:
-        lines += attribution_lines(judge, case, data, judged)
+        lines += attributed
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -121,6 +126,26 @@ def judge_output(
             "routing.weights": data.routing.weights,
         },
     )
+
+
+def _told(
+    judge: Judge,
+    case: Case,
+    data: CaseData,
+    route: str,
+    difference: NumberDifference,
+) -> Told | None:
+    if not judge.record.telling:
+        return None
+    graded = difference.nonfinite > 0
+    run = partial(run_route, route=route)
+    return tell(judge, case, data.config, run, graded=graded)
+
+
+def _kept(judge: Judge, case: Case, data: CaseData, route: str) -> list[str]:
+    if not judge.record.telling:
+        return []
+    return explain_kept(judge, case, data, partial(run_route, route=route))
 
 
 def _what(route: str, tactic: object) -> str:

@@ -51,13 +51,17 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """The input of one rank's forward pass."""
+    """The input of one rank's forward pass.
+
+    strided : the candidate was given rows with gaps between them.
+    """
 
     part: ExpertWeights
     config: MoEConfig
     hidden_states: torch.Tensor
     routing: Routing
     shard: Shard
+    strided: bool = False
 
     def of_tokens(self, at: slice | Tensor) -> Situation:
         """With some of the tokens."""
@@ -85,6 +89,7 @@ def situation_of(case: Case, data: CaseData) -> Situation:
         hidden_states=data.hidden_states,
         routing=data.routing,
         shard=case.shard,
+        strided="strided" in case.hot,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -56,6 +57,23 @@ def _blocks(matrix: str, count: int) -> Iterator[Otherwise]:
 
             name = f"K block {block}{last} of {matrix} {words}"
             yield Otherwise(name=name, edit=edited(change, (matrix,)))
+    # What a prologue or a tail of the K loop does in a way of its own.
+    for block in dict.fromkeys((0, count - 1)) if count > 1 else ():
+        for name, one in _IN_ONE_BLOCK.items():
+            last = ", the last," if block == count - 1 else ""
+            words = name.format(f"K block {block}{last} of {matrix}")
+            own = partial(_only_in, block, one)
+            yield Otherwise(name=words, edit=edited(own, (matrix,)))
+
+
+def _only_in(block: int, change: Callable[[Matrix], Matrix], m: Matrix) -> Matrix:
+    other = change(m)
+    elements, scales = m.elements.clone(), m.scales.clone()
+    elements[:, block], scales[:, block] = (
+        other.elements[:, block],
+        other.scales[:, block],
+    )
+    return replace(m, elements=elements, scales=scales)
 
 
 def _elements(change: Change) -> Callable[[Matrix], Matrix]:
@@ -128,6 +146,17 @@ def _whole_tiles(x: Tensor, unit: int) -> Tensor:
         cut[len(x) // unit * unit :] = 0
     return cut
 
+
+_IN_ONE_BLOCK: dict[str, Callable[[Matrix], Matrix]] = {
+    "nibbles of {} swapped": _elements(_pairs_swapped),
+    "low nibbles of {} first": _elements(_low_nibbles_first),
+    "elements of {} reversed": _elements(lambda x: x.flip(-1)),
+    "{} with the scale of the block before": _scales(lambda x: x.roll(1, 1)),
+    "{} with the scale of the next block": _scales(lambda x: x.roll(-1, 1)),
+    "{} with the elements of the block before": _elements(lambda x: x.roll(1, 1)),
+    "{} with the elements of the next block": _elements(lambda x: x.roll(-1, 1)),
+    "scale of {} ignored (1)": _scales(torch.ones_like),
+}
 
 _DECODED: dict[str, Callable[[Matrix], Matrix]] = {
     "signs of {} ignored": _elements(torch.abs),

@@ -25,6 +25,7 @@ from mxmoe.reference.types import Activation
 
 Tensor = torch.Tensor
 _FLOAT16 = 65504.0
+_FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
 _TINY = torch.finfo(torch.float64).tiny
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -44,6 +45,11 @@ def _steps() -> Iterator[tuple[str, Steps]]:
         ("rounded to float8 (E4M3)", partial(through, dtype=torch.float8_e4m3fn)),
         ("rounded to float8 (E5M2)", partial(through, dtype=torch.float8_e5m2)),
         ("quantised to int8, one scale a row", _int8),
+        ("quantised to float8 (E4M3), one scale a row", _float8),
+        (
+            "quantised to float8 (E4M3), one scale for 128 columns",
+            partial(_in_groups, store=_float8, size=128),
+        ),
         ("limited to the range of float16", _limited),
         ("cut to TF32", _tf32),
         ("quantised to MXFP8", _mxfp8),
@@ -131,6 +137,15 @@ def _limited(x: Tensor) -> Tensor:
 def _int8(x: Tensor) -> Tensor:
     step = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / 127
     return (x / step).round() * step
+
+
+def _float8(x: Tensor) -> Tensor:
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=_TINY) / _FLOAT8
+    return through(x / scale, dtype=torch.float8_e4m3fn) * scale
+
+
+def _in_groups(x: Tensor, *, store: Callable[[Tensor], Tensor], size: int) -> Tensor:
+    return torch.cat([store(part) for part in x.split(size, dim=-1)], dim=-1)
 
 
 def _scaled(x: Tensor, emax: int) -> tuple[Tensor, Tensor]:

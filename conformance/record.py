@@ -18,6 +18,7 @@ class Record:
     """What one check found out, filled in as it goes.
 
     searching : the smallest failing case is still looked for: say what, not why.
+    telling : a failing candidate may be called on another case to explain why.
     source : where the first inputs of the current case came from. measured : the
     largest error / allowed by stage and configuration (the case's first two words).
     reached : the experts of the cases whose output was right.
@@ -28,6 +29,7 @@ class Record:
     reached: tuple[Reached, ...] = ()
     examples: int = 0
     searching: bool = False
+    telling: bool = True
     case: str | None = None
     source: Source | None = None
     evidence: tuple[dict[str, object], dict[str, torch.Tensor]] | None = None

@@ -37,7 +37,8 @@ from mxmoe.reference.types import Shard
 class Subject:
     """A candidate with its name, its claims and the device it runs on.
 
-    call_seconds : the limit of one call, `CALL_SECONDS` if None.
+    call_seconds : the limit of one call, `CALL_SECONDS` if None. aside : calls are for
+    the explanation of a failure that is known already.
     """
 
     spec: str
@@ -46,6 +47,7 @@ class Subject:
     capabilities: Capabilities
     device_request: str | None = None
     call_seconds: float | None = None
+    aside: bool = False
 
     def has(self, member: str) -> bool:
         """Whether the candidate exposes `member`."""

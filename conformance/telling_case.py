@@ -3,6 +3,12 @@
 A drawn case is shrunk, and one token of one expert of one block behaves like many
 faults. This one has several experts, slots, K blocks and tokens. The candidate is
 called twice, with other hidden states first: what it keeps from call to call shows.
+
+Where the failing output is not finite, no bias hides how large numbers are, and tokens
+differ in size: from which size on they are not finite tells the number that overflows.
+
+These calls only explain. Whatever they do, a crash in them included, the failure that
+was found is reported.
 """
 
 from __future__ import annotations
@@ -18,8 +24,7 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.verdict import NotJudged
+from mxmoe.conformance.record import Record
 from mxmoe.reference.types import MoEConfig
 
 # Experts, top_k, hidden, intermediate: odd numbers of K blocks and 37 tokens, which no
@@ -28,12 +33,19 @@ _SHAPES = ((8, 4, 96, 160), (8, 4, 256, 256), (4, 2, 128, 256), (4, 2, 384, 256)
 _TOKENS = 37
 _OTHER_STATES = 1
 
+# Powers of two that tokens are multiplied by. Numbers of GEMM1 have a standard
+# deviation of 4 (`designed`): from exp of nothing to all of them beyond float16.
+_SMALLEST, _LARGEST = -6.0, 17.0
+# Coprime to the tokens: neighbours in a tile are not neighbours in size.
+_STEP = 15
+
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
     """What the candidate gave for `case`.
 
     former : what it gave one call earlier for other hidden states, and should have.
+    how : in what `data` differs from `case`, or "".
     """
 
     case: Case
@@ -41,6 +53,7 @@ class Told:
     judged: Judged
     out: torch.Tensor
     former: tuple[torch.Tensor, torch.Tensor]
+    how: str = ""
 
     @property
     def wrong(self) -> bool:
@@ -53,21 +66,28 @@ def tell(
     judge: Judge,
     like: Case,
     config: MoEConfig,
-    run: Callable[[Case, CaseData], torch.Tensor],
+    run: Callable[[Judge, Case, CaseData], torch.Tensor],
+    *,
+    graded: bool = False,
 ) -> Told | None:
     """Run the candidate on a telling case of the kind of `like`; None if it cannot.
 
-    config : of `like`. run : gives the output [t, h] of a case.
+    config : of `like`. run : gives the output [t, h] of a case. graded : without
+    biases, each token of another size.
     """
-    case = _case(judge, like, config)
-    if case is None:
-        return None
+    judge = aside(judge)
     try:
+        case = _case(judge, like, config)
+        if case is None:
+            return None
         data = judge.data(case)
+        data = _graded(data) if graded else data
         earlier = replace(data, hidden_states=_others(data.hidden_states))
-        former = run(case, earlier).clone()
-        out = run(case, data)
-    except (Failure, NotJudged):
+        former = run(judge, case, earlier).detach().cpu().clone()
+        out = run(judge, case, data).detach().cpu().clone()
+    # `shapes` and `shards` are the candidate's as well, and raise what they like; a
+    # lost device raises at the copy.
+    except Exception:
         return None
     return Told(
         case=case,
@@ -75,7 +95,34 @@ def tell(
         judged=judge.judged(case, data),
         out=out,
         former=(former, judge.judged(case, earlier).truth["combine"]),
+        how=_GRADED if graded else "",
     )
+
+
+_GRADED = (
+    " with biases of 0 and each token's hidden states times a power of two from "
+    f"2^{_SMALLEST:g} to 2^{_LARGEST:g}"
+)
+
+
+def aside(judge: Judge) -> Judge:
+    """A judge that leaves no trace in the record of what is explained."""
+    subject = replace(judge.subject, aside=True)
+    return replace(judge, subject=subject, record=Record(searching=True))
+
+
+def _graded(data: CaseData) -> CaseData:
+    states, weights = data.hidden_states, data.weights
+    order = torch.arange(len(states)) * _STEP % len(states)
+    size = _SMALLEST + (_LARGEST - _SMALLEST) * order / (len(states) - 1)
+    scaled = (states.double() * torch.exp2(size.double())[:, None]).to(states.dtype)
+    if weights.gate_up_bias is not None and weights.down_bias is not None:
+        weights = replace(
+            weights,
+            gate_up_bias=torch.zeros_like(weights.gate_up_bias),
+            down_bias=torch.zeros_like(weights.down_bias),
+        )
+    return replace(data, hidden_states=scaled, weights=weights)
 
 
 def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:

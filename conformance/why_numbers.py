@@ -78,6 +78,8 @@ _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
 
+_NONFINITE = "not finite"
+
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
 
@@ -97,10 +99,12 @@ def why_lines(
     arithmetic: Arithmetic,
     worst: float,
     tell: Callable[[], Told | None] = lambda: None,
+    kept: Callable[[], list[str]] = list,
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
+    kept : asks it which parts of its input it does not follow.
     """
     told = tell()
     situation = situation_of(case, data)
@@ -127,6 +131,8 @@ def why_lines(
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
     if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
+    if known := kept():
+        return [f"why    {known[0]}"]
     if worst < _CLOSE:
         return [
             "why    close to the bound: a rounding that class "
@@ -152,11 +158,13 @@ def _agreed(
     ]
     if same or there_too:
         return same or there_too, ""
+    if _NONFINITE in {fit.family for fit in there}:
+        return theirs, f" (in case {told.case}{told.how})"
     places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
     if ours and places and not any("former" in name for name in theirs):
         return ours, ""
     if theirs and not (ours and rich):
-        return theirs, f" (in case {told.case})"
+        return theirs, f" (in case {told.case}{told.how})"
     if told.wrong and not rich:
         # Refuted there: few numbers are like those of many faults.
         return [], ""
@@ -179,7 +187,8 @@ def causes(
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
     if not found.isfinite().all():
-        return [Fit(name, 0.0) for name in explain_nonfinite(found, judged, situation)]
+        names = explain_nonfinite(found, judged, situation)
+        return [Fit(name, 0.0, family=_NONFINITE) for name in names]
     earlier = [x.detach().cpu().double().reshape(truth.shape) for x in former]
     output = Output(
         found=found,

@@ -8,19 +8,23 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# In a call?, since when (monotonic, the same clock in every process), how many
-# seconds it may take, of what length the words are, the words.
-_FORM = struct.Struct("?ddi200s")
+# In a call?, one that only explains?, since when (monotonic, the same clock in every
+# process), how many seconds it may take, of what length the words are, the words.
+_FORM = struct.Struct("??ddi200s")
 
 
 @dataclass(frozen=True)
 class Doing:
-    """`what` is a member of the candidate: being called, or the last that was."""
+    """`what` is a member of the candidate: being called, or the last that was.
+
+    aside : it is called to explain a failure that is known already.
+    """
 
     calling: bool
     since: float
     seconds: float
     what: str
+    aside: bool = False
 
     def overdue(self, grace: float) -> bool:
         """Whether it has taken longer than it may, by `grace` seconds."""
@@ -40,17 +44,20 @@ class Beacon:
         path.write_bytes(bytes(_FORM.size))
         return cls(path)
 
-    def show(self, what: str, *, calling: bool, seconds: float) -> None:
+    def show(
+        self, what: str, *, calling: bool, seconds: float, aside: bool = False
+    ) -> None:
         """From now on `what`, for at most `seconds`."""
         words = what.encode()[:200]
         self._memory[:] = _FORM.pack(
-            calling, time.monotonic(), seconds, len(words), words
+            calling, aside, time.monotonic(), seconds, len(words), words
         )
 
     def read(self) -> Doing:
         """What was shown last."""
-        calling, since, seconds, length, words = _FORM.unpack(self._memory[:])
-        return Doing(calling, since, seconds, words[:length].decode(errors="replace"))
+        calling, aside, since, seconds, length, words = _FORM.unpack(self._memory[:])
+        what = words[:length].decode(errors="replace")
+        return Doing(calling, since, seconds, what, aside)
 
     def close(self) -> None:
         """Unmap the memory."""

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from dataclasses import fields
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -102,14 +103,14 @@ class WatchedSubject(Subject):
 
     def call(self, member: str, *arguments: Any, **options: Any) -> Any:
         """As `Subject.call`; a native call that hangs leaves a traceback."""
-        self.beacon.show(member, calling=True, seconds=self.limit)
+        show = partial(self.beacon.show, member, aside=self.aside)
+        show(calling=True, seconds=self.limit)
         faulthandler.dump_traceback_later(self.limit + _TRACEBACK_SECONDS)
         try:
             return super().call(member, *arguments, **options)
         finally:
             faulthandler.cancel_dump_traceback_later()
-            seconds = _BETWEEN_CALLS * self.limit
-            self.beacon.show(member, calling=False, seconds=seconds)
+            show(calling=False, seconds=_BETWEEN_CALLS * self.limit)
 
     def finish(self) -> None:
         """An illegal access or a hang belongs to the call that began it.
@@ -159,7 +160,8 @@ def _load(spec: str, plan: Mapping[str, Any], beacon: Beacon) -> WatchedSubject:
 
 def _answer(question: Question, subject: WatchedSubject, settings: Settings) -> Answer:
     """Judge, and put the conclusion and the record into words."""
-    repetition, record = question.repetition, Record(searching=question.searching)
+    repetition = question.repetition
+    record = Record(searching=question.searching, telling=question.telling)
     if question.case is not None:
         settings = replace(settings, case=parse_case(question.case))
     judge = Judge(

@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import replace
 from multiprocessing import connection as pipes
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -104,7 +105,11 @@ class Host:
         return hello
 
     def ask(self, question: Question) -> Answer:
-        """The child's answer; `Failure` if it died or hung, and was ended."""
+        """The child's answer; `Failure` if it died or hung, and was ended.
+
+        If it was lost over a call that only explains, it is asked once more, for the
+        failure without that explanation.
+        """
         if self._process is None:
             self._restart()
         assert self._connection is not None
@@ -114,7 +119,11 @@ class Host:
             self._wait()
             answer = Answer.receive(self._connection)
         except (EOFError, OSError):
-            raise self._lost() from None
+            aside = self._beacon.read().aside
+            lost = self._lost()
+            if not (aside and question.telling):
+                raise lost from None
+            return self.ask(replace(question, telling=False))
         if answer.leaving:
             self.losses.count += 1
             self.end()

@@ -21,11 +21,15 @@ PASSED, FAILED, NOT_JUDGED, BROKEN = "passed", "failed", "not judged", "broken"
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """Judge `repetition`, on the case of that word only if one is given."""
+    """Judge `repetition`, on the case of that word only if one is given.
+
+    telling : the candidate may be called on another case to explain a failure.
+    """
 
     repetition: Repetition
     case: str | None
     searching: bool
+    telling: bool = True
 
     def send(self, connection: Connection) -> None:
         """Write it as one message."""
