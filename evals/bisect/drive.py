@@ -1,4 +1,8 @@
-"""Drives git's bisection: both ends first, the culprit against its parents last."""
+"""Drives git's bisection: both ends first, the culprit against its parents last.
+
+If one of those is another than it was, it is flaky: it is skipped, and the search is
+made again from what the other commits were judged to be.
+"""
 
 from __future__ import annotations
 
@@ -66,13 +70,20 @@ class _Drive:
     tree: Path
     heard: Heard
     judgements: list[Judgement] = field(default_factory=list)
+    distrusted: set[str] = field(default_factory=set)
 
     def judge(self, commit: str, role: str, standing: Standing | None) -> Judgement:
         """What the command says of the commit that the tree is at.
 
-        What an earlier run of this folder found out is not asked again, but at the end.
+        What this run or an earlier one of this folder found out is not asked again, but
+        at the end. A commit that contradicted itself there cannot be tested.
         """
         described = describe(Git(self.tree), commit)
+        if role == BETWEEN and commit in self.distrusted:
+            return _distrusted(described)
+        for judgement in self.judgements:
+            if judgement.role == role == BETWEEN and judgement.commit.hash == commit:
+                return judgement
         self.heard.before(described, role, standing)
         known = None if role == AGAIN else _known(self.folder, described, role)
         judgement = known or self._ask(described, role)
@@ -129,12 +140,15 @@ def drive(asked: Asked, folder: Path, heard: Heard = Heard()) -> Outcome:
             wrong = _verify_ends(run, history)
             if wrong is not None:
                 return _outcome(run, Result.ENDS, wrong)
-            standing = _search(run, history)
+            while True:
+                standing = _search(run, history)
+                log = history.log()
+                (folder / "bisect.log").write_text(log, encoding="utf-8")
+                outcome = _conclude(run, history, standing, log)
+                if outcome.result is not Result.UNCONFIRMED or not _distrust(run):
+                    return outcome
         except Abort as error:
             return _outcome(run, Result.ABORTED, str(error))
-        log = history.log()
-        (folder / "bisect.log").write_text(log, encoding="utf-8")
-        return _conclude(run, history, standing, log)
 
 
 def _verify_ends(run: _Drive, history: History) -> str | None:
@@ -183,6 +197,33 @@ def _conclude(run: _Drive, history: History, standing: Standing, log: str) -> Ou
         return _outcome(run, Result.UNCONFIRMED, said, culprits, log)
     said = f"{culprit.short} {culprit.subject}: it fails again, its parent passes again"
     return _outcome(run, Result.FOUND, said, culprits, log)
+
+
+def _distrust(run: _Drive) -> bool:
+    """Whether a commit that contradicted itself can be skipped in another search."""
+    ends = (run.asked.good, run.asked.bad)
+    before = {
+        one.commit.hash: one.code for one in run.judgements if one.role == BETWEEN
+    }
+    flaky = {
+        one.commit.hash
+        for one in run.judgements
+        if one.role == AGAIN and one.code is not before.get(one.commit.hash, one.code)
+    }
+    new = flaky - run.distrusted - set(ends)
+    run.distrusted |= new
+    return bool(new)
+
+
+def _distrusted(commit: Commit) -> Judgement:
+    reason = "flaky: it was judged otherwise before"
+    return Judgement(
+        commit=commit,
+        role=BETWEEN,
+        code=StepCode.SKIP,
+        seconds=0.0,
+        found={"reason": reason},
+    )
 
 
 def _judge_again(run: _Drive, history: History, culprit: Commit) -> str:

@@ -138,22 +138,56 @@ def test_a_step_without_an_end_cannot_be_tested(make_repo, tmp_path: Path) -> No
     assert {repo.number(c.hash) for c in outcome.culprits} == {1, 2}
 
 
-def test_a_culprit_that_passes_when_it_is_judged_again_is_not_confirmed(
-    make_repo, tmp_path: Path
-) -> None:
-    repo = make_repo(words(8, 4))
-    seen = tmp_path / "seen"
-    script = tmp_path / "once.sh"
+def once(folder: Path, word: str, first: int, then: int) -> tuple[str]:
+    """A command that judges a commit by its first word, and one word's otherwise when
+    it is asked again.
+    """
+    seen, script = folder / "seen", folder / "once.sh"
     script.write_text(
         "#!/bin/sh\nread word rest < my_kernel.py\n"
-        "[ $word = good ] && exit 0\n"
-        f"at=$(git rev-parse HEAD)\ngrep -q $at {seen} && exit 0\n"
-        f"echo $at >> {seen}\nexit 1\n"
+        f"[ $word = {word} ] || {{ [ $word = good ] && exit 0; exit 1; }}\n"
+        f"at=$(git rev-parse HEAD)\ngrep -q $at {seen} 2>/dev/null && exit {then}\n"
+        f"echo $at >> {seen}\nexit {first}\n"
     )
     script.chmod(0o755)
-    outcome = bisected(repo, tmp_path / "run", command=(str(script),))
+    return (str(script),)
+
+
+def test_a_culprit_that_passes_when_it_is_judged_again_is_one_of_those_named(
+    make_repo, tmp_path: Path
+) -> None:
+    files = words(8, 4)
+    files[4] = "once # 4\n"
+    repo = make_repo(files)
+    outcome = bisected(repo, tmp_path / "run", command=once(tmp_path, "once", 1, 0))
+    assert outcome.result is Result.AMBIGUOUS
+    assert {repo.number(c.hash) for c in outcome.culprits} == {4, 5}
+
+
+@pytest.mark.parametrize("then", [1, 125], ids=["bad", "cannot_be_tested"])
+def test_a_flaky_commit_that_passed_does_not_accuse_the_next(
+    make_repo, tmp_path: Path, then: int
+) -> None:
+    files = words(16, 1)
+    files[7] = "once # 7\n"
+    repo = make_repo(files)
+    outcome = bisected(repo, tmp_path / "run", command=once(tmp_path, "once", 0, then))
+    assert outcome.result is Result.FOUND
+    assert [repo.number(c.hash) for c in outcome.culprits] == [1]
+    between = [j.commit.hash for j in outcome.judgements if j.role == "between"]
+    assert repo.commits[7] in between
+    assert len(between) == len(set(between))
+
+
+def test_an_end_that_is_judged_otherwise_again_leaves_the_culprit_unconfirmed(
+    make_repo, tmp_path: Path
+) -> None:
+    files = words(8, 1)
+    files[0] = "once # 0\n"
+    repo = make_repo(files)
+    outcome = bisected(repo, tmp_path / "run", command=once(tmp_path, "once", 0, 1))
     assert outcome.result is Result.UNCONFIRMED
-    assert "judged again, it is good" in outcome.said
+    assert "judged again, its parent" in outcome.said
 
 
 def test_the_users_checkout_is_as_it_was(make_repo, tmp_path: Path) -> None:
