@@ -21,6 +21,11 @@ class Reached:
     ids: tuple[int, ...]
 
     @property
+    def drawn(self) -> bool:
+        """Whether the shapes were drawn, and not those of a checkpoint."""
+        return self.where.startswith("e")
+
+    @property
     def missing(self) -> tuple[int, ...]:
         """The experts that no judged token was sent to."""
         return tuple(sorted(set(range(self.experts)) - set(self.ids)))

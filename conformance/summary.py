@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mxmoe.conformance.case import Case
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.experts_reached import all_reached
 from mxmoe.conformance.experts_reached import united
@@ -180,7 +181,7 @@ def print_summary(
             times = f" ({count} checks)" if count > 1 else ""
             text = f"{title}: {name} {level}: {reason}{times}"
             console.print(printable(text))
-    for name, said in _unreached(conclusion.lines):
+    for name, said in _unreached(conclusion.lines, session.settings.case):
         console.print(printable(f"experts reached: {name}: {said}"))
     if session.expected is not None:
         for title, sentences in (
@@ -196,12 +197,19 @@ def print_summary(
     console.print(printable(conclusion.line))
 
 
-def _unreached(lines: Sequence[VerdictLine]) -> Iterator[tuple[str, str]]:
-    """Right candidates of which some expert computed nothing that was judged."""
+def _unreached(
+    lines: Sequence[VerdictLine], given: Case | None
+) -> Iterator[tuple[str, str]]:
+    """Right candidates of which some expert computed nothing that was judged.
+
+    An expert of the checkpoint, or of the case that was asked for: those of drawn
+    cases have random weights, and one is as good as another.
+    """
     for name in dict.fromkeys(v.candidate for v in lines):
         mine = [v for v in lines if v.candidate == name]
         parts = united(part for v in mine for part in v.reached)
-        if not any(v.verdict.failed for v in mine) and any(p.missing for p in parts):
+        gaps = [p for p in parts if p.missing and (given or not p.drawn)]
+        if gaps and not any(v.verdict.failed for v in mine):
             yield name, all_reached(parts)
 
 

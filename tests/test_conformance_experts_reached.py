@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.commands.main import main
 from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.experts_reached import all_reached
 from mxmoe.conformance.experts_reached import united
 from mxmoe.conformance.rundir import read_run
+from mxmoe.conformance.summary import _unreached
+from mxmoe.conformance.verdict import Verdict
 
 OUTPUT = "test_output_stays_within_the_bound"
 
@@ -57,3 +62,16 @@ def test_a_run_tells_of_experts_that_no_judged_token_visited(
     (found,) = line.reached
     assert found.where == case.partition("k")[0]
     assert len(found.ids) == 2
+
+
+def test_of_drawn_cases_nothing_is_told_and_of_layers_it_is() -> None:
+    def told(where: str, given: Case | None) -> list[tuple[str, str]]:
+        line = SimpleNamespace(
+            candidate="mine", verdict=Verdict.OK, reached=(part(where, 4, 0),)
+        )
+        return list(_unreached([line], given))
+
+    case = parse_case("e4k2h64i32/tp1r0/t1/s0")
+    assert told("e4", None) == []
+    assert told("e4", case) == [("mine", "1 of 4 in e4, not 1, 2, 3")]
+    assert told("layer0", None) == [("mine", "1 of 4 in layer0, not 1, 2, 3")]
