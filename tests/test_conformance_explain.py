@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -31,6 +30,8 @@ from mxmoe.reference.types import SILU
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CONFIG = MoEConfig(hidden=96, intermediate=192, experts=4, top_k=3)
 WEIGHTS = make_case_data(Case(config=CONFIG, tokens=1)).weights
@@ -241,15 +242,6 @@ HYPOTHESES = [
     for name, hypothesis in hypotheses(s)
     if key == "whole" or name in ELSEWHERE
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Shapes are small: more threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("truths_once")

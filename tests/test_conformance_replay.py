@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,16 +51,9 @@ PLACES = {
     "test_drawn_layers_match_the_layout": "",
 }
 CHECKS = tuple(PLACES)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Failed = dict[str, tuple[Path, str]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On small shapes more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

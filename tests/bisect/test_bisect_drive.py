@@ -156,9 +156,7 @@ def once(folder: Path, word: str, first: int, then: int) -> tuple[str]:
 def test_a_culprit_that_passes_when_it_is_judged_again_is_one_of_those_named(
     make_repo, tmp_path: Path
 ) -> None:
-    files = words(8, 4)
-    files[4] = "once # 4\n"
-    repo = make_repo(files)
+    repo = make_repo(words(8, 4, once=(4,)))
     outcome = bisected(repo, tmp_path / "run", command=once(tmp_path, "once", 1, 0))
     assert outcome.result is Result.AMBIGUOUS
     assert {repo.number(c.hash) for c in outcome.culprits} == {4, 5}
@@ -168,9 +166,7 @@ def test_a_culprit_that_passes_when_it_is_judged_again_is_one_of_those_named(
 def test_a_flaky_commit_that_passed_does_not_accuse_the_next(
     make_repo, tmp_path: Path, then: int
 ) -> None:
-    files = words(16, 1)
-    files[7] = "once # 7\n"
-    repo = make_repo(files)
+    repo = make_repo(words(16, 1, once=(7,)))
     outcome = bisected(repo, tmp_path / "run", command=once(tmp_path, "once", 0, then))
     assert outcome.result is Result.FOUND
     assert [repo.number(c.hash) for c in outcome.culprits] == [1]
@@ -182,9 +178,7 @@ def test_a_flaky_commit_that_passed_does_not_accuse_the_next(
 def test_an_end_that_is_judged_otherwise_again_leaves_the_culprit_unconfirmed(
     make_repo, tmp_path: Path
 ) -> None:
-    files = words(8, 1)
-    files[0] = "once # 0\n"
-    repo = make_repo(files)
+    repo = make_repo(words(8, 1, once=(0,)))
     outcome = bisected(repo, tmp_path / "run", command=once(tmp_path, "once", 0, 1))
     assert outcome.result is Result.UNCONFIRMED
     assert "judged again, its parent" in outcome.said
