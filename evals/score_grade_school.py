@@ -56,16 +56,20 @@ def main(
     ] = frozen.COUNT,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto")] = "cpu",
     threads: Annotated[
-        int, typer.Option(min=0, help="of torch on a CPU; 0: as torch decides")
+        int,
+        typer.Option(
+            min=0,
+            help="of torch on a CPU; 0: as for any narrow model, 1",
+        ),
     ] = 0,
 ) -> None:
     """Score the model on the frozen problems and record the run."""
     if dtype not in DTYPES:
         raise BadInput(f"--dtype: expected {' or '.join(DTYPES)}, found {dtype!r:.40}")
-    if threads:
-        torch.set_num_threads(threads)
     plain = candidate == PLAIN
     loaded = load(model, dtype=DTYPES[dtype], device=device, experts=plain)
+    if threads:
+        torch.set_num_threads(threads)
     facts: dict[str, Any] = {
         "started": now(),
         **describe_machine(),

@@ -33,7 +33,6 @@ from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.swap import Place
 from mxmoe.evals.inside.swap import Swap
 from mxmoe.evals.inside.swap import put_swappable
-from mxmoe.evals.inside.threads import spare_threads
 
 # Plain PyTorch, bf16 where class w4a16_fp32acc rounds.
 HONEST = "torch_dense"
@@ -195,9 +194,7 @@ def _visited(swap: Swap, exercise: Exercise) -> set[Place]:
 
 def _load(options: Options) -> Loaded:
     dtype = DTYPES["float32"]
-    loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
-    spare_threads(loaded)
-    return loaded
+    return load(options.model, dtype=dtype, device=options.device, experts=False)
 
 
 def _subject(options: Options) -> Subject:

@@ -36,7 +36,6 @@ from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.proof import proof
 from mxmoe.evals.inside.teacher_forced import Forced
 from mxmoe.evals.inside.teacher_forced import force
-from mxmoe.evals.inside.threads import spare_threads
 from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.reference.checkpoint import open_checkpoint
 
@@ -111,7 +110,6 @@ def _forced(
         device=options.device,
         experts=subject is None,
     )
-    spare_threads(loaded)
     inside = None if subject is None else put_inside(loaded, subject)
     prompts = prompts_of(task, loaded.tokenizer)
     pairs = [(prompts[question], task.golds[question]) for question in order]

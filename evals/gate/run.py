@@ -49,7 +49,6 @@ from mxmoe.evals.inside.generate import answers
 from mxmoe.evals.inside.load import DTYPES
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.proof import proof
-from mxmoe.evals.inside.threads import spare_threads
 from mxmoe.evals.model_identity import weights_sha256
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.errors import BadInput
@@ -221,5 +220,4 @@ def _check_kept(folder: Path, task: Task, prompts: Sequence[str]) -> None:
 def _inside(options: Options, subject: Subject) -> Inside:
     dtype = DTYPES[options.dtype]
     loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
-    spare_threads(loaded)
     return put_inside(loaded, subject)

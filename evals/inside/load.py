@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from mxmoe.evals.inside.no_experts import built_without_experts
 from mxmoe.evals.inside.no_experts import expert_names
+from mxmoe.evals.inside.threads import spare_threads
 from mxmoe.reference.checkpoint import Checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.checkpoint.read import INDEX_NAME
@@ -57,7 +58,8 @@ def load(
 
     device : "cpu", "cuda", "cuda:1", ..., or "auto" for layers over all GPUs. experts :
     False for a model that a candidate is put into, whose own are not read; with "auto"
-    they are, as layers are spread by their size.
+    they are, as layers are spread by their size. See `spare_threads` for the threads of
+    a CPU that the process has from now on.
 
     Raises `BadInput` for a folder that is no gpt-oss checkpoint with MXFP4 experts and
     a tokenizer, for a damaged one, and for a device that is not there.
@@ -97,8 +99,10 @@ def load(
                 f"{checkpoint.folder}: expected all tensors of the model and no other, "
                 f"found {kind.replace('_', ' ')} {wrong[:3]}"
             )
+    model = (model if spread else model.to(device)).eval()
+    spare_threads(model, hidden=checkpoint.config.hidden)
     return Loaded(
-        model=(model if spread else model.to(device)).eval(),
+        model=model,
         tokenizer=tokenizer,
         checkpoint=checkpoint,
         dtype=dtype,

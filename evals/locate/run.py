@@ -30,7 +30,6 @@ from mxmoe.evals.inside.load import Loaded
 from mxmoe.evals.inside.load import load
 from mxmoe.evals.inside.shelf import KEPT_BYTES
 from mxmoe.evals.inside.swap import put_swappable
-from mxmoe.evals.inside.threads import spare_threads
 from mxmoe.evals.locate.not_looked_at import not_looked_at
 from mxmoe.evals.locate.not_looked_at import not_observable
 from mxmoe.evals.locate.one_layer import only_in_layer
@@ -93,7 +92,6 @@ def run_locate(
         return _invalid(f"{options.candidate} cannot run here: {reason}")
     dtype = DTYPES[options.dtype]
     loaded = load(options.model, dtype=dtype, device=options.device, experts=False)
-    spare_threads(loaded)
     prompts = _prompts(options, loaded)
     writer = open_run(folder)
     writer.describe(
