@@ -1,4 +1,4 @@
-"""Wrong lines in copies of the Triton kernels: each has its place, the suite names it."""
+"""Wrong lines in copies of the Triton kernels: each applies, and is found."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ import torch
 from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.explain_routing import why_choice
+from mxmoe.conformance.explain_routing import why_weights
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.logits import LOGIT_KINDS
@@ -39,7 +41,7 @@ def test_route_chooses_the_top_k(judge: Judge, kind: str, dtype: torch.dtype) ->
         if problem is not None:
             raise judge.fail(
                 Verdict.MISMATCH,
-                [problem],
+                [problem, *why_choice(found.ids, logits, top_k)],
                 what=f"route · {kind} logits · e{experts}k{top_k}",
                 tensors={"logits": logits, "found": found.ids},
             )
@@ -80,6 +82,7 @@ def test_route_weights_are_the_softmax_of_the_chosen(judge: Judge, kind: str) ->
                     f"allowed {float(allowed[token, slot]):.2g}",
                     f"weights of this token sum to "
                     f"{float(found.weights[token].double().sum()):.8g}",
+                    *why_weights(found.weights, logits, ids),
                 ],
                 what=f"routing weights · {kind} logits · e{experts}k{top_k}",
                 tensors={"logits": logits, "found": found.weights, "expected": truth},

@@ -58,13 +58,17 @@ def _returning(
     return spoiled(candidate, route=routing)
 
 
-@_weights("vllm-project/vllm#43223", "weights of this token sum to")
+@_weights(
+    "vllm-project/vllm#43223",
+    "weights of this token sum to",
+    "softmax over all experts, not only the chosen",
+)
 def softmax_all_no_renorm(candidate: Any) -> object:
     """Softmax over all experts, no renormalisation."""
     return _weighing(candidate, lambda logits, ids: logits.softmax(1).gather(1, ids))
 
 
-@_weights("NVIDIA/TensorRT-LLM#13867")
+@_weights("NVIDIA/TensorRT-LLM#13867", "softmax computed in bfloat16")
 def softmax_bf16(candidate: Any) -> object:
     """Softmax in bfloat16."""
     return _weighing(
@@ -73,7 +77,7 @@ def softmax_bf16(candidate: Any) -> object:
     )
 
 
-@_weights("tenstorrent/tt-metal#47671")
+@_weights("tenstorrent/tt-metal#47671", "softmax computed in bfloat16")
 def softmax_in_the_dtype_of_the_logits(candidate: Any) -> object:
     """Of bfloat16 logits the softmax is computed in bfloat16, step by step."""
 
@@ -88,7 +92,7 @@ def softmax_in_the_dtype_of_the_logits(candidate: Any) -> object:
     return spoiled(candidate, route=routing)
 
 
-@_weights()
+@_weights("", "weights in the order of expert ids")
 def weights_in_expert_order(candidate: Any) -> object:
     """Weights sorted by expert id, ids by logit."""
     return _weighing(
@@ -96,7 +100,7 @@ def weights_in_expert_order(candidate: Any) -> object:
     )
 
 
-@_weights("flashinfer-ai/flashinfer#2889")
+@_weights("flashinfer-ai/flashinfer#2889", "sigmoids in place of the softmax")
 def sigmoid_weights(candidate: Any) -> object:
     """Normalised sigmoids instead of the softmax."""
     return _weighing(
@@ -107,7 +111,7 @@ def sigmoid_weights(candidate: Any) -> object:
     )
 
 
-@_weights("", "wide")
+@_weights("", "wide", "exp without subtracting the maximum")
 def softmax_without_maximum(candidate: Any) -> object:
     """exp(x) / sum exp(x), which overflows beyond 88."""
 
@@ -130,13 +134,13 @@ def logits_modified(candidate: Any) -> object:
     return spoiled(candidate, route=routing)
 
 
-@_ids("tenstorrent/tt-metal#47671", "near_ties")
+@_ids("tenstorrent/tt-metal#47671", "chosen by logits rounded to bfloat16")
 def topk_on_bf16(candidate: Any) -> object:
     """The choice is made on bfloat16 logits."""
     return _choosing(candidate, lambda logits: logits.bfloat16().float())
 
 
-@_ids("flashinfer-ai/flashinfer#2822", "all_negative")
+@_ids("flashinfer-ai/flashinfer#2822", "a running maximum that starts at 0")
 def topk_init_zero(candidate: Any) -> object:
     """The running maximum starts at 0 and expert 0."""
 
@@ -148,7 +152,7 @@ def topk_init_zero(candidate: Any) -> object:
     return spoiled(candidate, route=routing)
 
 
-@_ids("flashinfer-ai/flashinfer#2168")
+@_ids("flashinfer-ai/flashinfer#2168", "padded to 32 with logits of 0")
 def padded_experts(candidate: Any) -> object:
     """Experts are padded to a multiple of 32 with logits of 0."""
     return _choosing(
@@ -157,7 +161,11 @@ def padded_experts(candidate: Any) -> object:
     )
 
 
-@_ids("vllm-project/vllm#39391", "expected distinct experts")
+@_ids(
+    "vllm-project/vllm#39391",
+    "expected distinct experts",
+    "only rows that hold NaN are wrong",
+)
 def nan_row_duplicates(candidate: Any) -> object:
     """A row with NaN gives expert 0 in every slot."""
     return _returning(
@@ -178,7 +186,7 @@ def nan_row_sentinel(candidate: Any) -> object:
     )
 
 
-@_ids()
+@_ids("", "+Inf taken for the smallest")
 def infinity_taken_for_invalid(candidate: Any) -> object:
     """+Inf counts as the smallest logit."""
     return _choosing(

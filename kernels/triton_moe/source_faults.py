@@ -139,7 +139,7 @@ SOURCE_FAULTS = (
         right="tl.where(slot < TOP_K, tl.exp(loaded - largest), 0.0)",
         wrong="tl.where(there, tl.exp(loaded - largest), 0.0)",
         check=_WEIGHTS,
-        says=("softmax over all",),
+        says=("softmax over all experts, not only the chosen",),
     ),
 )
 """Every one shows on a GPU. In the interpreter none of bfloat16 is tried."""
