@@ -22,6 +22,7 @@ from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.explain_biases import explain_biases
 from mxmoe.conformance.explain_constants import explain_constants
 from mxmoe.conformance.explain_exchanged import explain_exchanged
+from mxmoe.conformance.explain_gathers import explain_gathers
 from mxmoe.conformance.explain_noise import explain_noise
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
 from mxmoe.conformance.explain_numbers import fits_of_numbers
@@ -187,6 +188,8 @@ def causes(
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
     if not found.isfinite().all():
+        if taken := _taken_beyond(found, judged, situation, arithmetic):
+            return taken
         names = explain_nonfinite(found, judged, situation)
         return [Fit(name, 0.0, family=_NONFINITE) for name in names]
     earlier = [x.detach().cpu().double().reshape(truth.shape) for x in former]
@@ -217,6 +220,19 @@ def causes(
     if sized:
         return likeliest(sized, found.numel())
     return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def _taken_beyond(
+    found: torch.Tensor, judged: Judged, s: Situation, arithmetic: Arithmetic
+) -> list[Fit]:
+    """Rows taken from elsewhere, if what is not finite lay beyond their buffer."""
+    rows = found.isfinite().all(dim=1)
+    if not rows.any() or too_large(s.part, _LARGEST_FIT) or not has_lanes(s.part):
+        return []
+    wrong = wrong_output(found, judged, Experts(s, arithmetic))
+    if not wrong.bad[rows].any():
+        return []
+    return [replace(fit, family="gathers") for fit in explain_gathers(wrong)]
 
 
 def has_lanes(part: ExpertWeights) -> bool:
@@ -253,6 +269,7 @@ def _families(
     if not too_large(s.part, _LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
+        yield "gathers", lambda: explain_gathers(wrong)
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
