@@ -46,7 +46,8 @@ _NUMBERS = {
 class _Place:
     """rows : what each row makes of each slot's expert, [n, e, h]. own : [t, k]."""
 
-    words: str
+    taker: str
+    thing: str
     rows: Tensor
     own: Tensor
     sources: list[tuple[str, Tensor]]
@@ -69,7 +70,7 @@ def explain_gathers(wrong: Wrong) -> list[Fit]:
     if len(wrong.found) < 2 or count * experts.count * h > _LARGEST:
         return []
     places = list(_places(wrong))
-    fits = [fit for place in places for fit in _mapped(wrong, place)]
+    fits = _named([(place, *one) for place in places for one in _mapped(wrong, place)])
     if fits or not wrong.found.isfinite().all():
         return fits
     return [fit for place in places[:2] for fit in _read_off(wrong, place)]
@@ -86,7 +87,7 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
     by_token = torch.stack(made, dim=1)
     own = n // k
     tokens = list(token_sources(ids))
-    yield _Place("GEMM1 takes the hidden states of", by_token, own, tokens)
+    yield _Place("GEMM1", "the hidden states", by_token, own, tokens)
     between = torch.zeros(t, k, contents[0].down.dense.shape[1]).double()
     for e in experts.visited():
         mine = ids - experts.first == e
@@ -95,14 +96,27 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
     flat = between.flatten(0, 1)
     by_slot = torch.stack([experts.down(c, flat) for c in contents], dim=1)
     slots = list(slot_sources(ids))
-    yield _Place("GEMM2 takes the intermediate of", by_slot, n, slots)
+    yield _Place("GEMM2", "the intermediate", by_slot, n, slots)
     local = (ids.long() - experts.first).clamp(0, experts.count - 1)
     served = (experts.weights != 0)[..., None]
     results = torch.where(served, by_token[own, local], 0).flatten(0, 1)
-    yield _Place("the sum over slots takes the result of", results[:, None], n, slots)
+    yield _Place("the sum over slots", "the result", results[:, None], n, slots)
 
 
-def _mapped(wrong: Wrong, place: _Place) -> Iterator[Fit]:
+def _named(mapped: list[tuple[_Place, str, float]]) -> list[Fit]:
+    """One sentence a map, also where several places may be the one that uses it."""
+    fits = []
+    for name in dict.fromkeys(name for _, name, _ in mapped):
+        places = [place for place, other, _ in mapped if other == name]
+        takers = " or ".join(p.taker for p in places)
+        thing = f"{places[0].thing} of " if len(places) == 1 else ""
+        words = f"{takers} takes {thing}{name}, not its own{_numbers(name)}"
+        fits.append(Fit(words, min(left for _, other, left in mapped if other == name)))
+    return fits
+
+
+def _mapped(wrong: Wrong, place: _Place) -> Iterator[tuple[str, float]]:
+    """(the words of a map under which the output is right, what it leaves)."""
     finite = wrong.found.isfinite().all(dim=1)
     served = wrong.experts.weights != 0
     for name, flat in place.sources:
@@ -114,9 +128,9 @@ def _mapped(wrong: Wrong, place: _Place) -> Iterator[Fit]:
             continue
         if float(beyond.double().mean()) > _UNKNOWN:
             continue
-        left = _left(wrong, place.taken(wrong, source.clamp(min=0)), known)
+        left = rest_of_error(wrong, place.taken(wrong, source.clamp(min=0)), known)
         if left is not None:
-            yield Fit(f"{place.words} {name}, not its own{_numbers(name)}", left)
+            yield name, left
 
 
 def _numbers(name: str) -> str:
@@ -125,7 +139,7 @@ def _numbers(name: str) -> str:
     return f" ({', '.join(letters)})" if letters else ""
 
 
-def _left(wrong: Wrong, slots: Tensor, at: Tensor) -> float | None:
+def rest_of_error(wrong: Wrong, slots: Tensor, at: Tensor) -> float | None:
     """The part of the error that `slots` [t, k, h] leave of tokens `at`, or None."""
     found, told = wrong.found[at], slots[at].sum(dim=1)
     dtype = wrong.experts.arithmetic.output
@@ -159,14 +173,16 @@ def _read_off(wrong: Wrong, place: _Place) -> Iterator[Fit]:
     other = (source != place.own) & (wrong.experts.weights != 0)
     if not other.any():
         return
-    left = _left(wrong, place.taken(wrong, source), at)
+    left = rest_of_error(wrong, place.taken(wrong, source), at)
     if left is not None:
         k = wrong.slots.shape[1]
         shown = [
             f"slot {s} of token {t} that of {_row(place, int(source[t, s]), k)}"
             for t, s in other.nonzero()[:_SHOWN].tolist()
         ]
-        yield Fit(f"{place.words} other slots: {', '.join(shown)} ...", left)
+        yield Fit(
+            f"{place.taker} takes {place.thing} of others: {', '.join(shown)}", left
+        )
 
 
 def _row(place: _Place, n: int, k: int) -> str:

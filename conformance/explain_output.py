@@ -31,6 +31,10 @@ _APART = 0.5
 _SMALLEST_FACTOR = 2.0**-10
 
 
+# One wrong number may be the largest by chance.
+_FEWEST_LIMITED = 3
+
+
 _Told = tuple[str, torch.Tensor, torch.Tensor]
 """A sentence, the output [t, h] that it tells of, what is allowed around that."""
 
@@ -75,6 +79,7 @@ def explain_output(output: Output) -> list[Fit]:
         output.fit(*told)
         for explain in (
             _zeros,
+            _limited,
             _factor,
             _tokens,
             _columns,
@@ -102,13 +107,23 @@ def _zeros(output: Output) -> Iterator[_Told]:
             yield f"output: {ranges(what, mask)} all zero", told, output.allowed
 
 
+def _limited(output: Output) -> Iterator[_Told]:
+    """Everything that is wrong has one size: the largest there is."""
+    most, bad = float(output.found.abs().amax()), output.bad()
+    told, room = output.truth.clamp(-most, most), output.allowed
+    same = most > 0 and bool((output.found.abs() == most)[bad].all())
+    if same and int(bad.sum()) >= _FEWEST_LIMITED and output.gives(told, ~bad * room):
+        yield f"the output limited to +-{most:.4g}", told, output.allowed
+
+
 def _factor(output: Output) -> Iterator[_Told]:
     found, truth = output.found, output.truth
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = float((weight * truth**2).sum())
     factor = float((weight * found * truth).sum()) / size if size else 0.0
     if factor and abs(factor - 1) > _SMALLEST_FACTOR:
-        allowed = output.allowed * max(1.0, abs(factor))
+        # What is multiplied is the error as well.
+        allowed = output.allowed * abs(factor)
         if output.gives(factor * truth, allowed):
             yield f"the whole output times {factor:.3g}", factor * truth, allowed
     bad = output.bad()

@@ -82,7 +82,7 @@ def _of_its_expert(
         yield words, order[first + other]
     for tile in _TILES:
         yield (
-            f"row r % {tile} of its expert: its first tile again",
+            f"row r % {tile} of its expert, its first tile again",
             order[first + row % tile],
         )
         yield (
@@ -90,7 +90,7 @@ def _of_its_expert(
             order[first + row // tile * tile],
         )
         before = torch.where(row >= tile, row - tile, row)
-        yield f"row r - {tile} of its expert: the tile before", order[first + before]
+        yield f"row r - {tile} of its expert, the tile before", order[first + before]
 
 
 def rows_of_experts(ids: Tensor) -> Tensor:

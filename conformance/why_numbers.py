@@ -36,6 +36,7 @@ from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
 from mxmoe.conformance.explain_slots import fitted_slots
 from mxmoe.conformance.explain_slots import slots_of
+from mxmoe.conformance.explain_tails import explain_tails
 from mxmoe.conformance.honest_size import has_honest_size
 from mxmoe.conformance.honest_size import honest_variance
 from mxmoe.conformance.honest_size import likeliest
@@ -79,6 +80,7 @@ _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
 
+_FACTOR = "the whole output times"
 _NONFINITE = "not finite"
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
@@ -212,7 +214,10 @@ def causes(
         right = part_left(found - wrong.right, found - truth, allowed)
     for family, explain in _families(output, judged, situation, wrong):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
-        if likely and (family in _LAST or bool((ratio > _NEAR).any())):
+        far = family in _LAST or bool((ratio > _NEAR).any())
+        # One factor on everything is what other weights do to one token.
+        factor = family == "weights" and any(_FACTOR in fit.name for fit in likely)
+        if likely and far and not factor:
             break
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
@@ -259,7 +264,7 @@ def _families(
         return
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
     for family, hypotheses in (
-        ("weights", weights_otherwise(s.routing.ids)),
+        ("weights", weights_otherwise(s.routing.ids, s.routing.weights)),
         ("activations", activations_otherwise(1)),
         ("steps", steps_otherwise()),
         ("contents", contents_otherwise(blocks)),
@@ -270,6 +275,7 @@ def _families(
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
         yield "gathers", lambda: explain_gathers(wrong)
+        yield "tails", lambda: explain_tails(wrong)
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
