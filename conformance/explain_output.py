@@ -134,7 +134,7 @@ def _factor(output: Output) -> Iterator[_Told]:
             size = float((inside * truth**2).sum())
             factor = float((inside * found * truth).sum()) / size if size else 0.0
             told = torch.where(mask, factor * truth, truth)
-            allowed = output.allowed * max(1.0, abs(factor))
+            allowed = torch.where(mask, abs(factor), 1) * output.allowed
             if factor and output.gives(told, allowed):
                 words = f"the output of {ranges(what, place)} times {factor:.3g}"
                 yield words, told, allowed
@@ -242,7 +242,9 @@ def _former(output: Output) -> Iterator[_Told]:
         for former in output.former:
             kept = torch.where(rows & columns, former, 0)
             told = torch.where(rows & columns, kept + more, output.truth)
-            if kept.any() and output.gives(told, output.allowed):
+            # Next to nothing is near to whatever else is next to nothing.
+            told_apart = (output.found - told).norm() <= kept.norm() / 2
+            if kept.any() and told_apart and output.gives(told, output.allowed):
                 yield words + where, told, output.allowed
 
 

@@ -18,6 +18,7 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.explain_output import ranges
 from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
+from mxmoe.conformance.slot_sources import sets_of_rows
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -173,6 +174,9 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
     capacity = _capacity(slots, gone, served)
     if capacity is not None:
         return f"the tokens of an expert after its first {capacity}"
+    rows = next(sets_of_rows(slots.ids, gone, served), None)
+    if rows is not None:
+        return rows
     if torch.equal(gone, served & tokens[:, None]):
         return f"{ranges('token', tokens)}"
     first = ", ".join(

@@ -16,6 +16,8 @@ Tensor = torch.Tensor
 UNKNOWN = -1
 _STEPS = (1, -1, 2, -2, 3, -3)
 _TABLE = "slot n of a [top_k, t] table"
+# Fewer tokens are one of these sets by chance: of 19 tokens there are 3876 sets of four.
+_FEWEST = 4
 _TILES = (4, 8, 16, 32, 64, 128)
 
 
@@ -93,10 +95,41 @@ def _of_its_expert(
         yield f"row r - {tile} of its expert, the tile before", order[first + before]
 
 
-def rows_of_experts(ids: Tensor) -> Tensor:
-    """r of each slot [t, k]."""
+def sets_of_rows(ids: Tensor, these: Tensor, served: Tensor) -> Iterator[str]:
+    """What slots `these` [t, k] of those that are served have in common.
+
+    Which slots are wrong may be known by their tokens only: see `sets_of_tokens`.
+    """
+    for words, rows in _row_sets(ids):
+        if torch.equal(rows & served, these) and int(these.sum()) > 1:
+            yield words
+
+
+def sets_of_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]:
+    """What exactly the tokens [t] of a mask have a slot of."""
+    for words, rows in _row_sets(ids):
+        some = (rows & served).any(dim=1)
+        if torch.equal(some, tokens) and _FEWEST <= int(some.sum()) < len(some):
+            yield words
+
+
+def _row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, slots [t, k]) that a tile of an expert's rows may treat in its way."""
     _, p = _sorted(ids)
-    return (p - _first(ids)).reshape(ids.shape)
+    row = (p - _first(ids)).reshape(ids.shape)
+    count = (ids.flatten()[:, None] == ids.flatten()).sum(dim=1).reshape(ids.shape)
+    for tile in _TILES:
+        last = f"the last row of each full tile of {tile} rows of an expert"
+        yield last, row % tile == tile - 1
+        yield f"the rows of an expert after its first {tile}", row >= tile
+        ragged = (row >= count // tile * tile) & (count > tile)
+        yield f"an expert's last rows, which do not fill a tile of {tile}", ragged
+        yield (
+            f"the first row of each further tile of {tile} rows of an expert",
+            (row % tile == 0) & (row >= tile),
+        )
+    yield "the last row of each expert", row == count - 1
+    yield "the first row of each expert", row == 0
 
 
 def _sorted(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -48,6 +48,7 @@ from mxmoe.conformance.otherwise_activations import activations_otherwise
 from mxmoe.conformance.otherwise_contents import contents_otherwise
 from mxmoe.conformance.otherwise_steps import steps_otherwise
 from mxmoe.conformance.otherwise_weights import weights_otherwise
+from mxmoe.conformance.slot_sources import sets_of_tokens
 from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -81,6 +82,9 @@ _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 _OF_PLACES = {"output", "rows"}
 
 _FACTOR = "the whole output times"
+# More sets of tokens that are alike do not tell.
+_SETS = 3
+_MORE = ("bytes", "weights")
 _NONFINITE = "not finite"
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
@@ -132,6 +136,13 @@ def why_lines(
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    looked = [(situation, judged, out)]
+    if told is not None:
+        looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
+    for where in looked if worst >= _CLOSE else ():
+        if words := _wrong_rows(*where):
+            line = f"why    wrong are exactly the tokens in {words}"
+            return [f"{line}: not computed, not written, or from elsewhere"]
     if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
     if known := kept():
@@ -142,6 +153,18 @@ def why_lines(
             f"{arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
+
+
+def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
+    """What exactly the wrong tokens have in common, whatever they hold; or ""."""
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    found = out.detach().cpu().double().reshape(truth.shape)
+    bad = ~((found - truth).abs() <= allowed)
+    owned = situation.shard.expert_range(situation.config)
+    ids = situation.routing.ids
+    served = (ids >= owned.start) & (ids < owned.stop)
+    sets = sets_of_tokens(ids, bad.any(dim=1), served)
+    return "; or ".join(list(sets)[:_SETS])
 
 
 def _agreed(
@@ -215,10 +238,12 @@ def causes(
     for family, explain in _families(output, judged, situation, wrong):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
-        # One factor on everything is what other weights do to one token.
-        factor = family == "weights" and any(_FACTOR in fit.name for fit in likely)
-        if likely and far and not factor:
-            break
+        if likely and far:
+            # One factor on everything is what other weights do to one token.
+            if not any(_FACTOR in fit.name for fit in likely) or family not in _MORE:
+                break
+            if family != "weights":
+                continue
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
     sized = [fit for fit in fits if fit.family == "noise"]
