@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 UNKNOWN = -1
 _STEPS = (1, -1, 2, -2, 3, -3)
 _TABLE = "slot n of a [top_k, t] table"
-# Fewer tokens are one of these sets by chance: of 19 tokens there are 3876 sets of four.
+# Fewer tokens are such a set by chance: of 19 there are 3876 sets of four.
 _FEWEST = 4
 _TILES = (4, 8, 16, 32, 64, 128)
 
