@@ -1,7 +1,7 @@
 """Why an output is wrong: slots that take the row of another slot or token.
 
-Rows are taken at three places: hidden states by GEMM1, the intermediate by GEMM2, the
-results by the sum over slots. For each place what every row would give is computed
+Rows are taken at these places: hidden states by GEMM1, the intermediate by GEMM2, the
+results and the routing weights by the sum over slots. For each place what every row would give is computed
 once; then an index map costs no more than taking other rows. Where no map fits, the
 rows that single tokens were given are read off.
 """
@@ -44,17 +44,26 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class _Place:
-    """rows : what each row makes of each slot's expert, [n, e, h]. own : [t, k]."""
+    """rows : what each row makes of each slot's expert, [n, e, h]. own : [t, k].
+
+    weighs : it is the routing weight that is taken, and the row stays.
+    """
 
     taker: str
     thing: str
     rows: Tensor
     own: Tensor
     sources: list[tuple[str, Tensor]]
+    weighs: bool = False
 
     def taken(self, wrong: Wrong, source: Tensor) -> Tensor:
         """What slots [t, k] add that take rows `source` [t, k]: [t, k, h]."""
         experts = wrong.experts
+        if self.weighs:
+            weights = torch.where(
+                experts.weights != 0, experts.weights.flatten()[source], 0
+            )
+            return weights[..., None] * self.rows[self.own, 0]
         if self.rows.shape[1] == 1:
             rows = self.rows[source, 0]
         else:
@@ -100,7 +109,9 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
     local = (ids.long() - experts.first).clamp(0, experts.count - 1)
     served = (experts.weights != 0)[..., None]
     results = torch.where(served, by_token[own, local], 0).flatten(0, 1)
-    yield _Place("the sum over slots", "the result", results[:, None], n, slots)
+    results = results[:, None]
+    yield _Place("the sum over slots", "the result", results, n, slots)
+    yield _Place("the sum over slots", "the weight", results, n, slots, weighs=True)
 
 
 def _named(mapped: list[tuple[_Place, str, float]]) -> list[Fit]:
@@ -108,7 +119,7 @@ def _named(mapped: list[tuple[_Place, str, float]]) -> list[Fit]:
     fits = []
     for name in dict.fromkeys(name for _, name, _ in mapped):
         places = [place for place, other, _ in mapped if other == name]
-        takers = " or ".join(p.taker for p in places)
+        takers = " or ".join(dict.fromkeys(p.taker for p in places))
         thing = f"{places[0].thing} of " if len(places) == 1 else ""
         words = f"{takers} takes {thing}{name}, not its own{_numbers(name)}"
         fits.append(Fit(words, min(left for _, other, left in mapped if other == name)))

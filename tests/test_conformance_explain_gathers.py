@@ -46,6 +46,7 @@ def layer(
     states: Tensor = N // K,
     between: Tensor = N,
     results: Tensor = N,
+    weights: Tensor = DATA.routing.weights,
     candidate: Plain = PLAIN,
     beyond: float = 0.0,
 ) -> Tensor:
@@ -67,7 +68,7 @@ def layer(
         found.append(act @ w2.T + p["down_bias"][e].float())
     down = torch.stack(found)[IDS.long(), N // K, N % K]
     down = down.flatten(0, 1)[results]
-    return candidate.mix(DATA.routing.weights, down).to(DATA.hidden_states.dtype)
+    return candidate.mix(weights, down).to(DATA.hidden_states.dtype)
 
 
 def why(out: Tensor) -> str:
@@ -103,6 +104,9 @@ ROWS: dict[str, Callable[[], Tensor]] = {
     ),
     "the sum over slots takes the result of slot p,": lambda: layer(results=P),
     "takes the next row of its expert,": lambda: layer(between=next_of_expert()),
+    "the sum over slots takes the weight of slot n stored as [top_k, t],": (
+        lambda: layer(weights=DATA.routing.weights.reshape(K, T).T)
+    ),
     # No map gives these: they are read off.
     "GEMM1 takes the hidden states of others: slot 0 of token 0 that of token 5": (
         lambda: layer(states=(N * N + 5) % T)
