@@ -1,9 +1,9 @@
 """Why an output is wrong: slots that take the row of another slot or token.
 
 Rows are taken at these places: hidden states by GEMM1, the intermediate by GEMM2, the
-results and the routing weights by the sum over slots. For each place what every row would give is computed
-once; then an index map costs no more than taking other rows. Where no map fits, the
-rows that single tokens were given are read off.
+results and the routing weights by the sum over slots. For each place what every row
+would give is computed once; then an index map costs no more than taking other rows.
+Where no map fits, the rows that single tokens were given are read off.
 """
 
 from __future__ import annotations

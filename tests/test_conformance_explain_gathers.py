@@ -107,6 +107,9 @@ ROWS: dict[str, Callable[[], Tensor]] = {
     "the sum over slots takes the weight of slot n stored as [top_k, t],": (
         lambda: layer(weights=DATA.routing.weights.reshape(K, T).T)
     ),
+    "slot 0 added twice and slot 1 never": lambda: layer(
+        weights=DATA.routing.weights * torch.tensor([2.0, 0.0])
+    ),
     # No map gives these: they are read off.
     "GEMM1 takes the hidden states of others: slot 0 of token 0 that of token 5": (
         lambda: layer(states=(N * N + 5) % T)
