@@ -121,7 +121,7 @@ def _named(mapped: list[tuple[_Place, str, float]]) -> list[Fit]:
         places = [place for place, other, _ in mapped if other == name]
         takers = " or ".join(dict.fromkeys(p.taker for p in places))
         thing = f"{places[0].thing} of " if len(places) == 1 else ""
-        words = f"{takers} takes {thing}{name}, not its own{_numbers(name)}"
+        words = f"{takers} takes {thing}{name}, not its own{meanings(name)}"
         fits.append(Fit(words, min(left for _, other, left in mapped if other == name)))
     return fits
 
@@ -144,7 +144,7 @@ def _mapped(wrong: Wrong, place: _Place) -> Iterator[tuple[str, float]]:
             yield name, left
 
 
-def _numbers(name: str) -> str:
+def meanings(name: str) -> str:
     """What the letters of `name` mean."""
     letters = [meaning for n, meaning in _NUMBERS.items() if n in name.split()]
     return f" ({', '.join(letters)})" if letters else ""

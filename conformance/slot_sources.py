@@ -66,6 +66,31 @@ def token_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "token 0", torch.zeros_like(n)
 
 
+def expert_sources(ids: Tensor, experts: int) -> Iterator[tuple[str, Tensor]]:
+    """(words, the expert that each slot [t, k] uses, or `UNKNOWN`)."""
+    t, k = ids.shape
+    n = torch.arange(t * k)
+    flat, (order, p) = ids.flatten().long(), _sorted(ids)
+    row = p - _first(ids)
+    for words, number in (
+        ("n", n),
+        ("p", p),
+        ("r", row),
+        ("token", n // k),
+        ("slot", n % k),
+    ):
+        yield f"expert {words} % experts", number % experts
+    for name, source in slot_sources(ids):
+        taken = torch.where(source < 0, source, flat[source])
+        if not torch.equal(taken, flat):
+            yield f"the expert that {name} has", taken
+    for tile in _TILES:
+        # One number is read for a tile of sorted rows: that of its first or last.
+        yield f"the expert at p // {tile} * {tile}", flat[order[p // tile * tile]]
+        end = (p // tile * tile + tile - 1).clamp(max=t * k - 1)
+        yield f"the expert at the end of its tile of {tile} of p", flat[order[end]]
+
+
 def _of_its_expert(
     ids: Tensor, order: Tensor, p: Tensor
 ) -> Iterator[tuple[str, Tensor]]:

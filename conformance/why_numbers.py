@@ -22,6 +22,7 @@ from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.explain_biases import explain_biases
 from mxmoe.conformance.explain_constants import explain_constants
 from mxmoe.conformance.explain_exchanged import explain_exchanged
+from mxmoe.conformance.explain_expert_index import explain_expert_index
 from mxmoe.conformance.explain_gathers import explain_gathers
 from mxmoe.conformance.explain_noise import explain_noise
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
@@ -300,6 +301,7 @@ def _families(
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
         yield "gathers", lambda: explain_gathers(wrong)
+        yield "expert index", lambda: explain_expert_index(wrong)
         yield "tails", lambda: explain_tails(wrong)
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)

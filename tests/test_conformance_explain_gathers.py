@@ -122,6 +122,25 @@ def test_rows_of_elsewhere_are_named(words: str) -> None:
     assert words in why(ROWS[words]())
 
 
+def with_bias_of(number: Tensor) -> Tensor:
+    """The output where each slot [t, k] has the gate_up bias of expert `number`."""
+    biases = DATA.weights.gate_up_bias
+    assert biases is not None
+    out = torch.zeros(T, DATA.config.hidden)
+    for e in range(DATA.config.experts):
+        bias = biases[e].float()
+        one = replace(PLAIN, add_gate_up_bias=lambda z, b, bias=bias: z + bias)
+        weights = torch.where(number == e, DATA.routing.weights, 0)
+        out += layer(weights=weights, candidate=one).float()
+    return out.to(DATA.hidden_states.dtype)
+
+
+def test_an_expert_whose_number_is_wrong_is_named() -> None:
+    slot = N % K
+    words = "gate_up bias of expert slot % experts, not of its own"
+    assert words in why(with_bias_of(slot))
+
+
 def test_what_lies_beyond_a_buffer_does_not_hide_who_reads_there() -> None:
     out = layer(states=(N + 1) // K, beyond=torch.inf)
     assert not out.isfinite().all()
