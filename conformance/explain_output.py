@@ -22,7 +22,7 @@ from mxmoe.conformance.layer_steps import through
 from mxmoe.reference.types import Arithmetic
 
 # Rows and columns whose place is looked for; more would take seconds.
-_LOOKED_FOR = 32
+_LOOKED_FOR = 256
 
 # Of the wrong elements, that two calls should have given other numbers for.
 _APART = 0.5

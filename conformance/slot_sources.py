@@ -16,6 +16,8 @@ Tensor = torch.Tensor
 UNKNOWN = -1
 _STEPS = (1, -1, 2, -2, 3, -3)
 _TABLE = "slot n of a [top_k, t] table"
+# Rows that are exchanged: neighbours, and those of a swizzle.
+_BITS = (1, 2, 4, 8, 16)
 # Fewer tokens are such a set by chance: of 19 there are 3876 sets of four.
 _FEWEST = 4
 _TILES = (4, 8, 16, 32, 64, 128)
