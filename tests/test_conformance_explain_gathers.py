@@ -110,8 +110,8 @@ ROWS: dict[str, Callable[[], Tensor]] = {
     "slot 0 added twice and slot 1 never": lambda: layer(
         weights=DATA.routing.weights * torch.tensor([2.0, 0.0])
     ),
-    "columns in another order: column 0 holds that of column 32": lambda: layer()[
-        :, torch.arange(64) ^ 32
+    "columns in another order: column 0 holds that of column 16": lambda: layer()[
+        :, torch.arange(64) ^ 16
     ],
     # No map gives these: they are read off.
     "GEMM1 takes the hidden states of others: slot 0 of token 0 that of token 5": (
