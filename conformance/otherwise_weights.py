@@ -10,8 +10,6 @@ import torch
 from mxmoe.conformance.expert_content import Otherwise
 
 Tensor = torch.Tensor
-# Slots that are asked for by pairs.
-_SLOTS = 8
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -35,11 +33,6 @@ def weights_otherwise(ids: Tensor, given: Tensor) -> Iterator[Otherwise]:
         for slot, words in enumerate(("first", "second", "third", "fourth")[:k]):
             name = f"every slot has the weight of the {words}"
             yield Otherwise(name=name, weigh=_alike(slot))
-        for slot in range(min(k, _SLOTS)):
-            yield Otherwise(name=f"slot {slot} added twice", weigh=_counted(slot, None))
-            for other in set(range(min(k, _SLOTS))) - {slot}:
-                name = f"slot {slot} added twice and slot {other} never"
-                yield Otherwise(name=name, weigh=_counted(slot, other))
         yield Otherwise(
             name="routing weights in the order of the expert ids",
             weigh=lambda w: w.gather(1, ids.argsort(dim=1)),
@@ -56,17 +49,6 @@ def _where_served(weigh: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 def _roll(by: int) -> Callable[[Tensor], Tensor]:
     return lambda w: w.roll(by, 1)
-
-
-def _counted(twice: int, never: int | None) -> Callable[[Tensor], Tensor]:
-    def weigh(w: Tensor) -> Tensor:
-        counted = w.clone()
-        counted[:, twice] *= 2
-        if never is not None:
-            counted[:, never] = 0
-        return counted
-
-    return weigh
 
 
 def _alike(slot: int) -> Callable[[Tensor], Tensor]:
