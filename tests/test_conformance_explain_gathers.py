@@ -169,6 +169,13 @@ def test_rows_of_a_tile_that_are_never_written_are_named() -> None:
     assert "wrong are exactly the tokens in the rows of an expert after its fi" in line
 
 
+def test_rows_of_a_tile_that_are_not_finite_are_named() -> None:
+    out = stale_in(lambda row: row % 4 == 3)
+    out[(out - layer()).abs().amax(dim=1) > 0] = torch.nan
+    words = "exactly the tokens in the last row of each full tile of 4 rows"
+    assert f"not finite: {words} of an expert" in why(out)
+
+
 def test_few_tokens_that_are_such_a_set_by_chance_are_not_called_one() -> None:
     few = torch.zeros(T, dtype=torch.bool)
     few[-2:] = True
