@@ -26,6 +26,7 @@ from mxmoe.reference.types import Activation
 Tensor = torch.Tensor
 _FLOAT16 = 65504.0
 _FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
+_COARSER = ("quantised", "rounded to float8")
 _TINY = torch.finfo(torch.float64).tiny
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -60,7 +61,7 @@ def _steps() -> Iterator[tuple[str, Steps]]:
         yield f"intermediate {what}", Steps(act=store)
         yield f"each slot's result {what}", Steps(y=store)
         # What is made coarser behind the rounding of the class is rounded twice.
-        if store is not _limited:
+        if what.startswith(_COARSER):
             twice = partial(_twice, store=store)
             yield f"intermediate {what}", Steps(act=twice)
             yield f"each slot's result {what}", Steps(y=twice)

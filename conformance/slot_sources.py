@@ -109,6 +109,9 @@ def _of_its_expert(
         ("the last row of its expert", count - 1),
     ):
         yield words, order[first + other]
+    for bit in _BITS:
+        pair = torch.where((row ^ bit) < count, row ^ bit, row)
+        yield f"row r xor {bit} of its expert", order[first + pair]
     for tile in _TILES:
         yield (
             f"row r % {tile} of its expert, its first tile again",

@@ -89,6 +89,16 @@ def next_of_expert(by: int = 1) -> Tensor:
     return found
 
 
+def neighbours() -> Tensor:
+    """The slot of the row that shares a pair with each slot's, within its expert."""
+    found = N.clone()
+    for e in range(DATA.config.experts):
+        mine = N[IDS == e]
+        row = torch.arange(len(mine))
+        found[IDS == e] = mine[torch.where(row ^ 1 < len(mine), row ^ 1, row)]
+    return found
+
+
 ROWS: dict[str, Callable[[], Tensor]] = {
     "GEMM1 takes the hidden states of slot n + 1, not": lambda: layer(
         states=(N + 1) // K
@@ -113,6 +123,7 @@ ROWS: dict[str, Callable[[], Tensor]] = {
     "columns in another order: column 0 holds that of column 16": lambda: layer()[
         :, torch.arange(64) ^ 16
     ],
+    "takes row r xor 1 of its expert,": lambda: layer(results=neighbours()),
     # No map gives these: they are read off.
     "GEMM1 takes the hidden states of others: slot 0 of token 0 that of token 5": (
         lambda: layer(states=(N * N + 5) % T)
@@ -230,6 +241,16 @@ def test_what_is_read_in_another_order_is_named(words: str) -> None:
     prepared = subject.prepare(DATA.weights, DATA.config, CASE.shard)
     out = subject.forward(prepared, DATA.hidden_states, DATA.routing)
     assert words in why(out)
+
+
+def test_a_rounding_to_bfloat16_has_one_name() -> None:
+    out = layer(candidate=replace(PLAIN, mix=rounding_slots))
+    line = "why    behaves as if: each slot's result rounded to bfloat16"
+    assert why(out) == line
+
+
+def rounding_slots(weights: Tensor, down: Tensor) -> Tensor:
+    return PLAIN.mix(weights, down.bfloat16().float())
 
 
 def test_an_output_that_is_limited_is_not_called_a_factor() -> None:
