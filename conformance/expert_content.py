@@ -170,13 +170,9 @@ class Experts:
 
     def rows(self, content: Content, steps: Steps, x: Tensor, p: Tensor) -> Tensor:
         """What one expert adds for rows [n, h] of weight [n, 1]: [n, h]."""
-        w1, w2 = content.gate_up.dense, content.down.dense
         x = steps.x(p * x if steps.weighs_input else x)
-        k = steps.first(x.shape[1])
-        z = steps.z(x @ w1.T if k == x.shape[1] else x[:, :k] @ w1[:, :k].T)
-        a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
-        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
-        a, k, bias = store(a), steps.last(a.shape[1]), content.down.bias
+        a = self.intermediate(content, steps, x)
+        w2, k, bias = content.down.dense, steps.last(a.shape[1]), content.down.bias
         y = a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T
         slot = steps.y or partial(through, dtype=self.arithmetic.slot)
         if steps.weighs_input:
@@ -184,3 +180,16 @@ class Experts:
         if steps.weighs_bias:
             return p * slot(y + steps.down_bias(bias))
         return p * slot(y) + steps.down_bias(bias)
+
+    def intermediate(self, content: Content, steps: Steps, x: Tensor) -> Tensor:
+        """What GEMM2 is given for rows [n, h] of GEMM1: [n, i]."""
+        w1, k = content.gate_up.dense, steps.first(x.shape[1])
+        z = steps.z(x @ w1.T if k == x.shape[1] else x[:, :k] @ w1[:, :k].T)
+        a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
+        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
+        return store(a)
+
+    def down(self, content: Content, a: Tensor) -> Tensor:
+        """What GEMM2 and its bias make of rows [n, i], as it should be: [n, h]."""
+        y = a @ content.down.dense.T + content.down.bias
+        return through(y, dtype=self.arithmetic.slot)

@@ -34,7 +34,9 @@ _TOKENS = 12
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
+    """A part of an expert. take : (own, other) -> own with that part of the other."""
+
     name: str
     take: Callable[[Content, Content], Content]
 
@@ -48,7 +50,7 @@ def explain_exchanged(wrong: Wrong) -> list[Fit]:
     if not wrong.found.isfinite().all():
         return []
     fits = []
-    for part in _PARTS:
+    for part in PARTS:
         mapping = _mapping(wrong, part)
         if mapping:
             layer = Otherwise(
@@ -58,7 +60,7 @@ def explain_exchanged(wrong: Wrong) -> list[Fit]:
     return fits
 
 
-def _mapping(wrong: Wrong, part: _Part) -> dict[int, int]:
+def _mapping(wrong: Wrong, part: Part) -> dict[int, int]:
     """Expert -> the expert whose part it has, for those that are wrong; or {}."""
     experts, mapping = wrong.experts, dict[int, int]()
     ids = experts.situation.routing.ids - experts.first
@@ -105,7 +107,7 @@ def _covering(ids: Tensor, bad: Tensor, right: set[int], experts: Experts) -> li
 
 def _given(
     wrong: Wrong,
-    part: _Part,
+    part: Part,
     token: int,
     served: list[tuple[int, int]],
     choices: list[Sequence[int]],
@@ -136,7 +138,7 @@ def _fitting(wrong: Wrong, token: int, given: list[Tensor]) -> list[list[int]]:
 
 
 def _taking(
-    part: _Part, mapping: Mapping[int, int]
+    part: Part, mapping: Mapping[int, int]
 ) -> Callable[[Experts, int], Content]:
     def edit(experts: Experts, local: int) -> Content:
         own = experts.content(local)
@@ -146,7 +148,7 @@ def _taking(
     return edit
 
 
-def _words(part: _Part, mapping: Mapping[int, int], experts: Experts) -> str:
+def _words(part: Part, mapping: Mapping[int, int], experts: Experts) -> str:
     named = {experts.first + e: experts.first + f for e, f in mapping.items()}
     steps = {(f - e) % experts.count for e, f in mapping.items()}
     if len(mapping) > 2 and len(mapping) >= len(experts.visited()) - 1:
@@ -169,8 +171,8 @@ def _fields(*names: str) -> Callable[[Matrix, Matrix], Matrix]:
     return lambda own, other: replace(own, **{n: getattr(other, n) for n in names})
 
 
-def _parts() -> list[_Part]:
-    found = [_Part("contents", lambda own, other: other)]
+def _parts() -> list[Part]:
+    found = [Part("contents", lambda own, other: other)]
     for matrix in ("gate_up", "down"):
         for words, names in (
             ("weights and bias", ("elements", "scales", "codes", "bias")),
@@ -190,8 +192,8 @@ def _parts() -> list[_Part]:
                 both = getattr(own, matrix), getattr(other, matrix)
                 return replace(own, **{matrix: change(*both)})
 
-            found.append(_Part(f"{matrix} {words}", take))
+            found.append(Part(f"{matrix} {words}", take))
     return found
 
 
-_PARTS = _parts()
+PARTS = _parts()

@@ -17,6 +17,7 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.designed import tokens_of_gaps
 from mxmoe.conformance.explain_output import ranges
 from mxmoe.conformance.layer_steps import Situation
+from mxmoe.conformance.slot_sources import sets_of_tokens
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
 from mxmoe.reference.types import BLOCK
@@ -40,6 +41,13 @@ def explain_nonfinite(found: Tensor, judged: Judged, s: Situation) -> list[str]:
     if rows.all() and len(names) > 1:
         # A set that holds every token tells nothing if another does so too.
         names = [n for n in names if not n.startswith("every token")] or names
+    owned = s.shard.expert_range(s.config)
+    ids = s.routing.ids
+    served = (ids >= owned.start) & (ids < owned.stop)
+    names = names or [
+        f"not finite: exactly the tokens in {words}"
+        for words in sets_of_tokens(ids, rows, served)
+    ]
     names = names or list(_thresholds(rows, judged, s))
     if not names:
         names = [f"not finite: {ranges('token', rows)}"]

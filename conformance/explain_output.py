@@ -22,13 +22,17 @@ from mxmoe.conformance.layer_steps import through
 from mxmoe.reference.types import Arithmetic
 
 # Rows and columns whose place is looked for; more would take seconds.
-_LOOKED_FOR = 32
+_LOOKED_FOR = 256
 
 # Of the wrong elements, that two calls should have given other numbers for.
 _APART = 0.5
 
 # A factor nearer to 1 than this is a rounding, and not told from one here.
 _SMALLEST_FACTOR = 2.0**-10
+
+
+# One wrong number may be the largest by chance.
+_FEWEST_LIMITED = 3
 
 
 _Told = tuple[str, torch.Tensor, torch.Tensor]
@@ -75,6 +79,7 @@ def explain_output(output: Output) -> list[Fit]:
         output.fit(*told)
         for explain in (
             _zeros,
+            _limited,
             _factor,
             _tokens,
             _columns,
@@ -102,13 +107,23 @@ def _zeros(output: Output) -> Iterator[_Told]:
             yield f"output: {ranges(what, mask)} all zero", told, output.allowed
 
 
+def _limited(output: Output) -> Iterator[_Told]:
+    """Everything that is wrong has one size: the largest there is."""
+    most, bad = float(output.found.abs().amax()), output.bad()
+    told, room = output.truth.clamp(-most, most), output.allowed
+    same = most > 0 and bool((output.found.abs() == most)[bad].all())
+    if same and int(bad.sum()) >= _FEWEST_LIMITED and output.gives(told, ~bad * room):
+        yield f"the output limited to +-{most:.4g}", told, output.allowed
+
+
 def _factor(output: Output) -> Iterator[_Told]:
     found, truth = output.found, output.truth
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = float((weight * truth**2).sum())
     factor = float((weight * found * truth).sum()) / size if size else 0.0
     if factor and abs(factor - 1) > _SMALLEST_FACTOR:
-        allowed = output.allowed * max(1.0, abs(factor))
+        # What is multiplied is the error as well.
+        allowed = output.allowed * abs(factor)
         if output.gives(factor * truth, allowed):
             yield f"the whole output times {factor:.3g}", factor * truth, allowed
     bad = output.bad()
@@ -119,7 +134,7 @@ def _factor(output: Output) -> Iterator[_Told]:
             size = float((inside * truth**2).sum())
             factor = float((inside * found * truth).sum()) / size if size else 0.0
             told = torch.where(mask, factor * truth, truth)
-            allowed = output.allowed * max(1.0, abs(factor))
+            allowed = torch.where(mask, abs(factor), 1) * output.allowed
             if factor and output.gives(told, allowed):
                 words = f"the output of {ranges(what, place)} times {factor:.3g}"
                 yield words, told, allowed
@@ -227,7 +242,9 @@ def _former(output: Output) -> Iterator[_Told]:
         for former in output.former:
             kept = torch.where(rows & columns, former, 0)
             told = torch.where(rows & columns, kept + more, output.truth)
-            if kept.any() and output.gives(told, output.allowed):
+            # Next to nothing is near to whatever else is next to nothing.
+            told_apart = (output.found - told).norm() <= kept.norm() / 2
+            if kept.any() and told_apart and output.gives(told, output.allowed):
                 yield words + where, told, output.allowed
 
 

@@ -8,6 +8,7 @@ that happens inside of an expert, which leaves a rest that no weights explain.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.explain_output import ranges
 from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
+from mxmoe.conformance.slot_sources import sets_of_rows
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -25,6 +27,8 @@ from mxmoe.reference.types import Shard
 
 # A weight is told from another if they differ by this part of the given one.
 _TOLD = 0.02
+# Slots that are asked for by pairs.
+_PAIRED = 8
 # And a factor on all of an expert's slots from 1.
 _TOLD_OF_ALL = 2.0**-7
 
@@ -135,6 +139,13 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     if k > 1:
         yield "every slot has the weight of the first", given[:, :1].expand_as(given)
         yield "routing weights of the token before", given.roll(1, 0)
+    for twice, never in itertools.permutations(range(min(k, _PAIRED)), 2):
+        counted = given.clone()
+        counted[:, twice] *= 2
+        yield f"slot {twice} added twice", counted
+        only = counted.clone()
+        only[:, never] = 0
+        yield f"slot {twice} added twice and slot {never} never", only
     total = given.sum(dim=1, keepdim=True)
     normal = torch.where(total > 0, given / total, 0)
     yield "routing weights of this rank's slots normalised to a sum of 1", normal
@@ -173,6 +184,9 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
     capacity = _capacity(slots, gone, served)
     if capacity is not None:
         return f"the tokens of an expert after its first {capacity}"
+    rows = next(sets_of_rows(slots.ids, gone, served), None)
+    if rows is not None:
+        return rows
     if torch.equal(gone, served & tokens[:, None]):
         return f"{ranges('token', tokens)}"
     first = ", ".join(

@@ -33,6 +33,7 @@ def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
             yield Otherwise(name=words, edit=edited(change, matrices))
     for matrix, count in blocks.items():
         yield from _blocks(matrix, count)
+        yield from _biases(matrix)
 
 
 def edited(change: Callable[[Matrix], Matrix], matrices: tuple[str, ...]):  # type: ignore[no-untyped-def]
@@ -64,6 +65,60 @@ def _blocks(matrix: str, count: int) -> Iterator[Otherwise]:
             words = name.format(f"K block {block}{last} of {matrix}")
             own = partial(_only_in, block, one)
             yield Otherwise(name=words, edit=edited(own, (matrix,)))
+
+
+def _biases(matrix: str) -> Iterator[Otherwise]:
+    """Where the bias of an expert's row is taken from, by wrong index arithmetic."""
+    for unit in (8, 16, 32, 64, 128, 256):
+        name = f"the first {unit} entries of the {matrix} bias used for every {unit}"
+        yield Otherwise(
+            name=name, edit=edited(partial(_bias_repeated, unit), (matrix,))
+        )
+        name = f"one entry of the {matrix} bias used for {unit} rows"
+        yield Otherwise(name=name, edit=edited(partial(_bias_shared, unit), (matrix,)))
+    for words, stride in _STRIDES.items():
+        name = f"{matrix} bias of expert e begins at entry {words}"
+        edit = partial(_bias_from, matrix=matrix, stride=stride)
+        yield Otherwise(name=name, edit=edit)
+
+
+def _bias_repeated(unit: int, m: Matrix) -> Matrix:
+    return replace(m, bias=m.bias[torch.arange(len(m.bias)) % unit])
+
+
+def _bias_shared(unit: int, m: Matrix) -> Matrix:
+    return replace(m, bias=m.bias[torch.arange(len(m.bias)) // unit])
+
+
+def _bias_from(
+    experts: Experts, local: int, *, matrix: str, stride: Callable[[int], int]
+) -> Content:
+    """From the first again behind the last entry of all experts."""
+    content = experts.content(local)
+    whole = getattr(experts.situation.part, f"{matrix}_bias")
+    m = getattr(content, matrix)
+    rows = len(m.bias)
+    if whole is None or stride(rows) == rows:
+        return content
+    share = experts.situation.shard.tp_size if matrix == "down" else 1
+    at = (local * stride(rows) + torch.arange(rows)) % whole.numel()
+    bias = whole.flatten()[at].double() / share
+    return replace(content, **{matrix: replace(m, bias=bias)})
+
+
+def _padded(unit: int) -> Callable[[int], int]:
+    return lambda rows: -(-rows // unit) * unit
+
+
+# Of the rows of an expert: what e is multiplied by.
+_STRIDES: dict[str, Callable[[int], int]] = {
+    "e": lambda rows: 1,
+    "e * rows / 2": lambda rows: rows // 2,
+    "e * rows * 2": lambda rows: rows * 2,
+    "e * (rows rounded up to 64)": _padded(64),
+    "e * (rows rounded up to 128)": _padded(128),
+    "e * (rows rounded up to 256)": _padded(256),
+}
 
 
 def _only_in(block: int, change: Callable[[Matrix], Matrix], m: Matrix) -> Matrix:

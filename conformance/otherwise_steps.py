@@ -26,6 +26,7 @@ from mxmoe.reference.types import Activation
 Tensor = torch.Tensor
 _FLOAT16 = 65504.0
 _FLOAT8 = torch.finfo(torch.float8_e4m3fn).max
+_COARSER = ("quantised", "rounded to float8")
 _TINY = torch.finfo(torch.float64).tiny
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -59,6 +60,15 @@ def _steps() -> Iterator[tuple[str, Steps]]:
         yield f"result of GEMM1 {what}", Steps(z=store)
         yield f"intermediate {what}", Steps(act=store)
         yield f"each slot's result {what}", Steps(y=store)
+        # What is made coarser behind the rounding of the class is rounded twice.
+        if what.startswith(_COARSER):
+            twice = partial(_twice, store=store)
+            yield f"intermediate {what}", Steps(act=twice)
+            yield f"each slot's result {what}", Steps(y=twice)
+    for name, order in _LANE_ORDERS.items():
+        yield f"hidden states {name}", Steps(x=order)
+        behind = partial(_behind_rounding, order=order)
+        yield f"intermediate {name}", Steps(act=behind)
     for name, one in _BIASES.items():
         yield name, Steps(gated=one)
     for unit in (64, 128, 256):
@@ -112,6 +122,58 @@ _BIASES: dict[str, Callable[[Tensor, Tensor, Activation], Tensor]] = {
     ),
     "gate_up bias with gate and up taken as halves": _bias_of_halves,
 }
+
+
+def _within(size: int, order: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`order` of each group of `size` lanes; what is left over stays."""
+
+    def ordered(x: Tensor) -> Tensor:
+        whole = x.shape[-1] // size * size
+        groups = order(x[..., :whole].unflatten(-1, (-1, size))).flatten(-2)
+        return torch.cat((groups, x[..., whole:]), dim=-1)
+
+    return ordered
+
+
+def _evens_first(x: Tensor) -> Tensor:
+    return torch.cat((x[..., 0::2], x[..., 1::2]), dim=-1)
+
+
+def _halves_alternate(x: Tensor) -> Tensor:
+    return torch.stack(x.chunk(2, dim=-1), dim=-1).flatten(-2)
+
+
+def _halves_swapped(x: Tensor) -> Tensor:
+    return torch.cat(x.chunk(2, dim=-1)[::-1], dim=-1)
+
+
+def _lane_orders() -> dict[str, Callable[[Tensor], Tensor]]:
+    """Orders of K that a decoder's, a swizzle's or a transposed load's may be."""
+    found = {}
+    for size in (2, 4, 8, 16, 32, 64, 128):
+        found[f"with the halves of each {size} lanes swapped"] = _within(
+            size, _halves_swapped
+        )
+        if size > 2:
+            words = f"with even lanes first in each {size}"
+            found[words] = _within(size, _evens_first)
+            words = f"with the halves of each {size} lanes interleaved"
+            found[words] = _within(size, _halves_alternate)
+            found[f"with each {size} lanes reversed"] = _within(
+                size, lambda x: x.flip(-1)
+            )
+    return found
+
+
+_LANE_ORDERS = _lane_orders()
+
+
+def _behind_rounding(x: Tensor, *, order: Callable[[Tensor], Tensor]) -> Tensor:
+    return order(through(x, dtype=torch.bfloat16))
+
+
+def _twice(x: Tensor, *, store: Callable[[Tensor], Tensor]) -> Tensor:
+    return store(through(x, dtype=torch.bfloat16))
 
 
 def _cut(x: Tensor) -> Tensor:

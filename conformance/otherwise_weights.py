@@ -10,14 +10,21 @@ import torch
 from mxmoe.conformance.expert_content import Otherwise
 
 Tensor = torch.Tensor
+_TINY = torch.finfo(torch.float64).tiny
 
 
-def weights_otherwise(ids: Tensor) -> Iterator[Otherwise]:
+def weights_otherwise(ids: Tensor, given: Tensor) -> Iterator[Otherwise]:
     """Every function below, and those of each slot's expert.
 
-    ids : [t, k], global.
+    ids : [t, k], global. given : [t, k], those of empty slots included.
     """
     k = ids.shape[1]
+    if (ids < 0).any():
+        total = given.double().sum(dim=1, keepdim=True).clamp(min=_TINY)
+        yield Otherwise(
+            name="routing weights normalised to a sum of 1, empty slots (-1) counted",
+            weigh=lambda w: w / total,
+        )
     for name, weigh in _FUNCTIONS.items():
         yield Otherwise(name=name, weigh=_where_served(weigh))
     for by in range(1, k):

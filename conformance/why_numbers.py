@@ -22,6 +22,8 @@ from mxmoe.conformance.expert_content import Experts
 from mxmoe.conformance.explain_biases import explain_biases
 from mxmoe.conformance.explain_constants import explain_constants
 from mxmoe.conformance.explain_exchanged import explain_exchanged
+from mxmoe.conformance.explain_expert_index import explain_expert_index
+from mxmoe.conformance.explain_gathers import explain_gathers
 from mxmoe.conformance.explain_noise import explain_noise
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
 from mxmoe.conformance.explain_numbers import fits_of_numbers
@@ -35,6 +37,7 @@ from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
 from mxmoe.conformance.explain_slots import fitted_slots
 from mxmoe.conformance.explain_slots import slots_of
+from mxmoe.conformance.explain_tails import explain_tails
 from mxmoe.conformance.honest_size import has_honest_size
 from mxmoe.conformance.honest_size import honest_variance
 from mxmoe.conformance.honest_size import likeliest
@@ -46,6 +49,7 @@ from mxmoe.conformance.otherwise_activations import activations_otherwise
 from mxmoe.conformance.otherwise_contents import contents_otherwise
 from mxmoe.conformance.otherwise_steps import steps_otherwise
 from mxmoe.conformance.otherwise_weights import weights_otherwise
+from mxmoe.conformance.slot_sources import sets_of_tokens
 from mxmoe.conformance.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -78,6 +82,10 @@ _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
 
+_FACTOR = "the whole output times"
+# More sets of tokens that are alike do not tell.
+_SETS = 3
+_MORE = ("bytes", "weights")
 _NONFINITE = "not finite"
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
@@ -129,6 +137,13 @@ def why_lines(
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    looked = [(situation, judged, out)]
+    if told is not None:
+        looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
+    for where in looked if worst >= _CLOSE else ():
+        if words := _wrong_rows(*where):
+            line = f"why    wrong are exactly the tokens in {words}"
+            return [f"{line}: not computed, not written, or from elsewhere"]
     if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
     if known := kept():
@@ -139,6 +154,18 @@ def why_lines(
             f"{arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
+
+
+def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
+    """What exactly the wrong tokens have in common, whatever they hold; or ""."""
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    found = out.detach().cpu().double().reshape(truth.shape)
+    bad = ~((found - truth).abs() <= allowed)
+    owned = situation.shard.expert_range(situation.config)
+    ids = situation.routing.ids
+    served = (ids >= owned.start) & (ids < owned.stop)
+    sets = sets_of_tokens(ids, bad.any(dim=1), served)
+    return "; or ".join(list(sets)[:_SETS])
 
 
 def _agreed(
@@ -187,6 +214,8 @@ def causes(
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
     if not found.isfinite().all():
+        if taken := _taken_beyond(found, judged, situation, arithmetic):
+            return taken
         names = explain_nonfinite(found, judged, situation)
         return [Fit(name, 0.0, family=_NONFINITE) for name in names]
     earlier = [x.detach().cpu().double().reshape(truth.shape) for x in former]
@@ -209,14 +238,32 @@ def causes(
         right = part_left(found - wrong.right, found - truth, allowed)
     for family, explain in _families(output, judged, situation, wrong):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
-        if likely and (family in _LAST or bool((ratio > _NEAR).any())):
-            break
+        far = family in _LAST or bool((ratio > _NEAR).any())
+        if likely and far:
+            # One factor on everything is what other weights do to one token.
+            if not any(_FACTOR in fit.name for fit in likely) or family not in _MORE:
+                break
+            if family != "weights":
+                continue
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
     sized = [fit for fit in fits if fit.family == "noise"]
     if sized:
         return likeliest(sized, found.numel())
     return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def _taken_beyond(
+    found: torch.Tensor, judged: Judged, s: Situation, arithmetic: Arithmetic
+) -> list[Fit]:
+    """Rows taken from elsewhere, if what is not finite lay beyond their buffer."""
+    rows = found.isfinite().all(dim=1)
+    if not rows.any() or too_large(s.part, _LARGEST_FIT) or not has_lanes(s.part):
+        return []
+    wrong = wrong_output(found, judged, Experts(s, arithmetic))
+    if not wrong.bad[rows].any():
+        return []
+    return [replace(fit, family="gathers") for fit in explain_gathers(wrong)]
 
 
 def has_lanes(part: ExpertWeights) -> bool:
@@ -243,7 +290,7 @@ def _families(
         return
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
     for family, hypotheses in (
-        ("weights", weights_otherwise(s.routing.ids)),
+        ("weights", weights_otherwise(s.routing.ids, s.routing.weights)),
         ("activations", activations_otherwise(1)),
         ("steps", steps_otherwise()),
         ("contents", contents_otherwise(blocks)),
@@ -253,6 +300,9 @@ def _families(
     if not too_large(s.part, _LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
+        yield "gathers", lambda: explain_gathers(wrong)
+        yield "expert index", lambda: explain_expert_index(wrong)
+        yield "tails", lambda: explain_tails(wrong)
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]

@@ -1,0 +1,185 @@
+"""Which row a slot may take in place of its own: what index arithmetic gets wrong.
+
+A slot has three numbers: n = token * top_k + slot, its position p when all slots are
+sorted by expert (stable), and its row r among the slots of its expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+Tensor = torch.Tensor
+
+# Beyond a buffer: nobody knows what lies there.
+UNKNOWN = -1
+_STEPS = (1, -1, 2, -2, 3, -3)
+_TABLE = "slot n of a [top_k, t] table"
+# Rows that are exchanged: neighbours, and those of a swizzle.
+_BITS = (1, 2, 4, 8, 16)
+# Fewer tokens are such a set by chance: of 19 there are 3876 sets of four.
+_FEWEST = 4
+_TILES = (4, 8, 16, 32, 64, 128)
+
+
+def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, the slot n that each slot [t, k] takes the row of, or `UNKNOWN`).
+
+    ids : [t, k]; slots without an expert are sorted behind all others.
+    """
+    t, k = ids.shape
+    n = torch.arange(t * k)
+    order, p = _sorted(ids)
+    for by in _STEPS:
+        yield f"slot {_plus('n', by)}", _at(n + by, t * k)
+        yield f"slot {_plus('n', by)}, modulo their number", (n + by) % (t * k)
+        behind = _at(p + by, t * k)
+        taken = torch.where(behind < 0, behind, order[behind])
+        yield f"the slot at {_plus('p', by)}", taken
+    yield "slot p", p
+    yield "the slot at n", order[n]
+    yield "the slot at the n-th of the sorted ones", order[order]
+    yield _TABLE, n % t * k + n // t
+    yield "slot n stored as [top_k, t]", n % k * t + n // k
+    yield from _of_its_expert(ids, order, p)
+
+
+def token_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, the token that each slot [t, k] takes the hidden states of)."""
+    t, k = ids.shape
+    n = torch.arange(t * k)
+    _, p = _sorted(ids)
+    for name, source in slot_sources(ids):
+        # Of token n % t, which is said below.
+        if name != _TABLE:
+            yield name, torch.where(source < 0, source, source // k)
+    row = p - _first(ids)
+    for name, number in (("n", n), ("p", p), ("r", row)):
+        yield f"token {name} % t", number % t
+        yield f"token {name}", _at(number, t)
+        yield f"token {name}, at most the last", number.clamp(max=t - 1)
+        yield f"token {name} // t", _at(number // t, t)
+        yield f"token {name} // (top_k + 1)", number // (k + 1)
+        if k > 2:
+            yield f"token {name} // (top_k - 1)", _at(number // (k - 1), t)
+    yield "token r // top_k", row // k
+    yield "the token of its expert's number", _at(ids.flatten().long(), t)
+    yield "token 0", torch.zeros_like(n)
+
+
+def expert_sources(ids: Tensor, experts: int) -> Iterator[tuple[str, Tensor]]:
+    """(words, the expert that each slot [t, k] uses, or `UNKNOWN`)."""
+    t, k = ids.shape
+    n = torch.arange(t * k)
+    flat, (order, p) = ids.flatten().long(), _sorted(ids)
+    row = p - _first(ids)
+    for words, number in (
+        ("n", n),
+        ("p", p),
+        ("r", row),
+        ("token", n // k),
+        ("slot", n % k),
+    ):
+        yield f"expert {words} % experts", number % experts
+    for name, source in slot_sources(ids):
+        taken = torch.where(source < 0, source, flat[source])
+        if not torch.equal(taken, flat):
+            yield f"the expert that {name} has", taken
+    for tile in _TILES:
+        # One number is read for a tile of sorted rows: that of its first or last.
+        yield f"the expert at p // {tile} * {tile}", flat[order[p // tile * tile]]
+        end = (p // tile * tile + tile - 1).clamp(max=t * k - 1)
+        yield f"the expert at the end of its tile of {tile} of p", flat[order[end]]
+
+
+def _of_its_expert(
+    ids: Tensor, order: Tensor, p: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    first = _first(ids)
+    count = (ids.flatten()[:, None] == ids.flatten()).sum(dim=1)
+    row = p - first
+    for words, other in (
+        ("the next row of its expert", (row + 1) % count),
+        ("the next row of its expert, the last its own", (row + 1).minimum(count - 1)),
+        ("the row before of its expert", (row - 1) % count),
+        ("the row before of its expert, the first its own", (row - 1).clamp(min=0)),
+        ("the opposite row of its expert", count - 1 - row),
+        ("the first row of its expert", torch.zeros_like(row)),
+        ("the last row of its expert", count - 1),
+    ):
+        yield words, order[first + other]
+    for bit in _BITS:
+        pair = torch.where((row ^ bit) < count, row ^ bit, row)
+        yield f"row r xor {bit} of its expert", order[first + pair]
+    for tile in _TILES:
+        yield (
+            f"row r % {tile} of its expert, its first tile again",
+            order[first + row % tile],
+        )
+        yield (
+            f"the first row of its tile of {tile} of its expert",
+            order[first + row // tile * tile],
+        )
+        before = torch.where(row >= tile, row - tile, row)
+        yield f"row r - {tile} of its expert, the tile before", order[first + before]
+
+
+def sets_of_rows(ids: Tensor, these: Tensor, served: Tensor) -> Iterator[str]:
+    """What slots `these` [t, k] of those that are served have in common.
+
+    Which slots are wrong may be known by their tokens only: see `sets_of_tokens`.
+    """
+    for words, rows in _row_sets(ids):
+        if torch.equal(rows & served, these) and int(these.sum()) > 1:
+            yield words
+
+
+def sets_of_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]:
+    """What exactly the tokens [t] of a mask have a slot of."""
+    for words, rows in _row_sets(ids):
+        some = (rows & served).any(dim=1)
+        if torch.equal(some, tokens) and _FEWEST <= int(some.sum()) < len(some):
+            yield words
+
+
+def _row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, slots [t, k]) that a tile of an expert's rows may treat in its way."""
+    _, p = _sorted(ids)
+    row = (p - _first(ids)).reshape(ids.shape)
+    count = (ids.flatten()[:, None] == ids.flatten()).sum(dim=1).reshape(ids.shape)
+    for tile in _TILES:
+        last = f"the last row of each full tile of {tile} rows of an expert"
+        yield last, row % tile == tile - 1
+        yield f"the rows of an expert after its first {tile}", row >= tile
+        ragged = (row >= count // tile * tile) & (count > tile)
+        yield f"an expert's last rows, which do not fill a tile of {tile}", ragged
+        yield (
+            f"the first row of each further tile of {tile} rows of an expert",
+            (row % tile == 0) & (row >= tile),
+        )
+    yield "the last row of each expert", row == count - 1
+    yield "the first row of each expert", row == 0
+
+
+def _sorted(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(n at each position p, p of each n)."""
+    flat = ids.flatten().long()
+    last = int(flat.max()) + 1 if len(flat) else 0
+    order = torch.where(flat < 0, last, flat).argsort(stable=True)
+    return order, order.argsort()
+
+
+def _first(ids: Tensor) -> Tensor:
+    """The smallest p of each slot's expert, [t * k]."""
+    _, p = _sorted(ids)
+    same = ids.flatten()[:, None] == ids.flatten()
+    return torch.where(same, p, len(p)).amin(dim=1)
+
+
+def _at(n: Tensor, count: int) -> Tensor:
+    return torch.where((n >= 0) & (n < count), n, UNKNOWN)
+
+
+def _plus(name: str, by: int) -> str:
+    return f"{name} {'+' if by > 0 else '-'} {abs(by)}"
