@@ -25,6 +25,9 @@ from mxmoe.reference.types import Arithmetic
 Tensor = torch.Tensor
 _ONE = 127
 _CODES_OF_1 = 0x22
+# Of a matrix: with one token, with all of an expert, with those that values are fitted
+# to, and one more, of hidden states that a hypothesis made.
+_PRODUCTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,20 @@ class Matrix:
     def dense(self) -> Tensor:
         """[rows, 32g]."""
         return (self.elements * self.scales[..., None]).flatten(-2)
+
+    @cached_property
+    def _products(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
+
+    def times(self, x: Tensor) -> Tensor:
+        """[n, 32g] -> [n, rows], computed once for one of the last `x`."""
+        known = self._products.get(id(x))
+        # What is remembered holds `x`, so that no other tensor gets its id.
+        if known is None:
+            if len(self._products) == _PRODUCTS:
+                del self._products[next(iter(self._products))]
+            known = self._products[id(x)] = x, x @ self.dense.T
+        return known[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +111,8 @@ class Experts:
         owned = situation.shard.expert_range(situation.config)
         self.first, self.count = owned.start, len(owned)
         self._known: dict[int, Content] = {} if like is None else like._known
+        self._visits: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tokens: dict[int, Tensor] = {}
 
     def content(self, local: int) -> Content:
         """What the expert with this index on the rank should hold."""
@@ -139,22 +158,34 @@ class Experts:
 
     def slots(self, otherwise: Otherwise) -> Tensor:
         """What each slot adds to each token: [t, k, h], 0 where none is."""
-        s = self.situation
-        ids, x = s.routing.ids - self.first, s.hidden_states.double()
-        weights = self._weighed(otherwise)
-        found = x.new_zeros(*ids.shape, x.shape[1])
+        s, weights = self.situation, self._weighed(otherwise)
+        found = weights.new_zeros(*weights.shape, s.hidden_states.shape[1])
         for local in self.visited():
-            mine = ids == local
-            rows, p = x[mine.nonzero()[:, 0]], weights[mine][:, None]
-            content = otherwise.edit(self, local)
+            mine, rows = self._visit(local)
+            content, p = otherwise.edit(self, local), weights[mine][:, None]
             found[mine] = self.rows(content, otherwise.steps, rows, p)
         return found
+
+    def _visit(self, local: int) -> tuple[Tensor, Tensor]:
+        """(slots [t, k] that visit an expert, the hidden states of each)."""
+        if local not in self._visits:
+            s = self.situation
+            mine = s.routing.ids - self.first == local
+            rows = s.hidden_states[mine.nonzero()[:, 0]].double()
+            self._visits[local] = mine, rows
+        return self._visits[local]
+
+    def _token(self, token: int) -> Tensor:
+        """[1, h], the same tensor each time."""
+        if token not in self._tokens:
+            row = self.situation.hidden_states[token : token + 1].double()
+            self._tokens[token] = row
+        return self._tokens[token]
 
     def slots_of(self, token: int, otherwise: Otherwise) -> Tensor:
         """As `slots`, of one token: [k, h]."""
         s = self.situation
-        row = s.hidden_states[token : token + 1].double()
-        weights = self._weighed(otherwise)[token]
+        row, weights = self._token(token), self._weighed(otherwise)[token]
         found = row.new_zeros(len(weights), row.shape[1])
         for slot, e in enumerate(s.routing.ids[token].tolist()):
             local = e - self.first
@@ -170,10 +201,9 @@ class Experts:
 
     def rows(self, content: Content, steps: Steps, x: Tensor, p: Tensor) -> Tensor:
         """What one expert adds for rows [n, h] of weight [n, 1]: [n, h]."""
-        w1, w2 = content.gate_up.dense, content.down.dense
+        w1, w2, k = content.gate_up, content.down.dense, steps.first(x.shape[1])
         x = steps.x(p * x if steps.weighs_input else x)
-        k = steps.first(x.shape[1])
-        z = steps.z(x @ w1.T if k == x.shape[1] else x[:, :k] @ w1[:, :k].T)
+        z = steps.z(w1.times(x) if k == x.shape[1] else x[:, :k] @ w1.dense[:, :k].T)
         a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
         store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
         a, k, bias = store(a), steps.last(a.shape[1]), content.down.bias

@@ -54,13 +54,19 @@ def explain_numbers(
 
 
 def fits_of_numbers(
-    found: torch.Tensor, situation: Situation, arithmetic: Arithmetic
+    found: torch.Tensor,
+    situation: Situation,
+    arithmetic: Arithmetic,
+    judged: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> list[Fit]:
-    """As `explain_numbers`, with the part of the mean square of the errors left."""
+    """As `explain_numbers`, with the part of the mean square of the errors left.
+
+    judged : what `situation.judged` gives, if it is known.
+    """
     if too_large(situation.part) or not bool(found.isfinite().all()):
         return []
     # A hypothesis is about every token: the worst one refutes almost all.
-    truth, allowed = situation.judged(arithmetic)
+    truth, allowed = judged or situation.judged(arithmetic)
     got = found.detach().cpu().double().reshape(truth.shape)
     ratio = (got - truth).abs() / (allowed + _TINY)
     token, size = int(ratio.amax(dim=1).argmax()), float(allowed.max())
@@ -76,9 +82,15 @@ def fits_of_numbers(
         slack = _NEAR * truth.norm() + 2 * size * math.sqrt(truth.numel())
         return bool((columns - truth).norm() <= slack)
 
+    def right_there(hypothesis: Hypothesis) -> bool:
+        """As `_fits` of the worst token, whose bound takes no other token."""
+        return compare_numbers(
+            got[worst], *hypothesis(alone).judged(arithmetic)
+        ).within
+
     named = []
     for name, hypothesis in hypotheses(situation):
-        if near(hypothesis):
+        if near(hypothesis) and right_there(hypothesis):
             told, room = hypothesis(situation).judged(arithmetic)
             rest = got - told
             # Weights of empty slots are large by design: so are the errors, then.

@@ -235,7 +235,8 @@ def _families(
     """The searches, simplest first."""
     found, arithmetic = output.found, output.arithmetic
     yield "output", lambda: explain_output(output)
-    yield "bytes", lambda: fits_of_numbers(found, s, arithmetic)
+    right = output.truth, output.allowed
+    yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     if wrong is None:
         yield "slots", lambda: explain_slots(slots)
