@@ -84,9 +84,7 @@ def fits_of_numbers(
 
     def right_there(hypothesis: Hypothesis) -> bool:
         """As `_fits` of the worst token, whose bound takes no other token."""
-        return compare_numbers(
-            got[worst], *hypothesis(alone).judged(arithmetic)
-        ).within
+        return compare_numbers(got[worst], *hypothesis(alone).judged(arithmetic)).within
 
     named = []
     for name, hypothesis in hypotheses(situation):

@@ -16,7 +16,9 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
+from mxmoe.reference.formats import e8m0
 from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -143,26 +145,48 @@ class Layer:
         columns: int | None = None,
     ) -> None:
         self._s, self._arithmetic, self._columns = situation, arithmetic, columns
+        self._known: dict[tuple[str, int], Tensor] = {}
         self._w1: dict[int, Tensor] = {}
         self._w2: dict[int, Tensor] = {}
-        part = situation.part
         for local, e in enumerate(situation.shard.expert_range(situation.config)):
             if (situation.routing.ids == e).any():
-                for name, known, rows in (
-                    ("gate_up", self._w1, slice(None)),
-                    ("down", self._w2, slice(columns)),
-                ):
-                    before = None if like is None else like._matrix(name, part, local)
-                    blocks = getattr(part, f"{name}_blocks")[local, rows]
-                    scales = getattr(part, f"{name}_scales")[local, rows]
-                    known[local] = decode(blocks, scales) if before is None else before
+                self._w1[local] = self._matrix("gate_up", local, slice(None), like)
+                self._w2[local] = self._matrix("down", local, slice(columns), like)
 
-    def _matrix(self, name: str, part: ExpertWeights, local: int) -> Tensor | None:
-        """What is decoded here, if `part` has the very same blocks and scales."""
-        for tensor in (f"{name}_blocks", f"{name}_scales"):
-            if getattr(part, tensor) is not getattr(self._s.part, tensor):
-                return None
-        return (self._w1 if name == "gate_up" else self._w2).get(local)
+    def _matrix(self, name: str, local: int, rows: slice, like: Layer | None) -> Tensor:
+        """Decoded rows; what `like` has of the very same bytes is taken from there."""
+        blocks, scales = f"{name}_blocks", f"{name}_scales"
+        if (
+            like is not None
+            and like._shares(blocks, self)
+            and like._shares(scales, self)
+        ):
+            dense = (like._w1 if name == "gate_up" else like._w2).get(local)
+            if dense is not None:
+                return dense
+        # As `decode`, whose two factors are edited one at a time.
+        elements = self._part(blocks, local, rows, like, _elements)
+        values = self._part(scales, local, rows, like, e8m0.values)
+        return (elements * values[..., None]).flatten(-2)
+
+    def _part(
+        self,
+        name: str,
+        local: int,
+        rows: slice,
+        like: Layer | None,
+        read: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        key, known = (name, local), None
+        if like is not None and like._shares(name, self):
+            known = like._known.get(key)
+        if known is None:
+            known = read(getattr(self._s.part, name)[local, rows])
+        self._known[key] = known
+        return known
+
+    def _shares(self, name: str, other: Layer) -> bool:
+        return getattr(self._s.part, name) is getattr(other._s.part, name)
 
     def output(self, steps: Steps) -> Tensor:
         """float64 [t, h], or as many columns as were asked for."""
@@ -195,6 +219,13 @@ class Layer:
                 added = p * slot(y) + b2
             total.index_add_(0, tokens, added)
         return total
+
+
+def _elements(blocks: Tensor) -> Tensor:
+    """uint8 [rows, g, 16] -> [rows, g, 32]."""
+    return decode(blocks, blocks.new_full(blocks.shape[:-1], e8m0.BIAS)).unflatten(
+        -1, (-1, BLOCK)
+    )
 
 
 def clamped(gate: Tensor, up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
