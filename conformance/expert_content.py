@@ -207,7 +207,7 @@ class Experts:
         a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
         store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
         a, k, bias = store(a), steps.last(a.shape[1]), content.down.bias
-        y = a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T
+        y = steps.v(a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T)
         slot = steps.y or partial(through, dtype=self.arithmetic.slot)
         if steps.weighs_input:
             return slot(y + steps.down_bias(bias))

@@ -72,7 +72,7 @@ def explain_noise(wrong: Wrong) -> list[Fit]:
 def _normal(error: Tensor, parts: Sequence[Tensor]) -> bool:
     """Whether errors over their size are normal, in each of `parts` of the elements.
 
-    parts : places in the flat output, from where the size is small to where it is large.
+    parts : places in the flat output, from where the size is small to where it is not.
     """
     square = error.square()
     means = [square.flatten()[part].mean() for part in parts]

@@ -112,15 +112,17 @@ class Steps:
 
     x : hidden states before GEMM1. z : its result before the bias. gated : bias and
     activation. act : the intermediate before GEMM2, None for the rounding of the
-    class. y : each slot with its bias. first, last : columns of K that GEMM1 and GEMM2
-    read. weighted : each slot's sum and its bias, [n, h] and [h], and its routing
-    weight [n, 1] -> what the slot adds.
+    class. v : the result of GEMM2 before the bias. y : each slot with its bias, None
+    likewise. first, last : columns of K that GEMM1 and GEMM2 read. down_bias : of the
+    share of this rank. weighs_bias : whether the routing weight multiplies it.
+    weighs_input : whether that multiplies the hidden states, and nothing else.
     """
 
     x: Callable[[Tensor], Tensor] = _same
     z: Callable[[Tensor], Tensor] = _same
     gated: Callable[[Tensor, Tensor, Activation], Tensor] = gated
     act: Callable[[Tensor], Tensor] | None = None
+    v: Callable[[Tensor], Tensor] = _same
     y: Callable[[Tensor], Tensor] | None = None
     first: Callable[[int], int] = field(default=lambda k: k)
     last: Callable[[int], int] = field(default=lambda k: k)
@@ -209,7 +211,7 @@ class Layer:
             a = steps.gated(z, b1, s.config.activation)
             store = steps.act or partial(through, dtype=arithmetic.intermediate)
             k = steps.last(a.shape[1])
-            y = store(a)[:, :k] @ w2[:, :k].T
+            y = steps.v(store(a)[:, :k] @ w2[:, :k].T)
             slot = steps.y or partial(through, dtype=arithmetic.slot)
             if steps.weighs_input:
                 added = slot(y + b2)

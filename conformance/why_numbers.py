@@ -31,6 +31,7 @@ from mxmoe.conformance.explain_otherwise import explain_otherwise
 from mxmoe.conformance.explain_otherwise import wrong_output
 from mxmoe.conformance.explain_output import Output
 from mxmoe.conformance.explain_output import explain_output
+from mxmoe.conformance.explain_output import rounded_twice
 from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
 from mxmoe.conformance.explain_slots import fitted_slots
@@ -129,6 +130,9 @@ def why_lines(
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    if twice := rounded_twice(out, truth, allowed, arithmetic.output):
+        return [f"why    behaves as if: {twice[0]}"]
     if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
     if known := kept():
