@@ -28,6 +28,8 @@ _CODES_OF_1 = 0x22
 # Of a matrix: with one token, with all of an expert, with those that values are fitted
 # to, and one more, of hidden states that a hypothesis made.
 _PRODUCTS = 4
+# Each of the experts once with all of its tokens, and of each slot of a token.
+_ACTIVATIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,7 @@ class Experts:
         self._known: dict[int, Content] = {} if like is None else like._known
         self._visits: dict[int, tuple[Tensor, Tensor]] = {}
         self._tokens: dict[int, Tensor] = {}
+        self._activations: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def content(self, local: int) -> Content:
         """What the expert with this index on the rank should hold."""
@@ -201,16 +204,33 @@ class Experts:
 
     def rows(self, content: Content, steps: Steps, x: Tensor, p: Tensor) -> Tensor:
         """What one expert adds for rows [n, h] of weight [n, 1]: [n, h]."""
-        w1, w2, k = content.gate_up, content.down.dense, steps.first(x.shape[1])
+        w1, w2, k = content.gate_up, content.down, steps.first(x.shape[1])
         x = steps.x(p * x if steps.weighs_input else x)
         z = steps.z(w1.times(x) if k == x.shape[1] else x[:, :k] @ w1.dense[:, :k].T)
-        a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
-        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
-        a, k, bias = store(a), steps.last(a.shape[1]), content.down.bias
-        y = steps.v(a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T)
+        a, bias = self._activated(z, w1.bias, steps), content.down.bias
+        k = steps.last(a.shape[1])
+        if k < a.shape[1]:
+            y = a[:, :k] @ w2.dense[:, :k].T
+        else:
+            y = w2.times(a) if steps.activates_right else a @ w2.dense.T
+        y = steps.v(y)
         slot = steps.y or partial(through, dtype=self.arithmetic.slot)
         if steps.weighs_input:
             return slot(y + steps.down_bias(bias))
         if steps.weighs_bias:
             return p * slot(y + steps.down_bias(bias))
         return p * slot(y) + steps.down_bias(bias)
+
+    def _activated(self, z: Tensor, bias: Tensor, steps: Steps) -> Tensor:
+        """The intermediate of rows [n, 2i]; what is right is computed once."""
+        key = id(z), id(bias)
+        if steps.activates_right and key in self._activations:
+            return self._activations[key][2]
+        a = steps.gated(z, bias, self.situation.config.activation)
+        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
+        a = store(a)
+        if steps.activates_right:
+            if len(self._activations) == _ACTIVATIONS:
+                del self._activations[next(iter(self._activations))]
+            self._activations[key] = z, bias, a
+        return a

@@ -130,6 +130,11 @@ class Steps:
     weighs_bias: bool = True
     weighs_input: bool = False
 
+    @property
+    def activates_right(self) -> bool:
+        """Whether the intermediate is what it should be, of a right `z`."""
+        return self.gated is gated and self.act is None
+
 
 class Layer:
     """The experts of a situation that a token visits, decoded once.

@@ -1,4 +1,4 @@
-"""Roundings that a class does not have are named by where they happen, and how often."""
+"""Roundings that a class does not have are named by where and how often they happen."""
 
 from __future__ import annotations
 
