@@ -16,6 +16,7 @@ import torch
 
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.layer_steps import Steps
+from mxmoe.conformance.layer_steps import in_blocks
 from mxmoe.conformance.layer_steps import through
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import unpack_nibbles
@@ -28,6 +29,8 @@ _CODES_OF_1 = 0x22
 # Of a matrix: with one token, with all of an expert, with those that values are fitted
 # to, and one more, of hidden states that a hypothesis made.
 _PRODUCTS = 4
+# Rows whose products are taken by K block.
+_FEW = 4
 # Each of the experts once with all of its tokens, and of each slot of a token.
 _ACTIVATIONS = 64
 
@@ -36,13 +39,17 @@ _ACTIVATIONS = 64
 class Matrix:
     """elements : [rows, g, 32], what `codes` (as many) mean. scales : [rows, g].
 
-    bias : [rows].
+    bias : [rows]. of_blocks : the last elements and rows x, and their products in each
+    K block; other scales take them from there.
     """
 
     elements: Tensor
     scales: Tensor
     codes: Tensor
     bias: Tensor
+    of_blocks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, repr=False
+    )
 
     @cached_property
     def dense(self) -> Tensor:
@@ -60,8 +67,18 @@ class Matrix:
         if known is None:
             if len(self._products) == _PRODUCTS:
                 del self._products[next(iter(self._products))]
-            known = self._products[id(x)] = x, x @ self.dense.T
+            product = self._of_few(x) if len(x) <= _FEW else x @ self.dense.T
+            known = self._products[id(x)] = x, product
         return known[1]
+
+    def _of_few(self, x: Tensor) -> Tensor:
+        """As `times`, without a matrix that is as large as all elements."""
+        key, known = (id(self.elements), id(x)), self.of_blocks
+        if key not in known:
+            if len(known) == _PRODUCTS:
+                del known[next(iter(known))]
+            known[key] = self.elements, x, in_blocks(x, self.elements)
+        return (known[key][2] * self.scales.T[..., None]).sum(dim=0).T
 
 
 @dataclass(frozen=True, kw_only=True)

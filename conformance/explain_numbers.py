@@ -19,7 +19,6 @@ from mxmoe.conformance.honest_size import part_left
 from mxmoe.conformance.layer_steps import Fit
 from mxmoe.conformance.layer_steps import Layer
 from mxmoe.conformance.layer_steps import Situation
-from mxmoe.conformance.layer_steps import Steps
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -78,7 +77,7 @@ def fits_of_numbers(
     def near(hypothesis: Hypothesis) -> bool:
         """Whether it is worth deriving the bound: it looks like this input's truth."""
         edited = Layer(hypothesis(alone), arithmetic, like=right, columns=_COLUMNS)
-        truth = edited.output(Steps())
+        truth = edited.output()
         slack = _NEAR * truth.norm() + 2 * size * math.sqrt(truth.numel())
         return bool((columns - truth).norm() <= slack)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -153,28 +152,21 @@ class Layer:
     ) -> None:
         self._s, self._arithmetic, self._columns = situation, arithmetic, columns
         self._known: dict[tuple[str, int], Tensor] = {}
-        self._w1: dict[int, Tensor] = {}
-        self._w2: dict[int, Tensor] = {}
+        self._w1: dict[int, _Factors] = {}
+        self._w2: dict[int, _Factors] = {}
         for local, e in enumerate(situation.shard.expert_range(situation.config)):
             if (situation.routing.ids == e).any():
                 self._w1[local] = self._matrix("gate_up", local, slice(None), like)
                 self._w2[local] = self._matrix("down", local, slice(columns), like)
 
-    def _matrix(self, name: str, local: int, rows: slice, like: Layer | None) -> Tensor:
-        """Decoded rows; what `like` has of the very same bytes is taken from there."""
-        blocks, scales = f"{name}_blocks", f"{name}_scales"
-        if (
-            like is not None
-            and like._shares(blocks, self)
-            and like._shares(scales, self)
-        ):
-            dense = (like._w1 if name == "gate_up" else like._w2).get(local)
-            if dense is not None:
-                return dense
-        # As `decode`, whose two factors are edited one at a time.
-        elements = self._part(blocks, local, rows, like, _elements)
-        values = self._part(scales, local, rows, like, e8m0.values)
-        return (elements * values[..., None]).flatten(-2)
+    def _matrix(
+        self, name: str, local: int, rows: slice, like: Layer | None
+    ) -> _Factors:
+        """The two factors of `decode`, of which most hypotheses edit one."""
+        return (
+            self._part(f"{name}_blocks", local, rows, like, _elements),
+            self._part(f"{name}_scales", local, rows, like, e8m0.values),
+        )
 
     def _part(
         self,
@@ -184,6 +176,7 @@ class Layer:
         like: Layer | None,
         read: Callable[[Tensor], Tensor],
     ) -> Tensor:
+        """Decoded; what `like` has of the very same bytes is taken from there."""
         key, known = (name, local), None
         if like is not None and like._shares(name, self):
             known = like._known.get(key)
@@ -195,7 +188,7 @@ class Layer:
     def _shares(self, name: str, other: Layer) -> bool:
         return getattr(self._s.part, name) is getattr(other._s.part, name)
 
-    def output(self, steps: Steps) -> Tensor:
+    def output(self) -> Tensor:
         """float64 [t, h], or as many columns as were asked for."""
         s, arithmetic, rows = self._s, self._arithmetic, slice(self._columns)
         total = torch.zeros_like(s.hidden_states[:, rows], dtype=torch.float64)
@@ -204,28 +197,31 @@ class Layer:
             w2, at = self._w2[local], s.routing.ids == first + local
             tokens = at.nonzero()[:, 0]
             p = s.routing.weights[at].double()[:, None]
-            b1, b2 = torch.zeros(len(w1)).double(), torch.zeros(len(w2)).double()
+            b1, b2 = (total.new_zeros(len(w[0])) for w in (w1, w2))
             if s.part.gate_up_bias is not None and s.part.down_bias is not None:
                 b1 = s.part.gate_up_bias[local].double()
-                b2 = steps.down_bias(s.part.down_bias[local, rows].double())
-                b2 = b2 / s.shard.tp_size
-            x = steps.x(s.hidden_states[tokens].double())
-            x = p * x if steps.weighs_input else x
-            k = steps.first(x.shape[1])
-            z = steps.z(x[:, :k] @ w1[:, :k].T)
-            a = steps.gated(z, b1, s.config.activation)
-            store = steps.act or partial(through, dtype=arithmetic.intermediate)
-            k = steps.last(a.shape[1])
-            y = steps.v(store(a)[:, :k] @ w2[:, :k].T)
-            slot = steps.y or partial(through, dtype=arithmetic.slot)
-            if steps.weighs_input:
-                added = slot(y + b2)
-            elif steps.weighs_bias:
-                added = p * slot(y + b2)
-            else:
-                added = p * slot(y) + b2
+                b2 = s.part.down_bias[local, rows].double() / s.shard.tp_size
+            z = _times(s.hidden_states[tokens].double(), w1)
+            a = gated(z, b1, s.config.activation)
+            y = _times(through(a, dtype=arithmetic.intermediate), w2)
+            added = p * through(y + b2, dtype=arithmetic.slot)
             total.index_add_(0, tokens, added)
         return total
+
+
+_Factors = tuple[Tensor, Tensor]
+"""Elements [rows, g, 32] and what scales [rows, g] multiply them by."""
+
+
+def _times(x: Tensor, w: _Factors) -> Tensor:
+    """[n, 32g] -> [n, rows], without a matrix that is as large as all elements."""
+    elements, scales = w
+    return (in_blocks(x, elements) * scales.T[..., None]).sum(dim=0).T
+
+
+def in_blocks(x: Tensor, elements: Tensor) -> Tensor:
+    """[n, 32g] times [rows, g, 32], summed in each K block alone: [g, rows, n]."""
+    return elements.transpose(0, 1) @ x.unflatten(1, (-1, BLOCK)).permute(1, 2, 0)
 
 
 def _elements(blocks: Tensor) -> Tensor:
