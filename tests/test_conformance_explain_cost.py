@@ -27,7 +27,7 @@ from mxmoe.reference.types import Routing
 Tensor = torch.Tensor
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Between 0.53e9 and 0.93e9 were counted. Without what is kept from one hypothesis to the
+# From 0.53e9 to 0.93e9 were counted. Without what is kept from one hypothesis to the
 # next there were from 1.1e9 to 1.6e9, and the search took twice as long.
 _MOST = 1.1e9
 
