@@ -144,11 +144,13 @@ class _Stage:
                 yield Fit(hypothesis.name, left_part, place=place)
                 return
 
-    def _within(self, found: Tensor, told: Tensor, truth: Tensor, at: object) -> bool:
+    def _within(
+        self, found: Tensor, told: Tensor, truth: Tensor, at: tuple[int, int] | slice
+    ) -> bool:
         size = truth.norm(dim=-1, keepdim=True).clamp(min=_TINY)
         growth = (told.norm(dim=-1, keepdim=True) / size).clamp(max=_WIDEST)
         rounding = half_ulp(told, self._experts.arithmetic.slot)
-        room = self._allowed[at] * (1 + growth) + rounding  # type: ignore[index]
+        room = self._allowed[at] * (1 + growth) + rounding
         return bool(((found - told).abs() <= room).all())
 
     def _made(self, hypothesis: Otherwise, local: int, rows: Tensor) -> Tensor:
