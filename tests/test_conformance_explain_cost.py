@@ -27,9 +27,9 @@ from mxmoe.reference.types import Routing
 Tensor = torch.Tensor
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# From 0.53e9 to 0.93e9 were counted. Without what is kept from one hypothesis to the
-# next there were from 1.1e9 to 1.6e9, and the search took twice as long.
-_MOST = 1.1e9
+# From 0.53e9 to 0.66e9 were counted for alpha, 0.87e9 to 0.93e9 for noise. Without what
+# is kept from one hypothesis to the next it was 1.1e9 to 1.3e9, and 1.6e9.
+_MOST = {"alpha": 0.8e9, "noise": 1.1e9}
 
 
 class Counted(TorchDispatchMode):
@@ -86,15 +86,19 @@ def spent(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], int]:
     return of
 
 
-@pytest.mark.parametrize("fault", CANDIDATES)
+LAYER, LARGE = "layer0/tp1r0/t17/s0", "e32k4h160i96/tp1r0/t129/s0"
+
+
 @pytest.mark.parametrize(
-    "word",
+    ("fault", "word"),
     [
-        "layer0/tp1r0/t17/s0",
-        pytest.param("e32k4h160i96/tp1r0/t129/s0", marks=pytest.mark.nightly),
+        ("alpha", LAYER),
+        pytest.param("noise", LAYER, marks=pytest.mark.nightly),
+        pytest.param("alpha", LARGE, marks=pytest.mark.nightly),
+        pytest.param("noise", LARGE, marks=pytest.mark.nightly),
     ],
 )
 def test_a_cause_is_looked_for_within_the_time_of_a_reader(
     spent: Callable[[object, str], int], fault: str, word: str
 ) -> None:
-    assert spent(CANDIDATES[fault], word) < _MOST
+    assert spent(CANDIDATES[fault], word) < _MOST[fault]
