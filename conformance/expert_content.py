@@ -16,6 +16,7 @@ import torch
 
 from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.layer_steps import Steps
+from mxmoe.conformance.layer_steps import in_blocks
 from mxmoe.conformance.layer_steps import through
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import unpack_nibbles
@@ -25,24 +26,59 @@ from mxmoe.reference.types import Arithmetic
 Tensor = torch.Tensor
 _ONE = 127
 _CODES_OF_1 = 0x22
+# Of a matrix: with one token, with all of an expert, with those that values are fitted
+# to, and one more, of hidden states that a hypothesis made.
+_PRODUCTS = 4
+# Rows whose products are taken by K block.
+_FEW = 4
+# Each of the experts once with all of its tokens, and of each slot of a token.
+_ACTIVATIONS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
     """elements : [rows, g, 32], what `codes` (as many) mean. scales : [rows, g].
 
-    bias : [rows].
+    bias : [rows]. of_blocks : the last elements and rows x, and their products in each
+    K block; other scales take them from there.
     """
 
     elements: Tensor
     scales: Tensor
     codes: Tensor
     bias: Tensor
+    of_blocks: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = field(
+        default_factory=dict, repr=False
+    )
 
     @cached_property
     def dense(self) -> Tensor:
         """[rows, 32g]."""
         return (self.elements * self.scales[..., None]).flatten(-2)
+
+    @cached_property
+    def _products(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
+
+    def times(self, x: Tensor) -> Tensor:
+        """[n, 32g] -> [n, rows], computed once for one of the last `x`."""
+        known = self._products.get(id(x))
+        # What is remembered holds `x`, so that no other tensor gets its id.
+        if known is None:
+            if len(self._products) == _PRODUCTS:
+                del self._products[next(iter(self._products))]
+            product = self._of_few(x) if len(x) <= _FEW else x @ self.dense.T
+            known = self._products[id(x)] = x, product
+        return known[1]
+
+    def _of_few(self, x: Tensor) -> Tensor:
+        """As `times`, without a matrix that is as large as all elements."""
+        key, known = (id(self.elements), id(x)), self.of_blocks
+        if key not in known:
+            if len(known) == _PRODUCTS:
+                del known[next(iter(known))]
+            known[key] = self.elements, x, in_blocks(x, self.elements)
+        return (known[key][2] * self.scales.T[..., None]).sum(dim=0).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +130,9 @@ class Experts:
         owned = situation.shard.expert_range(situation.config)
         self.first, self.count = owned.start, len(owned)
         self._known: dict[int, Content] = {} if like is None else like._known
+        self._visits: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tokens: dict[int, Tensor] = {}
+        self._activations: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def content(self, local: int) -> Content:
         """What the expert with this index on the rank should hold."""
@@ -139,22 +178,34 @@ class Experts:
 
     def slots(self, otherwise: Otherwise) -> Tensor:
         """What each slot adds to each token: [t, k, h], 0 where none is."""
-        s = self.situation
-        ids, x = s.routing.ids - self.first, s.hidden_states.double()
-        weights = self._weighed(otherwise)
-        found = x.new_zeros(*ids.shape, x.shape[1])
+        s, weights = self.situation, self._weighed(otherwise)
+        found = weights.new_zeros(*weights.shape, s.hidden_states.shape[1])
         for local in self.visited():
-            mine = ids == local
-            rows, p = x[mine.nonzero()[:, 0]], weights[mine][:, None]
-            content = otherwise.edit(self, local)
+            mine, rows = self._visit(local)
+            content, p = otherwise.edit(self, local), weights[mine][:, None]
             found[mine] = self.rows(content, otherwise.steps, rows, p)
         return found
+
+    def _visit(self, local: int) -> tuple[Tensor, Tensor]:
+        """(slots [t, k] that visit an expert, the hidden states of each)."""
+        if local not in self._visits:
+            s = self.situation
+            mine = s.routing.ids - self.first == local
+            rows = s.hidden_states[mine.nonzero()[:, 0]].double()
+            self._visits[local] = mine, rows
+        return self._visits[local]
+
+    def _token(self, token: int) -> Tensor:
+        """[1, h], the same tensor each time."""
+        if token not in self._tokens:
+            row = self.situation.hidden_states[token : token + 1].double()
+            self._tokens[token] = row
+        return self._tokens[token]
 
     def slots_of(self, token: int, otherwise: Otherwise) -> Tensor:
         """As `slots`, of one token: [k, h]."""
         s = self.situation
-        row = s.hidden_states[token : token + 1].double()
-        weights = self._weighed(otherwise)[token]
+        row, weights = self._token(token), self._weighed(otherwise)[token]
         found = row.new_zeros(len(weights), row.shape[1])
         for slot, e in enumerate(s.routing.ids[token].tolist()):
             local = e - self.first
@@ -172,8 +223,12 @@ class Experts:
         """What one expert adds for rows [n, h] of weight [n, 1]: [n, h]."""
         x = steps.x(p * x if steps.weighs_input else x)
         a = self.intermediate(content, steps, x)
-        w2, k, bias = content.down.dense, steps.last(a.shape[1]), content.down.bias
-        y = a @ w2.T if k == a.shape[1] else a[:, :k] @ w2[:, :k].T
+        w2, k, bias = content.down, steps.last(a.shape[1]), content.down.bias
+        if k < a.shape[1]:
+            y = a[:, :k] @ w2.dense[:, :k].T
+        else:
+            y = w2.times(a) if steps.activates_right else a @ w2.dense.T
+        y = steps.v(y)
         slot = steps.y or partial(through, dtype=self.arithmetic.slot)
         if steps.weighs_input:
             return slot(y + steps.down_bias(bias))
@@ -183,13 +238,25 @@ class Experts:
 
     def intermediate(self, content: Content, steps: Steps, x: Tensor) -> Tensor:
         """What GEMM2 is given for rows [n, h] of GEMM1: [n, i]."""
-        w1, k = content.gate_up.dense, steps.first(x.shape[1])
-        z = steps.z(x @ w1.T if k == x.shape[1] else x[:, :k] @ w1[:, :k].T)
-        a = steps.gated(z, content.gate_up.bias, self.situation.config.activation)
-        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
-        return store(a)
+        w1, k = content.gate_up, steps.first(x.shape[1])
+        z = steps.z(w1.times(x) if k == x.shape[1] else x[:, :k] @ w1.dense[:, :k].T)
+        return self._activated(z, w1.bias, steps)
 
     def down(self, content: Content, a: Tensor) -> Tensor:
         """What GEMM2 and its bias make of rows [n, i], as it should be: [n, h]."""
         y = a @ content.down.dense.T + content.down.bias
         return through(y, dtype=self.arithmetic.slot)
+
+    def _activated(self, z: Tensor, bias: Tensor, steps: Steps) -> Tensor:
+        """The intermediate of rows [n, 2i]; what is right is computed once."""
+        key = id(z), id(bias)
+        if steps.activates_right and key in self._activations:
+            return self._activations[key][2]
+        a = steps.gated(z, bias, self.situation.config.activation)
+        store = steps.act or partial(through, dtype=self.arithmetic.intermediate)
+        a = store(a)
+        if steps.activates_right:
+            if len(self._activations) == _ACTIVATIONS:
+                del self._activations[next(iter(self._activations))]
+            self._activations[key] = z, bias, a
+        return a

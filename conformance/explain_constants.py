@@ -36,6 +36,8 @@ Tensor = torch.Tensor
 _STEPS = 8
 # A first step may go too far; after some, one that is not nearer never will be.
 _PATIENCE, _NEARER = 3, 0.9
+# Nor will one from where no step leads nearer, while errors are beyond the bound.
+_FLAT = 0.99
 _DONE = 2.0**-14
 _DIFFERENCE = 2.0**-8
 # Tokens that values are fitted to: some hundred numbers each, for fourteen unknowns.
@@ -244,6 +246,9 @@ def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | No
             return None
         rest = (found - here).flatten()[:, None]
         change = torch.linalg.lstsq(columns, rest, driver="gelsd").solution[:, 0]
+        left = float((rest[:, 0] - columns @ change).norm())
+        if error > math.sqrt(len(rest)) and left > _FLAT * error:
+            return None
         values = [v + d for v, d in zip(values, change.tolist(), strict=True)]
         if float(change.norm()) < _DONE:
             break

@@ -31,6 +31,8 @@ _TINY = torch.finfo(torch.float64).tiny
 # Choices of experts for the slots of one token: 8**4; and tokens that are looked at.
 _CHOICES = 4096
 _TOKENS = 12
+# Columns of that token that refute almost every choice; the rest are held against all.
+_COLUMNS = 16
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,24 @@ def _given(
 
 def _fitting(wrong: Wrong, token: int, given: list[Tensor]) -> list[list[int]]:
     """The choices, one a slot, whose sum is what was found."""
-    told = given[0]
+    some = slice(_COLUMNS)
+    told = given[0][:, some]
     for rows in given[1:]:
-        told = told[..., None, :] + rows
-    rounding = half_ulp(told, wrong.experts.arithmetic.output)
-    room = 2 * wrong.allowed[token].clamp(min=_TINY) + rounding
-    fits = ((wrong.found[token] - told).abs() <= room).all(dim=-1)
-    found: list[list[int]] = fits.nonzero().tolist()
+        told = told[..., None, :] + rows[:, some]
+    likely = _within(wrong, token, told, some).nonzero()
+    parts = [rows[at] for rows, at in zip(given, likely.T, strict=True)]
+    whole = torch.stack(parts).sum(dim=0)
+    found: list[list[int]] = likely[_within(wrong, token, whole)].tolist()
     return found
+
+
+def _within(
+    wrong: Wrong, token: int, told: Tensor, columns: slice = slice(None)
+) -> Tensor:
+    """Which of the outputs `told` [..., columns] of a token are what was found."""
+    rounding = half_ulp(told, wrong.experts.arithmetic.output)
+    room = 2 * wrong.allowed[token, columns].clamp(min=_TINY) + rounding
+    return ((wrong.found[token, columns] - told).abs() <= room).all(dim=-1)
 
 
 def _taking(

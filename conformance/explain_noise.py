@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 
@@ -59,20 +60,23 @@ def explain_noise(wrong: Wrong) -> list[Fit]:
     fits = []
     for words, variance in _places(wrong):
         often = _OFTEN if words.startswith("sums") else (1,)
+        parts = variance.flatten().argsort().chunk(_PARTS)
         for (name, unit), times in itertools.product(_FORMATS.items(), often):
             total = times * (unit * _UNIFORM) ** 2 * variance + honest
-            if _normal(error / total.sqrt(), variance):
+            if _normal(error / total.sqrt(), parts):
                 left = math.exp(2 * (_unlikely(error, total) - before) / count)
                 fits.append(Fit(f"{words} {name}: errors have that size", left))
     return fits
 
 
-def _normal(error: Tensor, variance: Tensor) -> bool:
-    """Whether errors over their size are normal, where that is small and large."""
+def _normal(error: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether errors over their size are normal, in each of `parts` of the elements.
+
+    parts : places in the flat output, from where the size is small to where it is not.
+    """
     square = error.square()
-    order = variance.flatten().argsort()
-    parts = [square.flatten()[part].mean() for part in order.chunk(_PARTS)]
-    least, most = float(min(parts)), float(max(parts))
+    means = [square.flatten()[part].mean() for part in parts]
+    least, most = float(min(means)), float(max(means))
     curved = float(square.square().mean() / square.mean().square())
     told = least >= _LEAST and most <= _MOST and _FLAT <= curved <= _PEAKED
     return told and float(square.amax()) <= _FAR**2

@@ -282,6 +282,25 @@ def _cut(output: Output) -> Iterator[_Told]:
                 yield f"output {words} to {name}", told, output.allowed
 
 
+def rounded_twice(
+    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, dtype: torch.dtype
+) -> list[str]:
+    """Whether `found` [t, h] went through float16 on its way to `dtype`.
+
+    A number that is rounded to a tie of `dtype` goes on to the even neighbour, which
+    may be the further one. Most elements are right all the same: it is likelier than no
+    other cause, so it is for outputs that nothing else explains.
+    """
+    if dtype is not torch.bfloat16:
+        return []
+    got = found.detach().cpu().double().reshape(truth.shape)
+    own = (allowed - half_ulp(truth, dtype)).clamp(min=0)
+    ends = (through(x, dtype=torch.float16) for x in (truth - own, truth + own))
+    low, high = (through(x, dtype=dtype) for x in ends)
+    told = bool(((low <= got) & (got <= high)).all())
+    return ["output rounded to float16, then to bfloat16"] if told else []
+
+
 def ranges(what: str, mask: torch.Tensor) -> str:
     """``tokens 3..5, 9``: where a mask [n] is true."""
     found = mask.nonzero()[:, 0].tolist()

@@ -11,8 +11,8 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.explain_activation import explain_activation
 from mxmoe.conformance.explain_nonfinite import first_nonfinite
+from mxmoe.conformance.explain_stage import explain_stage
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.layer_steps import situation_of
 from mxmoe.conformance.verdict import Failure
@@ -45,11 +45,12 @@ def judge_trace(judge: Judge, case: Case) -> None:
         judge.saw(difference.worst, stage=stage)
         if not difference.within:
             lines = [_stage_line(stage, difference, data)]
-            if stage == "activation" and not judge.record.searching:
-                names = explain_activation(
-                    trace, judged, situation_of(case, data), judge.subject.arithmetic
+            if not judge.record.searching:
+                situation, arithmetic = (
+                    situation_of(case, data),
+                    judge.subject.arithmetic,
                 )
-                if names:
+                if names := explain_stage(stage, trace, judged, situation, arithmetic):
                     lines.append(f"why    behaves as if: {'; or '.join(names)}")
             raise judge.fail(
                 Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
-from functools import partial
 
 import torch
 
@@ -16,7 +15,9 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
+from mxmoe.reference.formats import e8m0
 from mxmoe.reference.sharding import shard_weights
+from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
@@ -110,21 +111,28 @@ class Steps:
 
     x : hidden states before GEMM1. z : its result before the bias. gated : bias and
     activation. act : the intermediate before GEMM2, None for the rounding of the
-    class. y : each slot with its bias. first, last : columns of K that GEMM1 and GEMM2
-    read. weighted : each slot's sum and its bias, [n, h] and [h], and its routing
-    weight [n, 1] -> what the slot adds.
+    class. v : the result of GEMM2 before the bias. y : each slot with its bias, None
+    likewise. first, last : columns of K that GEMM1 and GEMM2 read. down_bias : of the
+    share of this rank. weighs_bias : whether the routing weight multiplies it.
+    weighs_input : whether that multiplies the hidden states, and nothing else.
     """
 
     x: Callable[[Tensor], Tensor] = _same
     z: Callable[[Tensor], Tensor] = _same
     gated: Callable[[Tensor, Tensor, Activation], Tensor] = gated
     act: Callable[[Tensor], Tensor] | None = None
+    v: Callable[[Tensor], Tensor] = _same
     y: Callable[[Tensor], Tensor] | None = None
     first: Callable[[int], int] = field(default=lambda k: k)
     last: Callable[[int], int] = field(default=lambda k: k)
     down_bias: Callable[[Tensor], Tensor] = _same
     weighs_bias: bool = True
     weighs_input: bool = False
+
+    @property
+    def activates_right(self) -> bool:
+        """Whether the intermediate is what it should be, of a right `z`."""
+        return self.gated is gated and self.act is None
 
 
 class Layer:
@@ -143,28 +151,44 @@ class Layer:
         columns: int | None = None,
     ) -> None:
         self._s, self._arithmetic, self._columns = situation, arithmetic, columns
-        self._w1: dict[int, Tensor] = {}
-        self._w2: dict[int, Tensor] = {}
-        part = situation.part
+        self._known: dict[tuple[str, int], Tensor] = {}
+        self._w1: dict[int, _Factors] = {}
+        self._w2: dict[int, _Factors] = {}
         for local, e in enumerate(situation.shard.expert_range(situation.config)):
             if (situation.routing.ids == e).any():
-                for name, known, rows in (
-                    ("gate_up", self._w1, slice(None)),
-                    ("down", self._w2, slice(columns)),
-                ):
-                    before = None if like is None else like._matrix(name, part, local)
-                    blocks = getattr(part, f"{name}_blocks")[local, rows]
-                    scales = getattr(part, f"{name}_scales")[local, rows]
-                    known[local] = decode(blocks, scales) if before is None else before
+                self._w1[local] = self._matrix("gate_up", local, slice(None), like)
+                self._w2[local] = self._matrix("down", local, slice(columns), like)
 
-    def _matrix(self, name: str, part: ExpertWeights, local: int) -> Tensor | None:
-        """What is decoded here, if `part` has the very same blocks and scales."""
-        for tensor in (f"{name}_blocks", f"{name}_scales"):
-            if getattr(part, tensor) is not getattr(self._s.part, tensor):
-                return None
-        return (self._w1 if name == "gate_up" else self._w2).get(local)
+    def _matrix(
+        self, name: str, local: int, rows: slice, like: Layer | None
+    ) -> _Factors:
+        """The two factors of `decode`, of which most hypotheses edit one."""
+        return (
+            self._part(f"{name}_blocks", local, rows, like, _elements),
+            self._part(f"{name}_scales", local, rows, like, e8m0.values),
+        )
 
-    def output(self, steps: Steps) -> Tensor:
+    def _part(
+        self,
+        name: str,
+        local: int,
+        rows: slice,
+        like: Layer | None,
+        read: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Decoded; what `like` has of the very same bytes is taken from there."""
+        key, known = (name, local), None
+        if like is not None and like._shares(name, self):
+            known = like._known.get(key)
+        if known is None:
+            known = read(getattr(self._s.part, name)[local, rows])
+        self._known[key] = known
+        return known
+
+    def _shares(self, name: str, other: Layer) -> bool:
+        return getattr(self._s.part, name) is getattr(other._s.part, name)
+
+    def output(self) -> Tensor:
         """float64 [t, h], or as many columns as were asked for."""
         s, arithmetic, rows = self._s, self._arithmetic, slice(self._columns)
         total = torch.zeros_like(s.hidden_states[:, rows], dtype=torch.float64)
@@ -173,28 +197,38 @@ class Layer:
             w2, at = self._w2[local], s.routing.ids == first + local
             tokens = at.nonzero()[:, 0]
             p = s.routing.weights[at].double()[:, None]
-            b1, b2 = torch.zeros(len(w1)).double(), torch.zeros(len(w2)).double()
+            b1, b2 = (total.new_zeros(len(w[0])) for w in (w1, w2))
             if s.part.gate_up_bias is not None and s.part.down_bias is not None:
                 b1 = s.part.gate_up_bias[local].double()
-                b2 = steps.down_bias(s.part.down_bias[local, rows].double())
-                b2 = b2 / s.shard.tp_size
-            x = steps.x(s.hidden_states[tokens].double())
-            x = p * x if steps.weighs_input else x
-            k = steps.first(x.shape[1])
-            z = steps.z(x[:, :k] @ w1[:, :k].T)
-            a = steps.gated(z, b1, s.config.activation)
-            store = steps.act or partial(through, dtype=arithmetic.intermediate)
-            k = steps.last(a.shape[1])
-            y = store(a)[:, :k] @ w2[:, :k].T
-            slot = steps.y or partial(through, dtype=arithmetic.slot)
-            if steps.weighs_input:
-                added = slot(y + b2)
-            elif steps.weighs_bias:
-                added = p * slot(y + b2)
-            else:
-                added = p * slot(y) + b2
+                b2 = s.part.down_bias[local, rows].double() / s.shard.tp_size
+            z = _times(s.hidden_states[tokens].double(), w1)
+            a = gated(z, b1, s.config.activation)
+            y = _times(through(a, dtype=arithmetic.intermediate), w2)
+            added = p * through(y + b2, dtype=arithmetic.slot)
             total.index_add_(0, tokens, added)
         return total
+
+
+_Factors = tuple[Tensor, Tensor]
+"""Elements [rows, g, 32] and what scales [rows, g] multiply them by."""
+
+
+def _times(x: Tensor, w: _Factors) -> Tensor:
+    """[n, 32g] -> [n, rows], without a matrix that is as large as all elements."""
+    elements, scales = w
+    return (in_blocks(x, elements) * scales.T[..., None]).sum(dim=0).T
+
+
+def in_blocks(x: Tensor, elements: Tensor) -> Tensor:
+    """[n, 32g] times [rows, g, 32], summed in each K block alone: [g, rows, n]."""
+    return elements.transpose(0, 1) @ x.unflatten(1, (-1, BLOCK)).permute(1, 2, 0)
+
+
+def _elements(blocks: Tensor) -> Tensor:
+    """uint8 [rows, g, 16] -> [rows, g, 32]."""
+    return decode(blocks, blocks.new_full(blocks.shape[:-1], e8m0.BIAS)).unflatten(
+        -1, (-1, BLOCK)
+    )
 
 
 def clamped(gate: Tensor, up: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,8 @@ Change = Callable[[Tensor], Tensor]
 
 _BOTH = ("gate_up", "down")
 _MATRICES = (("gate_up",), ("down",), _BOTH)
+# Two matrices of each slot of a token.
+_KEPT = 16
 
 
 def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
@@ -28,9 +30,10 @@ def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
     blocks : how many K blocks each of the two matrices has.
     """
     for name, change in _DECODED.items():
+        once = _once(change)
         for matrices in _MATRICES:
             words = name.format(" and ".join(matrices))
-            yield Otherwise(name=words, edit=edited(change, matrices))
+            yield Otherwise(name=words, edit=edited(once, matrices))
     for matrix, count in blocks.items():
         yield from _blocks(matrix, count)
         yield from _biases(matrix)
@@ -44,6 +47,20 @@ def edited(change: Callable[[Matrix], Matrix], matrices: tuple[str, ...]):  # ty
         return replace(content, **{m: change(getattr(content, m)) for m in matrices})
 
     return edit
+
+
+def _once(change: Callable[[Matrix], Matrix]) -> Callable[[Matrix], Matrix]:
+    """As `change`, which is made once to each of the last matrices."""
+    known: dict[int, tuple[Matrix, Matrix]] = {}
+
+    def remembered(m: Matrix) -> Matrix:
+        if id(m) not in known:
+            if len(known) == _KEPT:
+                del known[next(iter(known))]
+            known[id(m)] = m, change(m)
+        return known[id(m)][1]
+
+    return remembered
 
 
 def _blocks(matrix: str, count: int) -> Iterator[Otherwise]:

@@ -69,6 +69,8 @@ def _steps() -> Iterator[tuple[str, Steps]]:
         yield f"hidden states {name}", Steps(x=order)
         behind = partial(_behind_rounding, order=order)
         yield f"intermediate {name}", Steps(act=behind)
+    for dtype in (torch.bfloat16, torch.float16):
+        yield from _rounded_results(dtype)
     for name, one in _BIASES.items():
         yield name, Steps(gated=one)
     for unit in (64, 128, 256):
@@ -89,6 +91,27 @@ def _steps() -> Iterator[tuple[str, Steps]]:
         yield f"last {lanes} columns of the hidden states missing", Steps(first=short)
     yield "down bias added once a slot, not weighted", Steps(weighs_bias=False)
     yield "routing weight multiplies the input", Steps(weighs_input=True)
+
+
+def _rounded_results(dtype: torch.dtype) -> Iterator[tuple[str, Steps]]:
+    """Results of the GEMMs stored once, as a library's GEMM of that dtype stores them.
+
+    The bias is added before the rounding, or behind it and the sum rounded again.
+    """
+    words = f"rounded to {str(dtype).removeprefix('torch.')}"
+    store = partial(through, dtype=dtype)
+
+    def fused(z: Tensor, bias: Tensor, a: Activation) -> Tensor:
+        return gated(store(z + bias), torch.zeros_like(bias), a)
+
+    yield f"gate_up {words} with its bias", Steps(gated=fused)
+    yield f"gate_up {words}, and again with its bias", Steps(z=store, gated=fused)
+    yield f"result of GEMM2 {words} before its bias", Steps(v=store)
+    yield f"results of both GEMMs {words}", Steps(z=store, v=store)
+    both = Steps(gated=fused, y=store)
+    yield f"gate_up and each slot's result {words} with their biases", both
+    both = replace(both, z=store, v=store)
+    yield f"results of both GEMMs {words}, and again with their biases", both
 
 
 def _late_bias(z: Tensor, bias: Tensor, a: Activation) -> Tensor:

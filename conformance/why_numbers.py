@@ -33,6 +33,7 @@ from mxmoe.conformance.explain_otherwise import explain_otherwise
 from mxmoe.conformance.explain_otherwise import wrong_output
 from mxmoe.conformance.explain_output import Output
 from mxmoe.conformance.explain_output import explain_output
+from mxmoe.conformance.explain_output import rounded_twice
 from mxmoe.conformance.explain_rows import explain_rows
 from mxmoe.conformance.explain_slots import explain_slots
 from mxmoe.conformance.explain_slots import fitted_slots
@@ -137,6 +138,9 @@ def why_lines(
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    if twice := rounded_twice(out, truth, allowed, arithmetic.output):
+        return [f"why    behaves as if: {twice[0]}"]
     looked = [(situation, judged, out)]
     if told is not None:
         looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
@@ -282,7 +286,8 @@ def _families(
     """The searches, simplest first."""
     found, arithmetic = output.found, output.arithmetic
     yield "output", lambda: explain_output(output)
-    yield "bytes", lambda: fits_of_numbers(found, s, arithmetic)
+    right = output.truth, output.allowed
+    yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     if wrong is None:
         yield "slots", lambda: explain_slots(slots)
