@@ -102,6 +102,7 @@ SOURCE_FAULTS = (
         file="gate_up.py",
         right="(slot // top_k).to(tl.int64)",
         wrong="((slot + 1) // top_k).to(tl.int64)",
+        says=("the hidden states of slot n + 1",),
     ),
     SourceFault(
         name="last_slot_of_a_full_tile_left_out",
