@@ -72,16 +72,24 @@ class _Place:
         return experts.weights[..., None] * rows
 
 
-def explain_gathers(wrong: Wrong) -> list[Fit]:
-    """Each index map under which the output is right, or the rows that were taken."""
+def places_of(wrong: Wrong) -> list[_Place]:
+    """Where rows are taken; none if they are too many."""
     experts = wrong.experts
     count, h = wrong.slots.shape[0] * wrong.slots.shape[1], wrong.found.shape[1]
     if len(wrong.found) < 2 or count * experts.count * h > _LARGEST:
         return []
-    places = list(_places(wrong))
-    fits = _named([(place, *one) for place in places for one in _mapped(wrong, place)])
-    if fits or not wrong.found.isfinite().all():
-        return fits
+    return list(_places(wrong))
+
+
+def explain_gathers(wrong: Wrong, places: list[_Place]) -> list[Fit]:
+    """Each index map under which the output is right."""
+    return _named([(place, *one) for place in places for one in _mapped(wrong, place)])
+
+
+def explain_taken(wrong: Wrong, places: list[_Place]) -> list[Fit]:
+    """The rows that GEMM1 or GEMM2 took, read off, whatever the map."""
+    if not wrong.found.isfinite().all():
+        return []
     return [fit for place in places[:2] for fit in _read_off(wrong, place)]
 
 

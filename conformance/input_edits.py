@@ -81,6 +81,12 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
             words = f"slots without an expert (-1) visit expert {expert}"
             yield words, _visiting(expert)
             yield words, _visiting_each(expert)
+    owned = situation.shard.expert_range(config)
+    if _elsewhere(situation).any() and len(owned):
+        words = "slots of other ranks' experts visit"
+        yield f"{words} expert id % {len(owned)} of this rank", _folded(_modulo)
+        yield f"{words} this rank's nearest expert", _folded(_nearest)
+        yield f"{words} this rank's first expert", _folded(_to_first)
 
 
 def _reordered(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, Hypothesis]]:
@@ -137,6 +143,40 @@ def _visiting(expert: int) -> Hypothesis:
         free &= ~(ids == expert).any(dim=1, keepdim=True)
         ids = torch.where(free, expert, ids)
         return replace(s, routing=Routing(ids, s.routing.weights))
+
+    return apply
+
+
+def _elsewhere(s: Situation) -> torch.Tensor:
+    """bool [t, k]: slots whose expert another rank holds."""
+    ids, owned = s.routing.ids, s.shard.expert_range(s.config)
+    return (ids >= 0) & ((ids < owned.start) | (ids >= owned.stop))
+
+
+def _modulo(ids: torch.Tensor, owned: range) -> torch.Tensor:
+    return owned.start + ids % len(owned)
+
+
+def _nearest(ids: torch.Tensor, owned: range) -> torch.Tensor:
+    return ids.clamp(owned.start, owned.stop - 1)
+
+
+def _to_first(ids: torch.Tensor, owned: range) -> torch.Tensor:
+    return torch.full_like(ids, owned.start)
+
+
+def _folded(fold: Callable[[torch.Tensor, range], torch.Tensor]) -> Hypothesis:
+    """Other ranks' experts become this one's; visits of one expert are one visit."""
+
+    def apply(s: Situation) -> Situation:
+        ids, weights = s.routing.ids, s.routing.weights
+        here = fold(ids, s.shard.expert_range(s.config))
+        ids = torch.where(_elsewhere(s), here, ids)
+        same = (ids[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, :, None]
+        again = same.tril(diagonal=-1).any(dim=2)
+        total = (same * weights[:, None, :]).sum(dim=2)
+        weights = torch.where(ids >= 0, total, weights).masked_fill(again, 0)
+        return replace(s, routing=Routing(ids.masked_fill(again, -1), weights))
 
     return apply
 

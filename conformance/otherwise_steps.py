@@ -136,6 +136,11 @@ def _bias_of_halves(z: Tensor, bias: Tensor, a: Activation) -> Tensor:
     return gated(z, torch.stack(bias.chunk(2), dim=-1).flatten(), a)
 
 
+def _bias_of(z: Tensor, bias: Tensor, a: Activation, *, half: int) -> Tensor:
+    """With the bias of one half for both."""
+    return gated(z, bias[half::2].repeat_interleave(2), a)
+
+
 _BIASES: dict[str, Callable[[Tensor, Tensor, Activation], Tensor]] = {
     "gate_up bias added behind the clamps": _late_bias,
     "gate_up bias added to the gate half only": partial(_half_bias, half=0),
@@ -144,6 +149,8 @@ _BIASES: dict[str, Callable[[Tensor, Tensor, Activation], Tensor]] = {
         _bias_behind, half=0
     ),
     "gate_up bias with gate and up taken as halves": _bias_of_halves,
+    "the gate's bias added to gate and up": partial(_bias_of, half=0),
+    "the up half's bias added to gate and up": partial(_bias_of, half=1),
 }
 
 

@@ -38,7 +38,7 @@ def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
         taken = torch.where(behind < 0, behind, order[behind])
         yield f"the slot at {_plus('p', by)}", taken
     yield "slot p", p
-    yield "the slot at n", order[n]
+    yield "the slot at n, as if sorted by expert still", order[n]
     yield "the slot at the n-th of the sorted ones", order[order]
     yield _TABLE, n % t * k + n // t
     yield "slot n stored as [top_k, t]", n % k * t + n // k

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from functools import partial
 
 import torch
@@ -24,6 +25,8 @@ from mxmoe.conformance.explain_constants import explain_constants
 from mxmoe.conformance.explain_exchanged import explain_exchanged
 from mxmoe.conformance.explain_expert_index import explain_expert_index
 from mxmoe.conformance.explain_gathers import explain_gathers
+from mxmoe.conformance.explain_gathers import explain_taken
+from mxmoe.conformance.explain_gathers import places_of
 from mxmoe.conformance.explain_noise import explain_noise
 from mxmoe.conformance.explain_nonfinite import explain_nonfinite
 from mxmoe.conformance.explain_numbers import fits_of_numbers
@@ -267,7 +270,8 @@ def _taken_beyond(
     wrong = wrong_output(found, judged, Experts(s, arithmetic))
     if not wrong.bad[rows].any():
         return []
-    return [replace(fit, family="gathers") for fit in explain_gathers(wrong)]
+    fits = explain_gathers(wrong, places_of(wrong))
+    return [replace(fit, family="gathers") for fit in fits]
 
 
 def has_lanes(part: ExpertWeights) -> bool:
@@ -302,15 +306,23 @@ def _families(
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses)
     yield "slots", lambda: explain_slots(slots)
+
+    def rows() -> list[Fit]:
+        return [Fit(name, 0.0) for name in explain_rows(wrong)]
+
     if not too_large(s.part, _LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
-        yield "gathers", lambda: explain_gathers(wrong)
+        places = cache(partial(places_of, wrong))
+        yield "gathers", lambda: explain_gathers(wrong, places())
         yield "expert index", lambda: explain_expert_index(wrong)
         yield "tails", lambda: explain_tails(wrong)
+        yield "rows", rows
+        yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
-    yield "rows", lambda: [Fit(name, 0.0) for name in explain_rows(wrong)]
+    if too_large(s.part, _LARGEST_FIT):
+        yield "rows", rows
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):
         two = activations_otherwise(2)

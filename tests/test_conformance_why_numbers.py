@@ -150,3 +150,47 @@ def test_a_rounding_just_beyond_the_bound_is_called_one() -> None:
     out = output_of().double()
     out[3, 7] = (JUDGED.truth["combine"] + 1.2 * JUDGED.allowed["combine"])[3, 7]
     assert why(out).startswith("why    close to the bound")
+
+
+BIASES: dict[str, Callable[[Tensor], Tensor]] = {
+    "the gate's bias added to gate and up": lambda b: b[:, [0, 0]],
+    "the up half's bias added to gate and up": lambda b: b[:, [1, 1]],
+}
+
+
+@pytest.mark.parametrize("words", BIASES)
+def test_a_bias_that_the_wrong_half_gets_is_named(words: str) -> None:
+    bias = DATA.weights.gate_up_bias
+    assert bias is not None
+    edited = BIASES[words](bias.unflatten(1, (-1, 2)).movedim(1, 2)).movedim(1, 2)
+    weights = replace(DATA.weights, gate_up_bias=edited.flatten(1))
+    subject = subject_of(PLAIN)
+    prepared = subject.prepare(weights, DATA.config, CASE.shard)
+    out = subject.forward(prepared, DATA.hidden_states, DATA.routing)
+    assert words in why(out)
+
+
+ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
+    "visit expert id % 4 of this rank": lambda ids: ids % 4,
+    "visit this rank's nearest expert": lambda ids: ids.clamp(max=3),
+    "visit this rank's first expert": lambda ids: ids.masked_fill(ids > 3, 0),
+}
+
+
+@pytest.mark.parametrize("words", ELSEWHERE)
+def test_a_rank_that_serves_the_experts_of_others_is_named(words: str) -> None:
+    case = parse_case("e8k4h64i96/tp1r0-ep2r0/t17/s0")
+    data, subject = make_case_data(case), subject_of(PLAIN)
+    prepared = subject.prepare(data.weights, data.config, case.shard)
+    routing = Routing(ELSEWHERE[words](data.routing.ids), data.routing.weights)
+    out = subject.forward(prepared, data.hidden_states, routing)
+    judged = judge_rank(
+        data.weights,
+        data.config,
+        data.hidden_states,
+        data.routing,
+        shard=case.shard,
+        arithmetic=CLASS,
+    )
+    [line] = why_lines(case, data, judged, out, CLASS, worst=100.0)
+    assert line == f"why    behaves as if: slots of other ranks' experts {words}"
