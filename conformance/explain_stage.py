@@ -79,9 +79,11 @@ class _Stage:
         self._stage, self._found, self._experts = stage, found, experts
         self._truth, self._allowed = judged.truth[stage], judged.allowed[stage]
         lanes = judged.truth["activation"]
-        given = stages.get("activation", lanes).detach().cpu().double()
-        if "activation" not in stages:
-            given = through(given, dtype=experts.arithmetic.intermediate)
+        # Of a stage that is wrong before the activation, nothing is known of that one.
+        if stage == "down" and "activation" in stages:
+            given = stages["activation"].detach().cpu().double()
+        else:
+            given = through(lanes, dtype=experts.arithmetic.intermediate)
         self._lanes = given.reshape(lanes.shape)
         self._ids = experts.situation.routing.ids - experts.first
         bad = (found - self._truth).abs() / self._allowed.clamp(min=_TINY)

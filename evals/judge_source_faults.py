@@ -65,14 +65,17 @@ def judge(
         *("--profile", profile, "--device", device, "--run-dir", str(out / package)),
         *("-k", check),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", _COMMAND, *arguments],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _COMMAND, *arguments],
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Judged(fault, -1, (f"not judged within {_SECONDS:g} s",))
     text = done.stdout + done.stderr
     (out / f"{package}.txt").write_text(text, encoding="utf-8")
     why = (line[3:].strip() for line in text.splitlines() if line.startswith("why "))

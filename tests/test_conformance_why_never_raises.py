@@ -18,6 +18,8 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.explain_stage import explain_stage
+from mxmoe.conformance.layer_steps import situation_of
 from mxmoe.conformance.strategies import cases
 from mxmoe.conformance.why_numbers import why_lines
 from mxmoe.reference.sharding import shard_weights
@@ -90,6 +92,53 @@ def judge_sentences(examples: int) -> None:
             assert line.startswith("why    ")
 
     judge()
+
+
+def judge_stages(examples: int) -> None:
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @example(parse_case("e1k1h32i32/tp3r2/t63/s55"), "ramp", "down", "fp32")
+    @given(
+        cases(is_small, hot=tuple(HOT_SPOTS)),
+        st.sampled_from(sorted(WRONG)),
+        st.sampled_from(("gate_up", "activation", "down", "combine")),
+        st.sampled_from(sorted(ARITHMETIC)),
+    )
+    def judge(case: Case, wrong: str, stage: str, name: str) -> None:
+        data = make_case_data(case, hidden_dtype=ARITHMETIC[name].output)
+        situation = situation_of(case, data)
+        judged = judge_rank(
+            situation.part,
+            data.config,
+            data.hidden_states,
+            data.routing,
+            shard=case.shard,
+            arithmetic=ARITHMETIC[name],
+        )
+        rows = judged.truth[stage].flatten(0, -2)
+        if rows.numel():
+            spoiled = WRONG[wrong](rows).reshape(judged.truth[stage].shape)
+            # What lies behind the wrong stage may be anything.
+            stages = {"activation": torch.zeros(3), stage: spoiled}
+            if stage == "down":
+                stages["activation"] = judged.truth["activation"]
+            explain_stage(stage, stages, judged, situation, ARITHMETIC[name])
+
+    judge()
+
+
+def test_any_wrong_stage_is_looked_at_without_an_error() -> None:
+    judge_stages(20)
+
+
+@pytest.mark.nightly
+def test_any_of_hundreds_of_wrong_stages_is_looked_at_without_an_error() -> None:
+    judge_stages(400)
 
 
 def test_any_wrong_output_gets_one_line() -> None:
