@@ -8,15 +8,15 @@ from functools import partial
 import torch
 
 from mxmoe.conformance.case import Case
-from mxmoe.conformance.describe_bytes import difference_lines
-from mxmoe.conformance.describe_bytes import kind_line
-from mxmoe.conformance.describe_bytes import missing_line
-from mxmoe.conformance.describe_bytes import prepared_tensors
-from mxmoe.conformance.describe_bytes import why_lines
 from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_bytes.describe import difference_lines
+from mxmoe.conformance.why_bytes.describe import kind_line
+from mxmoe.conformance.why_bytes.describe import missing_line
+from mxmoe.conformance.why_bytes.describe import prepared_tensors
+from mxmoe.conformance.why_bytes.describe import why_lines
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig

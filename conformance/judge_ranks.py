@@ -20,8 +20,6 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.explain_ranks import Terms
-from mxmoe.conformance.explain_ranks import explain_ranks
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
 from mxmoe.conformance.rank_groups import ranks_of
@@ -29,6 +27,8 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.verdict import unsupported
+from mxmoe.conformance.why_numbers.ranks_sum import Terms
+from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
 from mxmoe.reference.moe import moe
 from mxmoe.reference.types import Shard
 

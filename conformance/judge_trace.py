@@ -11,13 +11,13 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.explain_nonfinite import first_nonfinite
-from mxmoe.conformance.explain_stage import explain_stage
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.layer_steps import situation_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.nonfinite import first_nonfinite
+from mxmoe.conformance.why_numbers.stage import explain_stage
 
 TRACED = ("gate_up", "activation", "down", "combine")
 

@@ -27,8 +27,8 @@ import torch
 from mxmoe.conformance import bounds
 from mxmoe.conformance import fused_bounds
 from mxmoe.conformance import judge
-from mxmoe.conformance import layer_steps
 from mxmoe.conformance.rundir import RunWriter
+from mxmoe.conformance.why_numbers import layer_steps
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import append_answer
 from mxmoe.evals.gate.ended import end
@@ -51,7 +51,7 @@ LONGEST = (
     "test_conformance_ranks.py",
     "test_triton_moe_interpreted.py",
     "test_readme.py",
-    "test_conformance_explain.py",
+    "test_why_numbers_hypotheses.py",
     "test_gate_grade_school.py",
     "test_verify_runs.py",
     "test_conformance_escape.py",

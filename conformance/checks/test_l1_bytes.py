@@ -9,7 +9,6 @@ import torch
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.describe_bytes import prepared_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_bytes import judge_tensor
 from mxmoe.conformance.judge_bytes import judge_tensors
@@ -21,6 +20,7 @@ from mxmoe.conformance.strategies import ALL_RANKS
 from mxmoe.conformance.strategies import MANY_EXPERTS
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_bytes.describe import prepared_tensors
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 

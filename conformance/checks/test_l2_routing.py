@@ -10,8 +10,6 @@ import torch
 from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.explain_routing import why_choice
-from mxmoe.conformance.explain_routing import why_weights
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.logits import LOGIT_KINDS
@@ -20,6 +18,8 @@ from mxmoe.conformance.routing_bounds import weight_bound
 from mxmoe.conformance.routing_laws import ROUTING_LAWS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.routing import why_choice
+from mxmoe.conformance.why_numbers.routing import why_weights
 from mxmoe.reference.routing import route
 from mxmoe.reference.types import Routing
 

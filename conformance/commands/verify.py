@@ -64,8 +64,8 @@ def verify(
     Exit codes: 0 pass; 1 fail: bytes differ; 2 usage or bad input; 3 invalid: a layer
     could not be compared.
     """
-    from mxmoe.conformance.verify_request import VerifyOptions
-    from mxmoe.conformance.verify_run import run_verify
+    from mxmoe.conformance.verify.request import VerifyOptions
+    from mxmoe.conformance.verify.run import run_verify
 
     return run_verify(
         VerifyOptions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 
 # Fewer entries in another order are as likely to be other entries.
 _PERMUTED = 4

@@ -10,9 +10,9 @@ from mxmoe.conformance.bounds import Error
 from mxmoe.conformance.bounds import activation_error
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.bounds import rounded_activation
-from mxmoe.conformance.explain_numbers import explain_numbers
-from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.why_numbers.hypotheses import explain_numbers
+from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.evals.locate.activation_causes import activation_causes
 from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.combine_causes import Sum

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from mxmoe.conformance.compare_bytes import compare_bytes
-from mxmoe.conformance.describe_bytes import difference_lines
-from mxmoe.conformance.describe_bytes import kind_line
-from mxmoe.conformance.describe_bytes import missing_line
-from mxmoe.conformance.describe_bytes import prepared_tensors
-from mxmoe.conformance.describe_bytes import why_lines
 from mxmoe.conformance.expected_tensor import ExpectedTensor
 from mxmoe.conformance.expected_tensor import expected_tensors
+from mxmoe.conformance.why_bytes.describe import difference_lines
+from mxmoe.conformance.why_bytes.describe import kind_line
+from mxmoe.conformance.why_bytes.describe import missing_line
+from mxmoe.conformance.why_bytes.describe import prepared_tensors
+from mxmoe.conformance.why_bytes.describe import why_lines
 from mxmoe.evals.locate.checksums import checksums
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import PADDING

@@ -1,7 +1,7 @@
 """Rows of a GEMM that were computed with other weights of the same layer.
 
 Of another expert, with or without its bias; of another row of the same expert; or with
-blocks or scales in an order that the suite knows (`explain_bytes.EDITS`).
+blocks or scales in an order that the suite knows (`why_bytes.finished_tensor.EDITS`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mxmoe.conformance.explain_bytes import EDITS
+from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.evals.locate.explained import SLACK
 from mxmoe.evals.locate.product_causes import Product
 from mxmoe.reference.formats import decode

@@ -12,9 +12,9 @@ import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.explain_numbers import explain_numbers
-from mxmoe.conformance.layer_steps import Situation
 from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.why_numbers.hypotheses import explain_numbers
+from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.evals.locate.activation_causes import activation_causes
 from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.combine_causes import OTHER_WEIGHTS

@@ -9,8 +9,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance.layer_lines import RankLine
 from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.verify.layer_lines import RankLine
 from mxmoe.evals.report.run_data import CHECKING
 from mxmoe.evals.report.run_data import RunData
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.layer_lines import read_layers
 from mxmoe.conformance.rundir import read_run
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.verify.layer_lines import read_layers
 
 TENSORS = (
     *("fc1_weights", "fc1_scales", "fc1_bias", "fc2_weights", "fc2_scales", "fc2_bias"),

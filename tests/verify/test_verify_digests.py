@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.tensor_digests import digest
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.verify.tensor_digests import digest
 from mxmoe.reference.layouts import TRTLLM_GEN
 from mxmoe.reference.types import GPT_OSS_20B
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mxmoe.conformance.embedded import write_checkpoint
-from mxmoe.conformance.layer_lines import read_layers
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.verify.layer_lines import read_layers
 from mxmoe.reference.types import MoEConfig
 
 # Runs the command with a thread that watches the memory of this process that is not

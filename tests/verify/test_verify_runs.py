@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance.layer_lines import read_layers
 from mxmoe.conformance.rundir import read_run
 from mxmoe.conformance.verdict import ExitCode
+from mxmoe.conformance.verify.layer_lines import read_layers
 
 COMMAND = "mxmoe.conformance.commands.main"
 TORCHRUN = (

@@ -1,0 +1,1 @@
+"""`mxmoe verify`: a whole checkpoint, layer by layer and rank by rank."""

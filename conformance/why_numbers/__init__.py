@@ -1,0 +1,1 @@
+"""Why numbers are wrong: the fault under which the found output is right."""

@@ -1,0 +1,315 @@
+"""Why an output is wrong, as far as the output itself tells it.
+
+Elements that are zero, one factor on everything, tokens or columns in another order,
+something added: none of it needs a weight, so a layer of any size can be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.why_numbers.honest_size import has_honest_size
+from mxmoe.conformance.why_numbers.honest_size import honest_variance
+from mxmoe.conformance.why_numbers.honest_size import part_left
+from mxmoe.conformance.why_numbers.layer_steps import Fit
+from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.reference.types import Arithmetic
+
+# Rows and columns whose place is looked for; more would take seconds.
+_LOOKED_FOR = 256
+
+# Of the wrong elements, that two calls should have given other numbers for.
+_APART = 0.5
+
+# A factor nearer to 1 than this is a rounding, and not told from one here.
+_SMALLEST_FACTOR = 2.0**-10
+
+
+# One wrong number may be the largest by chance.
+_FEWEST_LIMITED = 3
+
+
+_Told = tuple[str, torch.Tensor, torch.Tensor]
+"""A sentence, the output [t, h] that it tells of, what is allowed around that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What one rank gave, and what it should have given.
+
+    found, truth, allowed, hidden_states : float64 [t, h] on the CPU. former : what the
+    candidate gave one call earlier for other numbers, last what it should have given.
+    """
+
+    found: torch.Tensor
+    truth: torch.Tensor
+    allowed: torch.Tensor
+    hidden_states: torch.Tensor
+    arithmetic: Arithmetic
+    former: Sequence[torch.Tensor] = ()
+
+    def bad(self) -> torch.Tensor:
+        """bool [t, h]: out of bound."""
+        return ~((self.found - self.truth).abs() <= self.allowed)
+
+    def gives(self, truth: torch.Tensor, allowed: torch.Tensor) -> bool:
+        """Whether `found` is `truth` within `allowed` and the output's own rounding."""
+        slack = allowed + half_ulp(truth.abs() + allowed, self.arithmetic.output)
+        return bool(((self.found - truth).abs() <= slack).all())
+
+    def fit(self, name: str, told: torch.Tensor, allowed: torch.Tensor) -> Fit | None:
+        """`name`, if what it leaves has the size of honest errors."""
+        rest, dtype = self.found - told, self.arithmetic.output
+        if not has_honest_size(rest, honest_variance(told, allowed, dtype)):
+            return None
+        return Fit(name, part_left(rest, self.found - self.truth, self.allowed))
+
+
+def explain_output(output: Output) -> list[Fit]:
+    """Every sentence that is true of the whole of `output`; [] if none is."""
+    if output.found.numel() == 0 or not output.found.isfinite().all():
+        return []
+    fits = [
+        output.fit(*told)
+        for explain in (
+            _zeros,
+            _limited,
+            _factor,
+            _tokens,
+            _columns,
+            _added,
+            _former,
+            _stored,
+            _cut,
+        )
+        for told in explain(output)
+    ]
+    return [fit for fit in fits if fit is not None]
+
+
+def _zeros(output: Output) -> Iterator[_Told]:
+    zero, bad = output.found == 0, output.bad()
+    rows, columns = zero.all(dim=1), zero.all(dim=0)
+    if not bad.any() or not (rows[:, None] | columns)[bad].all():
+        return
+    if zero.all():
+        yield "output all zero", output.found, output.allowed
+        return
+    told = torch.where(rows[:, None] | columns, 0, output.truth)
+    for what, mask in (("token", rows), ("column", columns)):
+        if mask.any():
+            yield f"output: {ranges(what, mask)} all zero", told, output.allowed
+
+
+def _limited(output: Output) -> Iterator[_Told]:
+    """Everything that is wrong has one size: the largest there is."""
+    most, bad = float(output.found.abs().amax()), output.bad()
+    told, room = output.truth.clamp(-most, most), output.allowed
+    same = most > 0 and bool((output.found.abs() == most)[bad].all())
+    if same and int(bad.sum()) >= _FEWEST_LIMITED and output.gives(told, ~bad * room):
+        yield f"the output limited to +-{most:.4g}", told, output.allowed
+
+
+def _factor(output: Output) -> Iterator[_Told]:
+    found, truth = output.found, output.truth
+    weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
+    size = float((weight * truth**2).sum())
+    factor = float((weight * found * truth).sum()) / size if size else 0.0
+    if factor and abs(factor - 1) > _SMALLEST_FACTOR:
+        # What is multiplied is the error as well.
+        allowed = output.allowed * abs(factor)
+        if output.gives(factor * truth, allowed):
+            yield f"the whole output times {factor:.3g}", factor * truth, allowed
+    bad = output.bad()
+    for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
+        if place.any() and not place.all():
+            mask = place[:, None] if dim else place
+            inside = weight * mask
+            size = float((inside * truth**2).sum())
+            factor = float((inside * found * truth).sum()) / size if size else 0.0
+            told = torch.where(mask, factor * truth, truth)
+            allowed = torch.where(mask, abs(factor), 1) * output.allowed
+            if factor and output.gives(told, allowed):
+                words = f"the output of {ranges(what, place)} times {factor:.3g}"
+                yield words, told, allowed
+
+
+def _tokens(output: Output) -> Iterator[_Told]:
+    places = _places(output.found, output.truth, output.allowed, output.bad())
+    if places:
+        bad = int(output.bad().any(dim=1).sum())
+        order = _order(places, len(output.found), bad)
+        for name in moved("token", places, len(order)):
+            yield name, output.truth[order], output.allowed[order]
+
+
+def _columns(output: Output) -> Iterator[_Told]:
+    if len(output.found) < 2:  # one number has a like too easily
+        return
+    places = _places(output.found.T, output.truth.T, output.allowed.T, output.bad().T)
+    if places:
+        bad = int(output.bad().any(dim=0).sum())
+        order = _order(places, output.found.shape[1], bad)
+        for name in moved("column", places, len(order)):
+            yield name, output.truth[:, order], output.allowed[:, order]
+
+
+def _places(
+    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, bad: torch.Tensor
+) -> dict[int, int]:
+    """Bad row -> the row whose truth it holds, or {} if one has none."""
+    places = {}
+    for row in bad.any(dim=1).nonzero()[:_LOOKED_FOR, 0].tolist():
+        like = ((found[row] - truth).abs() <= allowed).all(dim=1).nonzero()[:, 0]
+        if not len(like):
+            return {}
+        places[row] = int(like[0])
+    return places
+
+
+def _order(places: dict[int, int], count: int, bad: int) -> torch.Tensor:
+    """Where each row comes from; by the same step, if not all bad ones were asked."""
+    order = torch.arange(count)
+    steps = {(place - at) % count for at, place in places.items()}
+    if len(places) < bad and len(steps) == 1:
+        return (order + steps.pop()) % count
+    order[list(places)] = torch.tensor(list(places.values()))
+    return order
+
+
+def moved(
+    what: str, places: dict[int, int], count: int, thing: str = "the output"
+) -> Iterator[str]:
+    """``each token holds the output of token n - 1``: where rows come from.
+
+    places : row -> the row whose `thing` it has. count : of all rows.
+    """
+    steps = {place - at for at, place in places.items()}
+    around = {step % count for step in steps}
+    if len(around) == 1 and len(places) > 2:
+        (by,) = steps if len(steps) == 1 else around
+        by = by if abs(by) <= count // 2 or len(steps) == 1 else by - count
+        which = f"each {what} holds"
+        if len(places) < min(count - 1, _LOOKED_FOR):
+            mask = torch.zeros(count, dtype=torch.bool)
+            mask[list(places)] = True
+            which = f"{ranges(what, mask)} hold"
+        sign = "+" if by > 0 else "-"
+        yield f"{which} {thing} of {what} n {sign} {abs(by)}"
+        return
+    if len(places) > 1 and len(set(places.values())) == 1:
+        mask = torch.zeros(count, dtype=torch.bool)
+        mask[list(places)] = True
+        (source,) = set(places.values())
+        yield f"{ranges(what, mask)} hold {thing} of {what} {source}"
+        return
+    if thing != "the output":
+        some = [f"{what} {at} has {thing} of {what} {n}" for at, n in places.items()]
+        more = f" and {len(some) - 3} more" if len(some) > 3 else ""
+        yield ", ".join(some[:3]) + more
+        return
+    first = [f"{what} {at} holds that of {what} {n}" for at, n in places.items()][:3]
+    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
+    yield f"{what}s in another order: {', '.join(first)}{more}"
+
+
+def _added(output: Output) -> Iterator[_Told]:
+    told = output.truth + output.hidden_states
+    if output.gives(told, output.allowed):
+        yield "the hidden states are added to the output", told, output.allowed
+
+
+def _former(output: Output) -> Iterator[_Told]:
+    bad = output.bad()
+    rows, columns = bad.any(dim=1, keepdim=True), bad.any(dim=0)
+    if not bad.any() or not output.former:
+        return
+    # Its own numbers were others, or the two calls do not tell anything.
+    apart = (output.former[-1] - output.truth).abs() > output.allowed
+    if apart[bad].double().mean() < _APART:
+        return
+    where = "" if rows.all() and columns.all() else f", in {damage(bad)}"
+    for words, more in (
+        ("the output of the former call stays", torch.zeros_like(output.truth)),
+        ("added to the output of the former call", output.truth),
+    ):
+        for former in output.former:
+            kept = torch.where(rows & columns, former, 0)
+            told = torch.where(rows & columns, kept + more, output.truth)
+            # Next to nothing is near to whatever else is next to nothing.
+            told_apart = (output.found - told).norm() <= kept.norm() / 2
+            if kept.any() and told_apart and output.gives(told, output.allowed):
+                yield words + where, told, output.allowed
+
+
+def _stored(output: Output) -> Iterator[_Told]:
+    """Every number is one of a coarser format, and near enough for it."""
+    finest = torch.finfo(output.arithmetic.output).eps
+    for name, dtype in _FORMATS.items():
+        coarser = torch.finfo(dtype).eps > finest
+        if coarser and torch.equal(through(output.found, dtype=dtype), output.found):
+            room = output.allowed + half_ulp(output.found, dtype) * 2
+            if bool(((output.found - output.truth).abs() <= room).all()):
+                yield f"output rounded to {name}", output.found, output.allowed
+
+
+_FORMATS = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float8 (E4M3)": torch.float8_e4m3fn,
+    "float8 (E5M2)": torch.float8_e5m2,
+}
+
+
+def _cut(output: Output) -> Iterator[_Told]:
+    """A rounding of the output itself that is not to nearest."""
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float16", torch.float16)):
+        ulp = 2 * half_ulp(output.truth, dtype)
+        for words, toward in (
+            ("cut, not rounded", -output.truth.sign() / 2),
+            ("rounded away from 0", output.truth.sign() / 2),
+            ("rounded down", -torch.ones_like(ulp) / 2),
+            ("rounded up", torch.ones_like(ulp) / 2),
+        ):
+            told = output.truth + toward * ulp
+            if output.gives(told, output.allowed):
+                yield f"output {words} to {name}", told, output.allowed
+
+
+def rounded_twice(
+    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, dtype: torch.dtype
+) -> list[str]:
+    """Whether `found` [t, h] went through float16 on its way to `dtype`.
+
+    A number that is rounded to a tie of `dtype` goes on to the even neighbour, which
+    may be the further one. Most elements are right all the same: it is likelier than no
+    other cause, so it is for outputs that nothing else explains.
+    """
+    if dtype is not torch.bfloat16:
+        return []
+    got = found.detach().cpu().double().reshape(truth.shape)
+    own = (allowed - half_ulp(truth, dtype)).clamp(min=0)
+    ends = (through(x, dtype=torch.float16) for x in (truth - own, truth + own))
+    low, high = (through(x, dtype=dtype) for x in ends)
+    told = bool(((low <= got) & (got <= high)).all())
+    return ["output rounded to float16, then to bfloat16"] if told else []
+
+
+def ranges(what: str, mask: torch.Tensor) -> str:
+    """``tokens 3..5, 9``: where a mask [n] is true."""
+    found = mask.nonzero()[:, 0].tolist()
+    runs: list[list[int]] = []
+    for n in found:
+        if runs and runs[-1][1] == n - 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    words = [f"{a}" if a == b else f"{a}..{b}" for a, b in runs[:4]]
+    more = ", ..." if len(runs) > 4 else ""
+    return f"{what}{'s' * (len(found) > 1)} {', '.join(words)}{more}"

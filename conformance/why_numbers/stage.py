@@ -1,0 +1,177 @@
+"""Why a traced stage is wrong: what else was made of the stage before it.
+
+The first stage that leaves its bound is looked at, so what goes into it is right. The
+result of a GEMM is held against matrices, biases and roundings that are otherwise; the
+last stage is the output, which has a search of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.why_numbers.activation import explain_activation
+from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.causes import has_lanes
+from mxmoe.conformance.why_numbers.expert_content import Experts
+from mxmoe.conformance.why_numbers.expert_content import Matrix
+from mxmoe.conformance.why_numbers.expert_content import Otherwise
+from mxmoe.conformance.why_numbers.honest_size import likeliest
+from mxmoe.conformance.why_numbers.honest_size import part_left
+from mxmoe.conformance.why_numbers.hypotheses import too_large
+from mxmoe.conformance.why_numbers.layer_steps import Fit
+from mxmoe.conformance.why_numbers.layer_steps import Situation
+from mxmoe.conformance.why_numbers.layer_steps import gated
+from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
+from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
+from mxmoe.reference.types import Arithmetic
+
+Tensor = torch.Tensor
+_TINY = torch.finfo(torch.float64).tiny
+# A hypothesis with larger numbers may be off by more; with far larger ones it fits all.
+_WIDEST = 16.0
+_FORMATS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_MATRICES = ("gate_up", "down")
+_OF_BOTH = ("both GEMMs", "gate_up and ")
+
+
+def explain_stage(
+    stage: str,
+    stages: dict[str, Tensor],
+    judged: Judged,
+    s: Situation,
+    arithmetic: Arithmetic,
+) -> list[str]:
+    """What `stages[stage]` behaves like, whose former stages are right; [] if unknown.
+
+    stage : gate_up, activation, down or combine.
+    """
+    if stage == "activation":
+        return explain_activation(stages, judged, s, arithmetic)
+    if not stages[stage].isfinite().all():
+        return []
+    if stage == "combine":
+        return list(map(str, causes(s, judged, stages[stage], arithmetic)))
+    if too_large(s.part) or not has_lanes(s.part):
+        return []
+    found = stages[stage].detach().cpu().double().reshape(judged.truth[stage].shape)
+    wrong = _Stage(stage, found, stages, judged, Experts(s, arithmetic))
+    return [str(fit) for fit in wrong.fits()]
+
+
+class _Stage:
+    """The result [t, k, rows] of one GEMM with its bias, and what went into it."""
+
+    def __init__(
+        self,
+        stage: str,
+        found: Tensor,
+        stages: dict[str, Tensor],
+        judged: Judged,
+        experts: Experts,
+    ) -> None:
+        self._stage, self._found, self._experts = stage, found, experts
+        self._truth, self._allowed = judged.truth[stage], judged.allowed[stage]
+        lanes = judged.truth["activation"]
+        # Of a stage that is wrong before the activation, nothing is known of that one.
+        if stage == "down" and "activation" in stages:
+            given = stages["activation"].detach().cpu().double()
+        else:
+            given = through(lanes, dtype=experts.arithmetic.intermediate)
+        self._lanes = given.reshape(lanes.shape)
+        self._ids = experts.situation.routing.ids - experts.first
+        bad = (found - self._truth).abs() / self._allowed.clamp(min=_TINY)
+        self._bad = (bad > 1).any(dim=2)
+        worst = int(bad.amax(dim=2).argmax())
+        self._worst = divmod(worst, bad.shape[1])
+
+    def fits(self) -> list[Fit]:
+        """The likeliest causes."""
+        count = {
+            m: getattr(self._experts.situation.part, f"{m}_blocks").shape[2]
+            for m in _MATRICES
+        }
+        fits = list(self._stored())
+        for hypothesis in (*steps_otherwise(), *contents_otherwise(count)):
+            if _is_of_one_stage(hypothesis) and self._may_be(hypothesis):
+                fits += self._held(hypothesis)
+        return likeliest(fits, self._found.numel())
+
+    def _stored(self) -> Iterator[Fit]:
+        for name, dtype in _FORMATS.items():
+            if not torch.equal(through(self._found, dtype=dtype), self._found):
+                continue
+            room = self._allowed + half_ulp(self._truth.abs() + self._allowed, dtype)
+            if bool(((self._found - self._truth).abs() <= room).all()):
+                yield Fit(f"{self._stage} rounded to {name} with its bias", 0.0)
+
+    def _may_be(self, hypothesis: Otherwise) -> bool:
+        """Whether it gives the slot that is furthest off."""
+        token, slot = self._worst
+        local = int(self._ids[token, slot])
+        if not 0 <= local < self._experts.count:
+            return False
+        told = self._made(hypothesis, local, self._given(token, slot))
+        at = self._worst
+        return self._within(self._found[at], told[0], self._truth[at], at)
+
+    def _given(self, token: int, slot: int) -> Tensor:
+        if self._stage == "down":
+            return self._lanes[token, slot][None]
+        return self._experts.situation.hidden_states[token][None].double()
+
+    def _held(self, hypothesis: Otherwise) -> Iterator[Fit]:
+        """It everywhere, else in the experts that are wrong somewhere."""
+        told = torch.zeros_like(self._found)
+        for local in self._experts.visited():
+            mine = self._ids == local
+            rows = self._experts.situation.hidden_states[mine.nonzero()[:, 0]].double()
+            rows = self._lanes[mine] if self._stage == "down" else rows
+            told[mine] = self._made(hypothesis, local, rows)
+        guilty = torch.isin(self._ids, self._ids[self._bad].unique())
+        which = (self._ids[self._bad].unique() + self._experts.first).tolist()
+        words = f", in expert{'s' * (len(which) > 1)} {', '.join(map(str, which))} only"
+        part = torch.where(guilty[..., None], told, self._truth)
+        for place, values in (("", told), (words, part)):
+            if self._within(self._found, values, self._truth, slice(None)):
+                left = self._found - values
+                before = self._found - self._truth
+                left_part = part_left(left, before, self._allowed)
+                yield Fit(hypothesis.name, left_part, place=place)
+                return
+
+    def _within(
+        self, found: Tensor, told: Tensor, truth: Tensor, at: tuple[int, int] | slice
+    ) -> bool:
+        size = truth.norm(dim=-1, keepdim=True).clamp(min=_TINY)
+        growth = (told.norm(dim=-1, keepdim=True) / size).clamp(max=_WIDEST)
+        rounding = half_ulp(told, self._experts.arithmetic.slot)
+        room = self._allowed[at] * (1 + growth) + rounding
+        return bool(((found - told).abs() <= room).all())
+
+    def _made(self, hypothesis: Otherwise, local: int, rows: Tensor) -> Tensor:
+        """What one expert makes of rows [n, h] or [n, i]."""
+        content, steps = hypothesis.edit(self._experts, local), hypothesis.steps
+        if self._stage == "gate_up":
+            z = _product(steps.x(rows), content.gate_up, steps.first)
+            return steps.z(z) + content.gate_up.bias
+        y = steps.v(_product(rows, content.down, steps.last))
+        store = steps.y or partial(through, dtype=self._experts.arithmetic.slot)
+        return store(y + steps.down_bias(content.down.bias))
+
+
+def _is_of_one_stage(hypothesis: Otherwise) -> bool:
+    """Whether no stage behind a GEMM is needed to tell it from a simpler one."""
+    both = any(words in hypothesis.name for words in _OF_BOTH)
+    return not both and hypothesis.steps.gated is gated
+
+
+def _product(x: Tensor, w: Matrix, columns: Callable[[int], int]) -> Tensor:
+    k = columns(x.shape[1])
+    return w.times(x) if k == x.shape[1] else x[:, :k] @ w.dense[:, :k].T
