@@ -20,10 +20,10 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
-from mxmoe.conformance.why_numbers.causes import why_lines
 from mxmoe.conformance.why_numbers.kept import explain_kept
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import tell
+from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.moe import moe_of_rank
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Trace

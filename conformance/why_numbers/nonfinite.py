@@ -16,7 +16,7 @@ import torch
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.designed import tokens_of_gaps
 from mxmoe.conformance.why_numbers.layer_steps import Situation
-from mxmoe.conformance.why_numbers.output import ranges
+from mxmoe.conformance.why_numbers.moved import ranges
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode

@@ -26,7 +26,7 @@ from mxmoe.conformance.why_numbers.honest_size import honest_variance
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import through
-from mxmoe.conformance.why_numbers.output import ranges
+from mxmoe.conformance.why_numbers.moved import ranges
 
 Tensor = torch.Tensor
 

@@ -16,9 +16,9 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.layer_steps import Situation
+from mxmoe.conformance.why_numbers.moved import moved
+from mxmoe.conformance.why_numbers.moved import ranges
 from mxmoe.conformance.why_numbers.otherwise import Wrong
-from mxmoe.conformance.why_numbers.output import moved
-from mxmoe.conformance.why_numbers.output import ranges
 from mxmoe.reference.types import Routing
 
 Tensor = torch.Tensor

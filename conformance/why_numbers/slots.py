@@ -18,7 +18,7 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
-from mxmoe.conformance.why_numbers.output import ranges
+from mxmoe.conformance.why_numbers.moved import ranges
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_rows
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig

@@ -13,7 +13,7 @@ from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.why_numbers.causes import why_lines
+from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.types import ARITHMETIC
 
 _CLASS = ARITHMETIC["w4a16_fp32acc"]

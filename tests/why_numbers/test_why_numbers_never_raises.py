@@ -19,9 +19,9 @@ from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.strategies import cases
-from mxmoe.conformance.why_numbers.causes import why_lines
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.stage import explain_stage
+from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ARITHMETIC
 from mxmoe.reference.types import MoEConfig

@@ -1,0 +1,143 @@
+"""The line that says why an output is out of bound.
+
+What fits the failing case is held against a telling case (`telling_case`): a sentence
+that is true of both is said first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.why_numbers.causes import CHEAP
+from mxmoe.conformance.why_numbers.causes import NONFINITE
+from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.hypotheses import too_large
+from mxmoe.conformance.why_numbers.layer_steps import Fit
+from mxmoe.conformance.why_numbers.layer_steps import Situation
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.output import rounded_twice
+from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
+from mxmoe.conformance.why_numbers.telling_case import Told
+from mxmoe.reference.types import Arithmetic
+
+# Outputs of more elements than that tell causes apart by themselves.
+_RICH = 1024
+
+# Searches whose sentences name tokens and columns, which every case has others of.
+_OF_PLACES = {"output", "rows"}
+
+# More sets of tokens that are alike do not tell.
+_SETS = 3
+
+# Below this error / bound a missing or wrong term is less likely than a rounding.
+_CLOSE = 4.0
+
+# So many sentences are printed; more of them say that the case cannot tell.
+_SHOWN = 6
+
+
+def why_lines(
+    case: Case,
+    data: CaseData,
+    judged: Judged,
+    out: torch.Tensor,
+    arithmetic: Arithmetic,
+    worst: float,
+    tell: Callable[[], Told | None] = lambda: None,
+    kept: Callable[[], list[str]] = list,
+) -> list[str]:
+    """The line that begins ``why``: what `out` [t, h] behaves like.
+
+    worst : the largest error / allowed. tell : runs the candidate on a telling case.
+    kept : asks it which parts of its input it does not follow.
+    """
+    told = tell()
+    situation = situation_of(case, data)
+    there = list[Fit]()
+    if told is not None:
+        there = causes(
+            situation_of(told.case, told.data),
+            told.judged,
+            told.out,
+            arithmetic,
+            former=told.former,
+        )
+    only = {fit.family for fit in there}
+    if told is not None and not there and told.wrong:
+        # What explains neither case is not looked for twice.
+        only = CHEAP
+    rich = out.numel() >= _RICH
+    here = causes(situation, judged, out, arithmetic, only=only)
+    if there and rich and not here:
+        here = causes(situation, judged, out, arithmetic, only=CHEAP)
+    names, note = _agreed(here, there, told, rich)
+    if names:
+        more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    if twice := rounded_twice(out, truth, allowed, arithmetic.output):
+        return [f"why    behaves as if: {twice[0]}"]
+    looked = [(situation, judged, out)]
+    if told is not None:
+        looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
+    for where in looked if worst >= _CLOSE else ():
+        if words := _wrong_rows(*where):
+            line = f"why    wrong are exactly the tokens in {words}"
+            return [f"{line}: not computed, not written, or from elsewhere"]
+    if too_large(situation.part):
+        return ["why    not searched: there are too many weights for it"]
+    if known := kept():
+        return [f"why    {known[0]}"]
+    if worst < _CLOSE:
+        return [
+            "why    close to the bound: a rounding that class "
+            f"{arithmetic.name} does not have? A trace shows the stage"
+        ]
+    return ["why    none of the known hypotheses gives this output"]
+
+
+def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
+    """What exactly the wrong tokens have in common, whatever they hold; or ""."""
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    found = out.detach().cpu().double().reshape(truth.shape)
+    bad = ~((found - truth).abs() <= allowed)
+    owned = situation.shard.expert_range(situation.config)
+    ids = situation.routing.ids
+    served = (ids >= owned.start) & (ids < owned.stop)
+    sets = sets_of_tokens(ids, bad.any(dim=1), served)
+    return "; or ".join(list(sets)[:_SETS])
+
+
+def _agreed(
+    here: list[Fit], there: list[Fit], told: Told | None, rich: bool
+) -> tuple[list[str], str]:
+    """(what is said, a remark on where it is so)."""
+    ours, theirs = (list(map(str, fits)) for fits in (here, there))
+    if told is None:
+        return ours, ""
+    same = [name for name in ours if name in theirs]
+    alike = {fit.name for fit in there}
+    # Other tokens and columns in the other case, but the same experts and slots.
+    there_too = [
+        str(fit)
+        for fit in here
+        if fit.name in alike and ("token" in fit.place or "column" in fit.place)
+    ]
+    if same or there_too:
+        return same or there_too, ""
+    if NONFINITE in {fit.family for fit in there}:
+        return theirs, f" (in case {told.case}{told.how})"
+    places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
+    if ours and places and not any("former" in name for name in theirs):
+        return ours, ""
+    if theirs and not (ours and rich):
+        return theirs, f" (in case {told.case}{told.how})"
+    if told.wrong and not rich:
+        # Refuted there: few numbers are like those of many faults.
+        return [], ""
+    return ours, ""
