@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.why_numbers.accumulators import explain_accumulators
 from mxmoe.conformance.why_numbers.biases import explain_biases
 from mxmoe.conformance.why_numbers.constants import explain_constants
 from mxmoe.conformance.why_numbers.exchanged import explain_exchanged
@@ -193,6 +194,7 @@ def _families(
         yield "gathers", lambda: explain_gathers(wrong, places())
         yield "expert index", lambda: explain_expert_index(wrong)
         yield "tails", lambda: explain_tails(wrong)
+        yield "accumulators", lambda: explain_accumulators(wrong)
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)

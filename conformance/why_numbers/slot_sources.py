@@ -20,7 +20,7 @@ _TABLE = "slot n of a [top_k, t] table"
 _BITS = (1, 2, 4, 8, 16)
 # Fewer tokens are such a set by chance: of 19 there are 3876 sets of four.
 _FEWEST = 4
-_TILES = (4, 8, 16, 32, 64, 128)
+TILES = (4, 8, 16, 32, 64, 128)
 
 
 def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -86,7 +86,7 @@ def expert_sources(ids: Tensor, experts: int) -> Iterator[tuple[str, Tensor]]:
         taken = torch.where(source < 0, source, flat[source])
         if not torch.equal(taken, flat):
             yield f"the expert that {name} has", taken
-    for tile in _TILES:
+    for tile in TILES:
         # One number is read for a tile of sorted rows: that of its first or last.
         yield f"the expert at p // {tile} * {tile}", flat[order[p // tile * tile]]
         end = (p // tile * tile + tile - 1).clamp(max=t * k - 1)
@@ -112,7 +112,7 @@ def _of_its_expert(
     for bit in _BITS:
         pair = torch.where((row ^ bit) < count, row ^ bit, row)
         yield f"row r xor {bit} of its expert", order[first + pair]
-    for tile in _TILES:
+    for tile in TILES:
         yield (
             f"row r % {tile} of its expert, its first tile again",
             order[first + row % tile],
@@ -148,7 +148,7 @@ def _row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     _, p = _sorted(ids)
     row = (p - _first(ids)).reshape(ids.shape)
     count = (ids.flatten()[:, None] == ids.flatten()).sum(dim=1).reshape(ids.shape)
-    for tile in _TILES:
+    for tile in TILES:
         last = f"the last row of each full tile of {tile} rows of an expert"
         yield last, row % tile == tile - 1
         yield f"the rows of an expert after its first {tile}", row >= tile
