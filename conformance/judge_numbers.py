@@ -109,7 +109,7 @@ def judge_output(
             judge.subject.arithmetic,
             difference.worst,
             lambda: _told(judge, case, data, route, difference),
-            lambda: _kept(judge, case, data, route),
+            lambda told: _kept(judge, case, data, route, told),
         )
         lines += attributed
     raise judge.fail(
@@ -142,10 +142,13 @@ def _told(
     return tell(judge, case, data.config, run, graded=graded)
 
 
-def _kept(judge: Judge, case: Case, data: CaseData, route: str) -> list[str]:
+def _kept(
+    judge: Judge, case: Case, data: CaseData, route: str, told: Told | None
+) -> list[str]:
     if not judge.record.telling:
         return []
-    return explain_kept(judge, case, data, partial(run_route, route=route))
+    run = partial(run_route, route=route)
+    return explain_kept(judge, case, data, run, told)
 
 
 def _what(route: str, tactic: object) -> str:

@@ -1,8 +1,8 @@
 """Why an output is wrong: sums that begin with those of an earlier tile of rows.
 
-A kernel walks the rows of each expert in tiles, and row r of a tile has the accumulators
-of row r of the tile before. Where these are not cleared, a row also holds the products of
-rows r - tile, r - 2 tile, ..., of its expert or of the experts before.
+A kernel walks the rows of each expert in tiles, and row r of a tile has the
+accumulators of row r of the tile before. Where these are not cleared, a row also holds
+the products of rows r - tile, r - 2 tile, ..., of its expert or of those before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ Tensor = torch.Tensor
 # Rows by rows are added, and more would take a second.
 _LARGEST = 2**10
 
-_WITHIN = "the sums of the tiles before of its expert: accumulators cleared once an expert"
+_WITHIN = (
+    "the sums of the tiles before of its expert: accumulators cleared once an expert"
+)
 _FORMER = "the sums of the tile before of its expert, of those alone"
 _EVER = "the sums of the tiles before, of other experts too: accumulators never cleared"
 _BETWEEN = (

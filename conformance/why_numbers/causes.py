@@ -16,6 +16,8 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.why_numbers.accumulators import explain_accumulators
 from mxmoe.conformance.why_numbers.biases import explain_biases
 from mxmoe.conformance.why_numbers.constants import explain_constants
+from mxmoe.conformance.why_numbers.empty_slots import Former
+from mxmoe.conformance.why_numbers.empty_slots import explain_empty_slots
 from mxmoe.conformance.why_numbers.exchanged import explain_exchanged
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_index import explain_expert_index
@@ -41,6 +43,7 @@ from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
+from mxmoe.conformance.why_numbers.padding import explain_padding
 from mxmoe.conformance.why_numbers.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots import explain_slots
 from mxmoe.conformance.why_numbers.slots import fitted_slots
@@ -62,6 +65,7 @@ CHEAP = {
     "weights",
     "steps",
     "contents",
+    "empty slots",
     "slots",
     "biases",
     "fitted slots",
@@ -89,11 +93,13 @@ def causes(
     arithmetic: Arithmetic,
     *,
     former: Sequence[torch.Tensor] = (),
+    before: Former | None = None,
     only: Collection[str] = (),
 ) -> list[Fit]:
     """Sentences that are true of the whole of `out` [t, h]; [] for a right one.
 
-    only : the families to ask, if not all.
+    former : outputs of the call before. before : what its slots gave. only : the
+    families to ask, if not all.
     """
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
@@ -120,7 +126,7 @@ def causes(
     if not too_large(situation.part) and has_lanes(situation.part):
         wrong = wrong_output(found, judged, Experts(situation, arithmetic))
         right = part_left(found - wrong.right, found - truth, allowed)
-    for family, explain in _families(output, judged, situation, wrong):
+    for family, explain in _families(output, judged, situation, wrong, before):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
         if likely and far:
@@ -162,13 +168,21 @@ def _ratio(output: Output) -> torch.Tensor:
 
 
 def _families(
-    output: Output, judged: Judged, s: Situation, wrong: Wrong | None
+    output: Output,
+    judged: Judged,
+    s: Situation,
+    wrong: Wrong | None,
+    before: Former | None,
 ) -> Iterator[tuple[str, Callable[[], list[Fit]]]]:
     """The searches, simplest first."""
     found, arithmetic = output.found, output.arithmetic
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
+    yield (
+        "empty slots",
+        lambda: explain_empty_slots(found, judged, s, arithmetic, before),
+    )
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     if wrong is None:
         yield "slots", lambda: explain_slots(slots)
@@ -195,6 +209,7 @@ def _families(
         yield "expert index", lambda: explain_expert_index(wrong)
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)
+        yield "padding", lambda: explain_padding(wrong)
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)

@@ -136,7 +136,7 @@ def _named(mapped: list[tuple[_Place, str, float]]) -> list[Fit]:
 
 def _mapped(wrong: Wrong, place: _Place) -> Iterator[tuple[str, float]]:
     """(the words of a map under which the output is right, what it leaves)."""
-    finite = wrong.found.isfinite().all(dim=1)
+    finite, bad = wrong.found.isfinite().all(dim=1), wrong.bad.any(dim=1)
     served = wrong.experts.weights != 0
     for name, flat in place.sources:
         source = flat.reshape(place.own.shape)
@@ -144,6 +144,9 @@ def _mapped(wrong: Wrong, place: _Place) -> Iterator[tuple[str, float]]:
         known = ~beyond.any(dim=1)
         other = ((source != place.own) & served).any(dim=1)
         if not bool((known & other).any()) or bool((~finite & known).any()):
+            continue
+        # What is wrong would all lie beyond the buffer: anything explains that.
+        if not bool((known & bad).any()):
             continue
         if float(beyond.double().mean()) > _UNKNOWN:
             continue

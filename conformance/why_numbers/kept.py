@@ -17,6 +17,7 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.reference.types import Routing
 
@@ -33,24 +34,19 @@ def explain_kept(
     case: Case,
     data: CaseData,
     run: Callable[[Judge, Case, CaseData], torch.Tensor],
+    told: Told | None = None,
 ) -> list[str]:
     """One sentence on the parts of `data` that the output does not follow, or none.
 
-    run : gives the output [t, h] of a case with other data.
+    run : gives the output [t, h] of a case with other data. told : if it is wrong too,
+    it must not follow there either: something else may spoil all of a small output.
     """
-    judge, kept = aside(judge), []
+    judge = aside(judge)
     try:
-        before = run(judge, case, data).detach().cpu().double()
-        judged = judge.judged(case, data)
-        truth, allowed = judged.truth["combine"], judged.allowed["combine"]
-        for name, changed in _changes(case, data):
-            after = run(judge, case, changed).detach().cpu().double()
-            # What is not finite tells nothing here, and counts as another output.
-            if not bool(((after - before).abs() <= allowed).all()):
-                continue
-            other = judge.judged(case, changed).truth["combine"]
-            if bool(((other - truth).abs() > 2 * allowed).any()):
-                kept.append(name)
+        kept = _not_followed(judge, case, data, run)
+        if kept and told is not None and told.wrong:
+            there = _not_followed(judge, told.case, told.data, run)
+            kept = [name for name in kept if name in there]
     # It explains a failure and must not become another one.
     except Exception:
         return []
@@ -60,6 +56,28 @@ def explain_kept(
         f"not followed: {', '.join(kept)}. Others of the same shape do not change the "
         "output: they are never read, or kept from an earlier call"
     ]
+
+
+def _not_followed(
+    judge: Judge,
+    case: Case,
+    data: CaseData,
+    run: Callable[[Judge, Case, CaseData], torch.Tensor],
+) -> list[str]:
+    """The parts of `data` that change the true output and not the candidate's."""
+    kept = []
+    before = run(judge, case, data).detach().cpu().double()
+    judged = judge.judged(case, data)
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    for name, changed in _changes(case, data):
+        after = run(judge, case, changed).detach().cpu().double()
+        # What is not finite tells nothing here, and counts as another output.
+        if not bool(((after - before).abs() <= allowed).all()):
+            continue
+        other = judge.judged(case, changed).truth["combine"]
+        if bool(((other - truth).abs() > 2 * allowed).any()):
+            kept.append(name)
+    return kept
 
 
 def _changes(case: Case, data: CaseData) -> Iterator[tuple[str, CaseData]]:

@@ -177,17 +177,29 @@ def _former(output: Output) -> Iterator[_Told]:
     if apart[bad].double().mean() < _APART:
         return
     where = "" if rows.all() and columns.all() else f", in {damage(bad)}"
+    gave, should = output.former[0], output.former[-1]
+    # What is always the same looks as if it stayed.
+    wrong_too = ((gave - should).abs() > output.allowed)[bad]
+    constant = bool(wrong_too.double().mean() > _APART)
     for words, more in (
         ("the output of the former call stays", torch.zeros_like(output.truth)),
         ("added to the output of the former call", output.truth),
     ):
         for former in output.former:
+            same = constant and former is gave and "stays" in words
             kept = torch.where(rows & columns, former, 0)
             told = torch.where(rows & columns, kept + more, output.truth)
             # Next to nothing is near to whatever else is next to nothing.
             told_apart = (output.found - told).norm() <= kept.norm() / 2
             if kept.any() and told_apart and output.gives(told, output.allowed):
-                yield words + where, told, output.allowed
+                said = _SAME if same else words
+                yield said + where, told, output.allowed
+
+
+_SAME = (
+    "the same numbers for other hidden states, and wrong for those too: never written, "
+    "or written over"
+)
 
 
 def _stored(output: Output) -> Iterator[_Told]:

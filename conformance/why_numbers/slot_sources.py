@@ -20,6 +20,8 @@ _TABLE = "slot n of a [top_k, t] table"
 _BITS = (1, 2, 4, 8, 16)
 # Fewer tokens are such a set by chance: of 19 there are 3876 sets of four.
 _FEWEST = 4
+# Of so many, the last is not the only wrong one by chance.
+_FEWEST_SLOTS = 8
 TILES = (4, 8, 16, 32, 64, 128)
 
 
@@ -141,6 +143,31 @@ def sets_of_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]
         some = (rows & served).any(dim=1)
         if torch.equal(some, tokens) and _FEWEST <= int(some.sum()) < len(some):
             yield words
+
+
+def last_slots(ids: Tensor, served: Tensor) -> Iterator[tuple[str, int]]:
+    """(words, n) of the last slot of all, if it is one of a few by chance only.
+
+    served : [t, k].
+    """
+    if int(served.sum()) < _FEWEST_SLOTS:
+        return
+    if served[-1, -1]:
+        yield "the last slot of the last token", served.numel() - 1
+    mine = torch.where(served, ids, UNKNOWN).flatten()
+    last = int((mine == mine.max()).nonzero()[-1, 0])
+    yield "the last slot when all are sorted by expert", last
+
+
+def last_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]:
+    """The last place that the only token of a mask [t] has."""
+    if int(tokens.sum()) != 1 or len(tokens) < _FEWEST_SLOTS:
+        return
+    if tokens[-1]:
+        yield f"the last of {len(tokens)} tokens"
+    for words, n in last_slots(ids, served):
+        if tokens[n // ids.shape[1]]:
+            yield f"that of {words}"
 
 
 def _row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:

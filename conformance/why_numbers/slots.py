@@ -19,6 +19,7 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.moved import ranges
+from mxmoe.conformance.why_numbers.slot_sources import last_slots
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_rows
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
@@ -160,8 +161,18 @@ def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     served = slots.weights != 0
     gone = served & (factors.abs() <= known) & ((factors - 1).abs() > known)
     kept = torch.where(gone, 0, slots.weights)
-    if gone.any():
-        yield f"left out: {_which(slots, gone, served)}", kept
+    if not gone.any():
+        return
+    words = {_which(slots, gone, served)}
+    if int(gone.sum()) == 1:
+        last = {
+            words for words, n in last_slots(slots.ids, served) if gone.flatten()[n]
+        }
+        words = (
+            last if last and _capacity(slots, gone, served) is None else words | last
+        )
+    for which in sorted(words):
+        yield f"left out: {which}", kept
 
 
 def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
@@ -198,14 +209,19 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
 
 def _capacity(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> int | None:
     """n, if of each expert exactly the visits after the first n are gone."""
-    counts = set()
+    counts = set[int]()
     for expert in slots.ids[gone].unique():
         visits = gone[served & (slots.ids == expert)]
         first = int(visits.int().argmax())
         if not visits[first:].all():
             return None
         counts.add(first)
-    return counts.pop() if len(counts) == 1 and counts != {0} else None
+    if len(counts) != 1 or counts == {0}:
+        return None
+    (most,) = counts
+    _, visits = slots.ids[served].unique(return_counts=True)
+    late = int((visits - most).clamp(min=0).sum())
+    return most if late == int(gone.sum()) else None
 
 
 def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:

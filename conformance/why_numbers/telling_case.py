@@ -25,7 +25,9 @@ from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.record import Record
+from mxmoe.conformance.why_numbers.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
 
 # Experts, top_k, hidden, intermediate: odd numbers of K blocks and 37 tokens, which no
 # tile divides; then what kernels with larger tiles support.
@@ -45,6 +47,7 @@ class Told:
     """What the candidate gave for `case`.
 
     former : what it gave one call earlier for other hidden states, and should have.
+    before : what each slot should have given in that call.
     how : in what `data` differs from `case`, or "".
     """
 
@@ -53,6 +56,7 @@ class Told:
     judged: Judged
     out: torch.Tensor
     former: tuple[torch.Tensor, torch.Tensor]
+    before: Former
     how: str = ""
 
     @property
@@ -83,18 +87,25 @@ def tell(
         data = judge.data(case)
         data = _graded(data) if graded else data
         earlier = replace(data, hidden_states=_others(data.hidden_states))
+        if _unserved(case, data):
+            # What its slots leave behind lies where now a slot is not served.
+            ids, weights = data.routing.ids, data.routing.weights
+            rolled = Routing(ids.roll(1, 0), weights.roll(1, 0))
+            earlier = replace(earlier, routing=rolled)
         former = run(judge, case, earlier).detach().cpu().clone()
         out = run(judge, case, data).detach().cpu().clone()
     # `shapes` and `shards` are the candidate's as well, and raise what they like; a
     # lost device raises at the copy.
     except Exception:
         return None
+    judged_before = judge.judged(case, earlier)
     return Told(
         case=case,
         data=data,
         judged=judge.judged(case, data),
         out=out,
-        former=(former, judge.judged(case, earlier).truth["combine"]),
+        former=(former, judged_before.truth["combine"]),
+        before=Former(routing=earlier.routing, judged=judged_before),
         how=_GRADED if graded else "",
     )
 
@@ -141,6 +152,12 @@ def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
             continue
         return Case(config=config, shard=shard, tokens=_TOKENS, hot=like.hot)
     return None
+
+
+def _unserved(case: Case, data: CaseData) -> bool:
+    """Whether there are slots whose expert is not the rank's."""
+    owned, ids = case.shard.expert_range(data.config), data.routing.ids
+    return bool(((ids < owned.start) | (ids >= owned.stop)).any())
 
 
 def _others(states: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.output import rounded_twice
+from mxmoe.conformance.why_numbers.slot_sources import last_tokens
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Arithmetic
@@ -49,12 +50,12 @@ def why_lines(
     arithmetic: Arithmetic,
     worst: float,
     tell: Callable[[], Told | None] = lambda: None,
-    kept: Callable[[], list[str]] = list,
+    kept: Callable[[Told | None], list[str]] = lambda told: [],
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
-    kept : asks it which parts of its input it does not follow.
+    kept : asks it which parts of its input it does not follow, there as well.
     """
     told = tell()
     situation = situation_of(case, data)
@@ -66,6 +67,7 @@ def why_lines(
             told.out,
             arithmetic,
             former=told.former,
+            before=told.before,
         )
     only = {fit.family for fit in there}
     if told is not None and not there and told.wrong:
@@ -87,11 +89,10 @@ def why_lines(
         looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
     for where in looked if worst >= _CLOSE else ():
         if words := _wrong_rows(*where):
-            line = f"why    wrong are exactly the tokens in {words}"
-            return [f"{line}: not computed, not written, or from elsewhere"]
+            return [f"why    {words} not computed, not written, or from elsewhere"]
     if too_large(situation.part):
         return ["why    not searched: there are too many weights for it"]
-    if known := kept():
+    if known := kept(told):
         return [f"why    {known[0]}"]
     if worst < _CLOSE:
         return [
@@ -109,8 +110,13 @@ def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
     owned = situation.shard.expert_range(situation.config)
     ids = situation.routing.ids
     served = (ids >= owned.start) & (ids < owned.stop)
-    sets = sets_of_tokens(ids, bad.any(dim=1), served)
-    return "; or ".join(list(sets)[:_SETS])
+    tokens = bad.any(dim=1)
+    if sets := list(sets_of_tokens(ids, tokens, served)):
+        return f"wrong are exactly the tokens in {'; or '.join(sets[:_SETS])}:"
+    if last := list(last_tokens(ids, tokens, served)):
+        words = f"wrong is one token only, {' and '.join(last)}"
+        return f"{words}: written over by rows of padding,"
+    return ""
 
 
 def _agreed(
