@@ -91,9 +91,7 @@ def _who(ids: Tensor, empty: Tensor) -> str:
     none, elsewhere = bool((ids[empty] < 0).any()), bool((ids[empty] >= 0).any())
     if none and elsewhere:
         return "slots without an expert on this rank"
-    return (
-        "slots of other ranks' experts" if elsewhere else "slots without an expert (-1)"
-    )
+    return "slots without an expert (-1)" if none else "slots of other ranks' experts"
 
 
 def _sources(
