@@ -163,15 +163,14 @@ def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     kept = torch.where(gone, 0, slots.weights)
     if not gone.any():
         return
-    words = {_which(slots, gone, served)}
+    words = [_which(slots, gone, served)]
     if int(gone.sum()) == 1:
-        last = {
-            words for words, n in last_slots(slots.ids, served) if gone.flatten()[n]
-        }
-        words = (
-            last if last and _capacity(slots, gone, served) is None else words | last
-        )
-    for which in sorted(words):
+        there = gone.flatten().tolist()
+        last = [name for name, n in last_slots(slots.ids, served) if there[n]]
+        if last and _capacity(slots, gone, served) is None:
+            words = []
+        words += last
+    for which in words:
         yield f"left out: {which}", kept
 
 

@@ -88,10 +88,7 @@ def tell(
         data = _graded(data) if graded else data
         earlier = replace(data, hidden_states=_others(data.hidden_states))
         if _unserved(case, data):
-            # What its slots leave behind lies where now a slot is not served.
-            ids, weights = data.routing.ids, data.routing.weights
-            rolled = Routing(ids.roll(1, 0), weights.roll(1, 0))
-            earlier = replace(earlier, routing=rolled)
+            earlier = replace(earlier, routing=_more_served(judge, case))
         former = run(judge, case, earlier).detach().cpu().clone()
         out = run(judge, case, data).detach().cpu().clone()
     # `shapes` and `shards` are the candidate's as well, and raise what they like; a
@@ -158,6 +155,13 @@ def _unserved(case: Case, data: CaseData) -> bool:
     """Whether there are slots whose expert is not the rank's."""
     owned, ids = case.shard.expert_range(data.config), data.routing.ids
     return bool(((ids < owned.start) | (ids >= owned.stop)).any())
+
+
+def _more_served(judge: Judge, case: Case) -> Routing:
+    """A routing that serves slots, and leaves rows behind, where `case` has none."""
+    hot = tuple(spot for spot in case.hot if spot != "no_expert")
+    routing = judge.data(replace(case, hot=hot)).routing
+    return Routing(routing.ids.roll(1, 0), routing.weights.roll(1, 0))
 
 
 def _others(states: torch.Tensor) -> torch.Tensor:
