@@ -63,7 +63,7 @@ def drop_both_biases() -> object:
     return replace(drop_bias_fc2.plant(), add_gate_up_bias=lambda z, b: z)
 
 
-@_output(_TRT, "down bias not divided by tp")
+@_output(_TRT, "not divided by tp")
 def fc2_bias_not_divided() -> object:
     """The whole down bias on each rank."""
     return replace(PLAIN, add_down_bias=lambda y, b, s: y + b)

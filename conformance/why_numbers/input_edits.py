@@ -6,34 +6,33 @@ import math
 from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 
 import torch
 
 from mxmoe.conformance.why_bytes.finished_tensor import EDITS
+from mxmoe.conformance.why_numbers.bias_shares import bias_shares
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import Routing
 
 Hypothesis = Callable[[Situation], Situation]
+# Edits of a bias that its share on a rank may be, too.
+_FACTORS = {
+    Fraction(1, 4): "a quarter",
+    Fraction(1, 2): "halved",
+    Fraction(2): "doubled",
+    Fraction(4): "times 4",
+}
 
 
 def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
     """Named edits that apply to this situation."""
     part, config = situation.part, situation.config
     if part.gate_up_bias is not None and part.down_bias is not None:
-        yield "gate_up bias ignored", _weights(gate_up_bias=_zeros)
-        yield "down bias ignored", _weights(down_bias=_zeros)
-        yield "both biases ignored", _weights(gate_up_bias=_zeros, down_bias=_zeros)
-        exchanged = _weights(down_bias=_next_expert, gate_up_bias=_next_expert)
-        yield "both biases of the next expert", exchanged
-        for name in ("gate_up_bias", "down_bias"):
-            yield from _reordered(name, part.tensors()[name])
-        if situation.shard.tp_size > 1:
-            tp = situation.shard.tp_size
-            # In float64: three times a bfloat16 is not always one.
-            whole = _weights(down_bias=lambda x: x.double() * tp)
-            yield "down bias not divided by tp", whole
+        yield from _biases(situation)
     yield (
         "gate and up swapped",
         _weights(
@@ -87,6 +86,24 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield f"{words} expert id % {len(owned)} of this rank", _folded(_modulo)
         yield f"{words} this rank's nearest expert", _folded(_nearest)
         yield f"{words} this rank's first expert", _folded(_to_first)
+
+
+def _biases(s: Situation) -> Iterator[tuple[str, Hypothesis]]:
+    yield "gate_up bias ignored", _weights(gate_up_bias=_zeros)
+    elsewhere = ", or added on another rank of tp only" if s.shard.tp_rank else ""
+    yield f"down bias ignored{elsewhere}", _weights(down_bias=_zeros)
+    yield "both biases ignored", _weights(gate_up_bias=_zeros, down_bias=_zeros)
+    exchanged = _weights(down_bias=_next_expert, gate_up_bias=_next_expert)
+    yield "both biases of the next expert", exchanged
+    shares = bias_shares(s.shard)
+    for words, factor in shares.items():
+        yield words, _weights(down_bias=partial(_times, factor=factor))
+    said = {f"down_bias: {_FACTORS.get(factor)}" for factor in shares.values()}
+    present = s.part.tensors()
+    for name in ("gate_up_bias", "down_bias"):
+        for words, edit in _reordered(name, present[name]):
+            if words not in said:
+                yield words, edit
 
 
 def _reordered(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, Hypothesis]]:
@@ -195,6 +212,11 @@ def _visiting_each(expert: int) -> Hypothesis:
         return replace(s, routing=Routing(torch.where(first, expert, ids), weights))
 
     return apply
+
+
+def _times(x: torch.Tensor, *, factor: Fraction) -> torch.Tensor:
+    # In float64: three times a bfloat16 is not always one.
+    return x.double() * float(factor)
 
 
 _zeros = torch.zeros_like

@@ -9,7 +9,6 @@ that differ from the specification are a few hundred.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import fields
@@ -18,6 +17,8 @@ from dataclasses import replace
 import torch
 
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
+from mxmoe.conformance.why_numbers.gate_curves import ALONE
+from mxmoe.conformance.why_numbers.gate_curves import CURVES
 from mxmoe.conformance.why_numbers.layer_steps import Steps
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import Activation
@@ -63,17 +64,7 @@ _OTHERS = {
         "alpha multiplies both the gate and the sigmoid's argument",
         "alpha inverted",
     ),
-    "curve": (
-        "gelu in place of the gate's swish",
-        "tanh gelu in place of the gate's swish",
-        "relu in place of the gate's swish",
-        "squared relu in place of the gate's swish",
-        "sigmoid of the gate alone, without the gate",
-        "tanh in place of the sigmoid",
-        "hard sigmoid in place of the sigmoid",
-        "sigmoid of the negative gate",
-        "no sigmoid at all",
-    ),
+    "curve": tuple(CURVES),
     "beta": (
         "no +1 on the up half",
         "beta added to the gate, not to the up half",
@@ -105,6 +96,8 @@ def activations_otherwise(count: int) -> Iterator[Otherwise]:
         if len({name for name, _ in some}) == count:
             words = "; ".join(other for _, other in some)
             yield Otherwise(name=_short(words), steps=_steps(dict(some)))
+    for other in ALONE if count == 1 else ():
+        yield Otherwise(name=other, steps=_steps({"curve": other}))
 
 
 _SHORT = {
@@ -197,23 +190,7 @@ def _linear(up: Tensor, a: Activation, c: _Choices) -> Tensor:
     return up + beta
 
 
-_CURVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "": lambda gate, x: gate * torch.sigmoid(x),
-    "gelu in place of the gate's swish": lambda gate, x: torch.nn.functional.gelu(gate),
-    "tanh gelu in place of the gate's swish": lambda gate, x: torch.nn.functional.gelu(
-        gate, approximate="tanh"
-    ),
-    "relu in place of the gate's swish": lambda gate, x: gate.relu(),
-    "squared relu in place of the gate's swish": lambda gate, x: gate.relu() ** 2,
-    "sigmoid of the gate alone, without the gate": lambda gate, x: torch.sigmoid(x),
-    "tanh in place of the sigmoid": lambda gate, x: gate * torch.tanh(x),
-    "hard sigmoid in place of the sigmoid": lambda gate, x: (
-        gate * torch.nn.functional.hardsigmoid(x)
-    ),
-    "sigmoid of the negative gate": lambda gate, x: gate * torch.sigmoid(-x),
-    "no sigmoid at all": lambda gate, x: gate,
-}
-
-
 def _curve(gate: Tensor, argument: Tensor, c: _Choices) -> Tensor:
-    return _CURVES[c.curve](gate, argument)
+    if not c.curve:
+        return gate * torch.sigmoid(argument)
+    return (CURVES.get(c.curve) or ALONE[c.curve])(gate, argument)

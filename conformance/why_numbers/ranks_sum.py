@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -121,28 +122,28 @@ def _every_rank(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
 
 
 def _bias(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:
-    tp, ep, x = terms.tp_size, terms.ep_size, terms.step
+    """Other multiples of the down bias; one may have several reasons."""
+    tp, ep = terms.tp_size, terms.ep_size
+    readings: list[tuple[Fraction, str]] = []
     if tp > 1:
-        yield Mixture(
-            name=f"down bias added {tp} times: not divided by tp",
-            ranks=once,
-            bias=tp - 1,
-            residual=x,
-        )
-        yield Mixture(
-            name="down bias added once in tp: divided by tp twice, or on one rank only",
-            ranks=once,
-            bias=1 / tp - 1,
-            residual=x,
-        )
+        readings.append((Fraction(tp), f"added {tp} times: not divided by tp"))
+        words = "added once in tp: divided by tp twice, or on one rank only"
+        readings.append((Fraction(1, tp), words))
     if ep > 1:
-        yield Mixture(
-            name="down bias divided by ep, whose ranks share no expert",
-            ranks=once,
-            bias=1 / ep - 1,
-            residual=x,
-        )
-    yield Mixture(name="down bias on no rank", ranks=once, bias=-1.0, residual=x)
+        words = "divided by ep, whose ranks share no expert"
+        readings.append((Fraction(1, ep), words))
+    if tp > 1 and ep > 1:
+        readings.append((Fraction(tp, ep), "divided by ep, not by tp"))
+    readings.append((Fraction(0), "on no rank"))
+    for factor in dict.fromkeys(factor for factor, _ in readings):
+        words = ", or ".join(words for other, words in readings if other == factor)
+        if factor != 1:
+            yield Mixture(
+                name=f"down bias {words}",
+                ranks=once,
+                bias=float(factor) - 1,
+                residual=terms.step,
+            )
 
 
 def _collective(terms: Terms, once: tuple[float, ...]) -> Iterator[Mixture]:

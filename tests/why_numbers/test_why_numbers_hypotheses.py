@@ -61,7 +61,7 @@ SITUATIONS = {
 }
 # All of them where everything applies, and those that a rank or silu changes.
 ELSEWHERE = (
-    "down bias not divided by tp",
+    "down bias times 3: not divided by tp = 3",
     "down_bias: rows reversed",
     "routing weights uniform (1/k)",
     "gate and up swapped",
