@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
 
 # Rows and columns whose place is looked for; more would take seconds.
 _LOOKED_FOR = 256
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def found_at(
@@ -84,3 +86,35 @@ def ranges(what: str, mask: torch.Tensor) -> str:
     words = [f"{a}" if a == b else f"{a}..{b}" for a, b in runs[:4]]
     more = ", ..." if len(runs) > 4 else ""
     return f"{what}{'s' * (len(found) > 1)} {', '.join(words)}{more}"
+
+
+def merged(names: list[str]) -> list[str]:
+    """Sentences that differ in one number are one, ``tiles of 32, 64 or 128 rows``."""
+    found: list[list[str]] = []
+    for name in names:
+        alike = next((some for some in found if _differs_once([*some, name])), None)
+        if alike is None:
+            found.append([name])
+        else:
+            alike.append(name)
+    return [some[0] if len(some) == 1 else _one_of(some) for some in found]
+
+
+def _differs_once(names: list[str]) -> bool:
+    if len({_NUMBER.sub("#", name) for name in names}) > 1:
+        return False
+    return len(_differing(names)) == 1
+
+
+def _differing(names: list[str]) -> list[int]:
+    """Which of the numbers in sentences of the same words are not all the same."""
+    columns = zip(*(_NUMBER.findall(name) for name in names), strict=True)
+    return [n for n, column in enumerate(columns) if len(set(column)) > 1]
+
+
+def _one_of(names: list[str]) -> str:
+    (at,) = _differing(names)
+    numbers = [_NUMBER.findall(name)[at] for name in names]
+    place = list(_NUMBER.finditer(names[0]))[at]
+    words = f"{', '.join(numbers[:-1])} or {numbers[-1]}"
+    return names[0][: place.start()] + words + names[0][place.end() :]

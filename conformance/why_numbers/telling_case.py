@@ -3,6 +3,7 @@
 A drawn case is shrunk, and one token of one expert of one block behaves like many
 faults. This one has several experts, slots, K blocks and tokens. The candidate is
 called twice, with other hidden states first: what it keeps from call to call shows.
+If nothing is wrong there, the experts get more rows than the tiles of a kernel have.
 
 Where the failing output is not finite, no bias hides how large numbers are, and tokens
 differ in size: from which size on they are not finite tells the number that overflows.
@@ -14,6 +15,7 @@ was found is reported.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 
@@ -33,6 +35,11 @@ from mxmoe.reference.types import Routing
 # tile divides; then what kernels with larger tiles support.
 _SHAPES = ((8, 4, 96, 160), (8, 4, 256, 256), (4, 2, 128, 256), (4, 2, 384, 256))
 _TOKENS = 37
+# The same, for rows of an expert: 300 of two, or 600 slots of four, are about 150 rows
+# each, which fill the largest usual tile of 128. So many slots cost as much as the
+# smallest of the larger shapes above.
+_CROWDED = ((4, 2, 64, 96), (4, 2, 128, 256), (4, 2, 384, 256))
+_CROWD = 300
 _OTHER_STATES = 1
 
 # Powers of two that tokens are multiplied by. Numbers of GEMM1 have a standard
@@ -80,8 +87,25 @@ def tell(
     biases, each token of another size.
     """
     judge = aside(judge)
+    found = _told(judge, like, config, run, shapes=_SHAPES, graded=graded)
+    if found is None or found.wrong or graded:
+        return found
+    crowded = _told(judge, like, config, run, shapes=_CROWDED, tokens=_CROWD)
+    return found if crowded is None or not crowded.wrong else crowded
+
+
+def _told(
+    judge: Judge,
+    like: Case,
+    config: MoEConfig,
+    run: Callable[[Judge, Case, CaseData], torch.Tensor],
+    *,
+    shapes: Sequence[tuple[int, int, int, int]],
+    tokens: int = _TOKENS,
+    graded: bool = False,
+) -> Told | None:
     try:
-        case = _case(judge, like, config)
+        case = _case(judge, like, config, shapes, tokens)
         if case is None:
             return None
         data = judge.data(case)
@@ -133,10 +157,16 @@ def _graded(data: CaseData) -> CaseData:
     return replace(data, hidden_states=scaled, weights=weights)
 
 
-def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
+def _case(
+    judge: Judge,
+    like: Case,
+    own: MoEConfig,
+    shapes: Sequence[tuple[int, int, int, int]],
+    tokens: int,
+) -> Case | None:
     claims = judge.subject.capabilities
     shard = like.shard
-    for experts, top_k, hidden, intermediate in _SHAPES:
+    for experts, top_k, hidden, intermediate in shapes:
         config = replace(
             own,
             experts=experts,
@@ -147,7 +177,7 @@ def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
         )
         if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
             continue
-        return Case(config=config, shard=shard, tokens=_TOKENS, hot=like.hot)
+        return Case(config=config, shard=shard, tokens=tokens, hot=like.hot)
     return None
 
 

@@ -20,13 +20,15 @@ from mxmoe.conformance.why_numbers.hypotheses import too_large
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.moved import merged
 from mxmoe.conformance.why_numbers.output import rounded_twice
 from mxmoe.conformance.why_numbers.slot_sources import last_tokens
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 
-# Outputs of more elements than that tell causes apart by themselves.
+# Outputs of more elements than that tell causes apart by themselves, if more than one
+# token is wrong.
 _RICH = 1024
 
 # Searches whose sentences name tokens and columns, which every case has others of.
@@ -73,12 +75,13 @@ def why_lines(
     if told is not None and not there and told.wrong:
         # What explains neither case is not looked for twice.
         only = CHEAP
-    rich = out.numel() >= _RICH
+    rich = out.numel() >= _RICH and _wrong_tokens(judged, out) > 1
     here = causes(situation, judged, out, arithmetic, only=only)
     if there and rich and not here:
         here = causes(situation, judged, out, arithmetic, only=CHEAP)
     names, note = _agreed(here, there, told, rich)
     if names:
+        names = merged(names)
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
@@ -100,6 +103,12 @@ def why_lines(
             f"{arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
+
+
+def _wrong_tokens(judged: Judged, out: torch.Tensor) -> int:
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    found = out.detach().cpu().double().reshape(truth.shape)
+    return int((~((found - truth).abs() <= allowed)).any(dim=1).sum())
 
 
 def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
