@@ -192,7 +192,7 @@ def _families(
     for family, hypotheses in (
         ("weights", weights_otherwise(s.routing.ids, s.routing.weights)),
         ("activations", activations_otherwise(1)),
-        ("steps", steps_otherwise()),
+        ("steps", steps_otherwise(blocks)),
         ("contents", contents_otherwise(blocks)),
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses)

@@ -224,7 +224,9 @@ class Experts:
         x = steps.x(p * x if steps.weighs_input else x)
         a = self.intermediate(content, steps, x)
         w2, k, bias = content.down, steps.last(a.shape[1]), content.down.bias
-        if k < a.shape[1]:
+        if steps.product2 is not None:
+            y = steps.product2(a, w2.dense)
+        elif k < a.shape[1]:
             y = a[:, :k] @ w2.dense[:, :k].T
         else:
             y = w2.times(a) if steps.activates_right else a @ w2.dense.T
@@ -239,8 +241,11 @@ class Experts:
     def intermediate(self, content: Content, steps: Steps, x: Tensor) -> Tensor:
         """What GEMM2 is given for rows [n, h] of GEMM1: [n, i]."""
         w1, k = content.gate_up, steps.first(x.shape[1])
-        z = steps.z(w1.times(x) if k == x.shape[1] else x[:, :k] @ w1.dense[:, :k].T)
-        return self._activated(z, w1.bias, steps)
+        if steps.product1 is not None:
+            z = steps.product1(x, w1.dense)
+        else:
+            z = w1.times(x) if k == x.shape[1] else x[:, :k] @ w1.dense[:, :k].T
+        return self._activated(steps.z(z), w1.bias, steps)
 
     def down(self, content: Content, a: Tensor) -> Tensor:
         """What GEMM2 and its bias make of rows [n, i], as it should be: [n, h]."""

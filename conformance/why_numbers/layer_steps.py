@@ -112,8 +112,9 @@ class Steps:
     x : hidden states before GEMM1. z : its result before the bias. gated : bias and
     activation. act : the intermediate before GEMM2, None for the rounding of the
     class. v : the result of GEMM2 before the bias. y : each slot with its bias, None
-    likewise. first, last : columns of K that GEMM1 and GEMM2 read. down_bias : of the
-    share of this rank. weighs_bias : whether the routing weight multiplies it.
+    likewise. first, last : columns of K that GEMM1 and GEMM2 read. product1, product2 :
+    of rows [n, k] and a matrix [rows, k], None for exact ones. down_bias : of the share
+    of this rank. weighs_bias : whether the routing weight multiplies it.
     weighs_input : whether that multiplies the hidden states, and nothing else.
     """
 
@@ -125,6 +126,8 @@ class Steps:
     y: Callable[[Tensor], Tensor] | None = None
     first: Callable[[int], int] = field(default=lambda k: k)
     last: Callable[[int], int] = field(default=lambda k: k)
+    product1: Callable[[Tensor, Tensor], Tensor] | None = None
+    product2: Callable[[Tensor, Tensor], Tensor] | None = None
     down_bias: Callable[[Tensor], Tensor] = _same
     weighs_bias: bool = True
     weighs_input: bool = False

@@ -128,8 +128,8 @@ def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor]]:
 _WORDS = {
     "z": "result of GEMM1 rounded to",
     "sum1": "sums of GEMM1 kept in",
-    "terms1": "factors of GEMM1 rounded to",
-    "a": "intermediate, or factors of GEMM2, rounded to",
+    "terms1": "factors of GEMM1, or sums over parts of its K, rounded to",
+    "a": "intermediate, factors of GEMM2, or sums over parts of its K, rounded to",
     "sum2": "sums of GEMM2 kept in",
     "sums": "sums of both GEMMs kept in",
     "y": "each slot's result rounded to",

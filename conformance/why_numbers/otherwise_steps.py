@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from mxmoe.conformance.why_numbers.layer_steps import Steps
 from mxmoe.conformance.why_numbers.layer_steps import clamped
 from mxmoe.conformance.why_numbers.layer_steps import gated
 from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.split_sums import sums_otherwise
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import Activation
 
@@ -31,9 +33,12 @@ _TINY = torch.finfo(torch.float64).tiny
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def steps_otherwise() -> Iterator[Otherwise]:
-    """Every step that is known to be made otherwise somewhere."""
-    for name, steps in _steps():
+def steps_otherwise(blocks: Mapping[str, int]) -> Iterator[Otherwise]:
+    """Every step that is known to be made otherwise somewhere.
+
+    blocks : how many K blocks gate_up and down have.
+    """
+    for name, steps in (*_steps(), *sums_otherwise(blocks)):
         yield Otherwise(name=name, steps=steps)
 
 

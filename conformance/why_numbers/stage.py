@@ -98,7 +98,7 @@ class _Stage:
             for m in _MATRICES
         }
         fits = list(self._stored())
-        for hypothesis in (*steps_otherwise(), *contents_otherwise(count)):
+        for hypothesis in (*steps_otherwise(count), *contents_otherwise(count)):
             if _is_of_one_stage(hypothesis) and self._may_be(hypothesis):
                 fits += self._held(hypothesis)
         return likeliest(fits, self._found.numel())
@@ -159,9 +159,9 @@ class _Stage:
         """What one expert makes of rows [n, h] or [n, i]."""
         content, steps = hypothesis.edit(self._experts, local), hypothesis.steps
         if self._stage == "gate_up":
-            z = _product(steps.x(rows), content.gate_up, steps.first)
+            z = _product(steps.x(rows), content.gate_up, steps.first, steps.product1)
             return steps.z(z) + content.gate_up.bias
-        y = steps.v(_product(rows, content.down, steps.last))
+        y = steps.v(_product(rows, content.down, steps.last, steps.product2))
         store = steps.y or partial(through, dtype=self._experts.arithmetic.slot)
         return store(y + steps.down_bias(content.down.bias))
 
@@ -172,6 +172,13 @@ def _is_of_one_stage(hypothesis: Otherwise) -> bool:
     return not both and hypothesis.steps.gated is gated
 
 
-def _product(x: Tensor, w: Matrix, columns: Callable[[int], int]) -> Tensor:
+def _product(
+    x: Tensor,
+    w: Matrix,
+    columns: Callable[[int], int],
+    otherwise: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Tensor:
+    if otherwise is not None:
+        return otherwise(x, w.dense)
     k = columns(x.shape[1])
     return w.times(x) if k == x.shape[1] else x[:, :k] @ w.dense[:, :k].T
