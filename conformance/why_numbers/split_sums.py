@@ -35,8 +35,8 @@ def sums_otherwise(blocks: Mapping[str, int]) -> Iterator[tuple[str, Steps]]:
     for words, runs, one in (*_splits(), *_kept_sums()):
         parts, others = runs(first), runs(second)
         one1, one2 = partial(one, runs=parts), partial(one, runs=others)
-        # Of one part the whole result is rounded once, which has a name of its own; with
-        # a part for each block, a split is that of all others of so many parts.
+        # Of one part the whole result is rounded once, which has a name of its own, as
+        # have splits of one block each.
         if _told(words, parts):
             yield words.format("GEMM1"), Steps(product1=one1)
         if _told(words, others):
