@@ -179,12 +179,10 @@ def _families(
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
-    yield (
-        "empty slots",
-        lambda: explain_empty_slots(found, judged, s, arithmetic, before),
-    )
+    empty = partial(explain_empty_slots, found, judged, s, arithmetic, before)
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     if wrong is None:
+        yield "empty slots", empty
         yield "slots", lambda: explain_slots(slots)
         yield "fitted slots", lambda: fitted_slots(slots)
         return
@@ -196,6 +194,7 @@ def _families(
         ("contents", contents_otherwise(blocks)),
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses)
+    yield "empty slots", empty
     yield "slots", lambda: explain_slots(slots)
 
     def rows() -> list[Fit]:

@@ -62,9 +62,7 @@ ALONE: Mapping[str, Curve] = MappingProxyType(
         "tanh gelu's curve of alpha times the gate": lambda gate, x: (
             gate * (f.gelu(x, approximate="tanh") / x).nan_to_num(nan=0.5)
         ),
-        f"(1 + tanh(alpha gate)) / 2 {_OF_SIGMOID}, not of half of it": _half(
-            torch.tanh
-        ),
+        "alpha doubled, as by (1 + tanh(alpha gate)) / 2": _half(torch.tanh),
         f"(1 + erf(alpha gate)) / 2 {_OF_SIGMOID}": _half(torch.erf),
         f"erf {_OF_SIGMOID}": lambda gate, x: gate * torch.erf(x),
         f"hard sigmoid alpha gate / 5 + 1/2 {_OF_SIGMOID}": lambda gate, x: (
@@ -79,9 +77,7 @@ ALONE: Mapping[str, Curve] = MappingProxyType(
             lambda x: f.softsign(x / 2)
         ),
         "sigmoid by tanh(x) = x (27 + x^2) / (27 + 9 x^2)": _half(_pade),
-        "sigmoid by tanh(x) = x (15 + x^2) / (15 + 6 x^2) at most 1": _half(
-            _pade_of_15
-        ),
+        "sigmoid by tanh(x) = x (15 + x^2) / (15 + 6 x^2)": _half(_pade_of_15),
         f"softplus {_OF_SWISH}": lambda gate, x: f.softplus(gate),
         f"softplus of alpha times the gate {_OF_SWISH}": lambda gate, x: f.softplus(x),
         f"mish {_OF_SWISH}": lambda gate, x: f.mish(gate),

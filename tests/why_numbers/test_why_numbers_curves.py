@@ -73,4 +73,8 @@ def output_of(words: str) -> Tensor:
 def test_a_curve_is_told_from_those_that_are_like_it(
     why: Callable[[Case, Tensor], str], words: str
 ) -> None:
-    assert why(CASE, output_of(words)) == f"why    behaves as if: {words}"
+    """An alpha that is fitted may be said as well, where it gives the same numbers."""
+    line = why(CASE, output_of(words)).removeprefix("why    behaves as if: ")
+    others = line.removeprefix(words)
+    assert line.startswith(words)
+    assert not others or others.startswith("; or alpha of the activation is")
