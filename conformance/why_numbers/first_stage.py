@@ -2,7 +2,7 @@
 
 A case is asked whose second GEMM has twice as many rows as a token has lanes of its
 slots: see `read_off`. If activations give the output, those that are off are the first
-that are wrong.
+that are wrong; whether because of gate_up, an output does not tell.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _of_lanes(read: ReadOff, judged: Judged, experts: Experts, routing: Routing)
     z = judged.truth["gate_up"][read.tokens]
     what = source_words(read, bad, truth, z, experts.situation.config.activation)
     return (
-        f"activation, {lane_words(bad.flatten(0, 1).any(dim=0))}{where}{what}; "
+        f"gate_up or activation, {lane_words(bad.flatten(0, 1).any(dim=0))}{where}{what}; "
         "the second GEMM and all behind it are right; "
         f"token {int(read.tokens[n])}, slot {k} (expert {int(ids[n, k])}), lane {i}: "
         f"expected {float(truth[n, k, i]):.4g}, found {float(read.found[n, k, i]):.4g}"

@@ -152,5 +152,5 @@ def test_a_failure_of_unknown_cause_has_the_stage_in_its_text() -> None:
             judge_output(judge, parse_case(CASE))
     text = failure.value.text
     assert "none of the known hypotheses" in text
-    assert "first bad stage: activation, every lane; the second GEMM" in text
+    assert "first bad stage: gate_up or activation, every lane; the second GEMM" in text
     assert "not observable" not in text
