@@ -122,8 +122,9 @@ def _of_lanes(read: ReadOff, judged: Judged, experts: Experts, routing: Routing)
     where = slot_words(bad.any(dim=2), served, ids)
     z = judged.truth["gate_up"][read.tokens]
     what = source_words(read, bad, truth, z, experts.situation.config.activation)
+    lanes = lane_words(bad.flatten(0, 1).any(dim=0))
     return (
-        f"gate_up or activation, {lane_words(bad.flatten(0, 1).any(dim=0))}{where}{what}; "
+        f"gate_up or activation, {lanes}{where}{what}; "
         "the second GEMM and all behind it are right; "
         f"token {int(read.tokens[n])}, slot {k} (expert {int(ids[n, k])}), lane {i}: "
         f"expected {float(truth[n, k, i]):.4g}, found {float(read.found[n, k, i]):.4g}"
