@@ -27,6 +27,8 @@ from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 
+_BEHAVES = "why    behaves as if:"
+
 # Outputs of more elements than that tell causes apart by themselves, if more than one
 # token is wrong.
 _RICH = 1024
@@ -83,10 +85,10 @@ def why_lines(
     if names:
         names = merged(names)
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+        return [f"{_BEHAVES} {'; or '.join(names[:_SHOWN])}{more}{note}"]
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     if twice := rounded_twice(out, truth, allowed, arithmetic.output):
-        return [f"why    behaves as if: {twice[0]}"]
+        return [f"{_BEHAVES} {twice[0]}"]
     looked = [(situation, judged, out)]
     if told is not None:
         looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
@@ -103,6 +105,11 @@ def why_lines(
             f"{arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
+
+
+def names_cause(lines: list[str]) -> bool:
+    """Whether what `why_lines` says is a cause."""
+    return any(line.startswith(_BEHAVES) for line in lines)
 
 
 def _wrong_tokens(judged: Judged, out: torch.Tensor) -> int:
