@@ -34,38 +34,38 @@ def _routing(edit: Callable[[Routing], Tensor]) -> object:
     return changed(PLAIN, forward=forward)
 
 
-@_structure("", "gain along the output", "% too large", "it is the whole of it")
+@_structure("", "gain along the output", "or every routing weight, times 1.00")
 def routing_weights_a_fifth_of_a_percent_off() -> object:
     """Every routing weight is 0.2 % too large."""
     return _routing(lambda r: r.weights * 1.002)
 
 
 # Where a rank has expert 1 alone, its gain is that of the whole output.
-@_structure("", "expert 1's contribution", "it is the whole of it")
+@_structure("", "why    behaves as if: ", " times 0.99")
 def one_expert_a_fifth_of_a_percent_off() -> object:
     """The routing weight of expert 1 is 0.2 % too small."""
     return _routing(lambda r: torch.where(r.ids == 1, 0.998 * r.weights, r.weights))
 
 
-@_structure("", "gain along the output", "% too small", "it is the whole of it")
+@_structure("", "gain along the output", "or every routing weight, times 0.99")
 def output_a_tenth_of_a_percent_off() -> object:
     """The sum of the slots is 0.1 % too small."""
     return replace(PLAIN, mix=lambda weights, down: 0.999 * mix(weights, down))
 
 
-@_structure("", "gain along the gate_up bias", "the gate_up bias is scaled")
+@_structure("", "gain along the gate_up bias", "behaves as if: gate_up bias times 1.00")
 def gate_up_bias_a_fifth_of_a_percent_off() -> object:
     """The gate_up bias is 0.2 % too large."""
     return replace(PLAIN, add_gate_up_bias=lambda z, b: z + 1.002 * b)
 
 
-@_structure("", "gain along the down bias", "the down bias is scaled")
+@_structure("", "gain along the down bias", "behaves as if: down bias times 0.99")
 def down_bias_a_fifth_of_a_percent_off() -> object:
     """The down bias is 0.2 % too small."""
     return replace(PLAIN, add_down_bias=lambda y, b, s: y + 0.998 * b / s.tp_size)
 
 
-@_structure("", "gain along the input", "before the bias")
+@_structure("", "gain along the input", "or W1 and not its bias, times 1.00")
 def first_gemm_a_fifth_of_a_percent_off() -> object:
     """The first GEMM is 0.2 % too large, before its bias."""
     return replace(PLAIN, add_gate_up_bias=lambda z, b: 1.002 * z + b)

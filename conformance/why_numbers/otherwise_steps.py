@@ -40,8 +40,8 @@ def steps_otherwise() -> Iterator[Otherwise]:
 def _steps() -> Iterator[tuple[str, Steps]]:
     for what, store in (
         ("rounded to bfloat16", partial(through, dtype=torch.bfloat16)),
-        ("cut to bfloat16, not rounded", _cut),
-        ("cut to bfloat16, away from 0", _away),
+        ("cut to bfloat16, not rounded", cut_to_bfloat16),
+        ("cut to bfloat16, away from 0", away_from_0),
         ("rounded to float16", partial(through, dtype=torch.float16)),
         ("rounded to float8 (E4M3)", partial(through, dtype=torch.float8_e4m3fn)),
         ("rounded to float8 (E5M2)", partial(through, dtype=torch.float8_e5m2)),
@@ -206,13 +206,15 @@ def _twice(x: Tensor, *, store: Callable[[Tensor], Tensor]) -> Tensor:
     return store(through(x, dtype=torch.bfloat16))
 
 
-def _cut(x: Tensor) -> Tensor:
+def cut_to_bfloat16(x: Tensor) -> Tensor:
+    """The lower half of a float32 left away."""
     bits = x.float().contiguous().view(torch.int32) & ~0xFFFF
     return bits.view(torch.float32).to(x.dtype)
 
 
-def _away(x: Tensor) -> Tensor:
-    cut = _cut(x)
+def away_from_0(x: Tensor) -> Tensor:
+    """The next bfloat16 further from 0, of what is none."""
+    cut = cut_to_bfloat16(x)
     one = 2 * half_ulp(cut, torch.bfloat16) * x.sign()
     return torch.where(cut == x, cut, cut + one)
 
