@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import JudgedRank
+from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
@@ -20,7 +20,7 @@ _CLASS = ARITHMETIC["w4a16_fp32acc"]
 
 
 @cache
-def _judged(case: Case) -> JudgedRank:
+def _judged(case: Case) -> Judged:
     data = make_case_data(case)
     return judge_rank(
         data.weights,
@@ -33,7 +33,7 @@ def _judged(case: Case) -> JudgedRank:
 
 
 @pytest.fixture(scope="session")
-def judged() -> Callable[[Case], JudgedRank]:
+def judged() -> Callable[[Case], Judged]:
     """Truth and allowed deviation of a case under bfloat16 weights and fp32 sums."""
     return _judged
 

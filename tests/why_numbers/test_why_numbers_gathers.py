@@ -20,6 +20,7 @@ from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
 from mxmoe.reference.types import Routing
 
 Tensor = torch.Tensor
+Why = Callable[[Case, Tensor], str]
 CASE = parse_case("e4k2h64i96/tp1r0/t17/s0")
 DATA = make_case_data(CASE)
 IDS = DATA.routing.ids
@@ -111,9 +112,7 @@ ROWS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("words", ROWS)
-def test_rows_of_elsewhere_are_named(
-    why: Callable[[Case, Tensor], str], words: str
-) -> None:
+def test_rows_of_elsewhere_are_named(why: Why, words: str) -> None:
     assert words in why(CASE, ROWS[words]())
 
 
@@ -131,7 +130,7 @@ def with_bias_of(number: Tensor) -> Tensor:
 
 
 def test_an_expert_whose_number_is_wrong_is_named(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     slot = N % K
     words = "gate_up bias of expert slot % experts, not of its own"
@@ -139,7 +138,7 @@ def test_an_expert_whose_number_is_wrong_is_named(
 
 
 def test_what_lies_beyond_a_buffer_does_not_hide_who_reads_there(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     out = layer(states=(N + 1) // K, beyond=torch.inf)
     assert not out.isfinite().all()
@@ -159,7 +158,7 @@ def stale_in(rows: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def test_rows_of_a_tile_that_are_never_written_are_named(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     line = why(CASE, stale_in(lambda row: row % 4 == 3))
     assert "wrong are exactly the tokens in the last row of each full tile of 4" in line
@@ -168,7 +167,7 @@ def test_rows_of_a_tile_that_are_never_written_are_named(
 
 
 def test_rows_of_a_tile_that_are_not_finite_are_named(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     out = stale_in(lambda row: row % 4 == 3)
     out[(out - layer()).abs().amax(dim=1) > 0] = torch.nan
@@ -225,9 +224,7 @@ STEPS: dict[str, Plain] = {
 
 
 @pytest.mark.parametrize("words", STEPS)
-def test_what_is_read_in_another_order_is_named(
-    why: Callable[[Case, Tensor], str], words: str
-) -> None:
+def test_what_is_read_in_another_order_is_named(why: Why, words: str) -> None:
     subject = subject_of(STEPS[words])
     prepared = subject.prepare(DATA.weights, DATA.config, CASE.shard)
     out = subject.forward(prepared, DATA.hidden_states, DATA.routing)
@@ -235,7 +232,7 @@ def test_what_is_read_in_another_order_is_named(
 
 
 def test_a_rounding_to_bfloat16_has_one_name(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     out = layer(candidate=replace(PLAIN, mix=rounding_slots))
     line = "why    behaves as if: each slot's result rounded to bfloat16"
@@ -247,13 +244,13 @@ def rounding_slots(weights: Tensor, down: Tensor) -> Tensor:
 
 
 def test_an_output_that_is_limited_is_not_called_a_factor(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     assert "the output limited to +-2" in why(CASE, layer().clamp(-2, 2))
 
 
 def test_weights_that_count_empty_slots_are_told_from_a_factor(
-    why: Callable[[Case, Tensor], str],
+    why: Why,
 ) -> None:
     case = parse_case("e2k2h64i32/tp1r0/t1/s0/no_expert")
     data = make_case_data(case)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import JudgedRank
+from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import make_case_data
@@ -21,6 +21,7 @@ from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Routing
 
 Tensor = torch.Tensor
+Why = Callable[[Case, Tensor], str]
 CASE = parse_case("e4k2h64i96/tp1r0/t17/s0")
 DATA = make_case_data(CASE)
 
@@ -56,9 +57,7 @@ OUTPUTS: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("words", OUTPUTS)
-def test_what_the_output_itself_tells_is_named(
-    why: Callable[[Case, Tensor], str], words: str
-) -> None:
+def test_what_the_output_itself_tells_is_named(why: Why, words: str) -> None:
     assert words in why(CASE, OUTPUTS[words]())
 
 
@@ -91,9 +90,7 @@ WEIGHTS: dict[str, Tensor] = {
 
 
 @pytest.mark.parametrize("words", WEIGHTS)
-def test_other_weights_of_the_slots_are_named(
-    why: Callable[[Case, Tensor], str], words: str
-) -> None:
+def test_other_weights_of_the_slots_are_named(why: Why, words: str) -> None:
     assert words in why(CASE, output_of(weights=WEIGHTS[words].contiguous()))
 
 
@@ -119,13 +116,11 @@ CANDIDATES: dict[str, object] = {
 
 
 @pytest.mark.parametrize("words", CANDIDATES)
-def test_a_step_done_otherwise_is_named(
-    why: Callable[[Case, Tensor], str], words: str
-) -> None:
+def test_a_step_done_otherwise_is_named(why: Why, words: str) -> None:
     assert words in why(CASE, output_of(CANDIDATES[words]))
 
 
-def test_nothing_is_named_for_noise(why: Callable[[Case, Tensor], str]) -> None:
+def test_nothing_is_named_for_noise(why: Why) -> None:
     random = torch.Generator().manual_seed(0)
     noise = torch.randn(DATA.hidden_states.shape, generator=random)
     line = why(CASE, output_of() + noise.bfloat16())
@@ -133,7 +128,7 @@ def test_nothing_is_named_for_noise(why: Callable[[Case, Tensor], str]) -> None:
 
 
 def test_a_rounding_just_beyond_the_bound_is_called_one(
-    why: Callable[[Case, Tensor], str], judged: Callable[[Case], JudgedRank]
+    why: Why, judged: Callable[[Case], Judged]
 ) -> None:
     out = output_of().double()
     out[3, 7] = (judged(CASE).truth["combine"] + 1.2 * judged(CASE).allowed["combine"])[
@@ -149,9 +144,7 @@ BIASES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("words", BIASES)
-def test_a_bias_that_the_wrong_half_gets_is_named(
-    why: Callable[[Case, Tensor], str], words: str
-) -> None:
+def test_a_bias_that_the_wrong_half_gets_is_named(why: Why, words: str) -> None:
     bias = DATA.weights.gate_up_bias
     assert bias is not None
     edited = BIASES[words](bias.unflatten(1, (-1, 2)).movedim(1, 2)).movedim(1, 2)
@@ -171,7 +164,7 @@ ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("words", ELSEWHERE)
 def test_a_rank_that_serves_the_experts_of_others_is_named(
-    why: Callable[[Case, Tensor], str], words: str
+    why: Why, words: str
 ) -> None:
     case = parse_case("e8k4h64i96/tp1r0-ep2r0/t17/s0")
     data, subject = make_case_data(case), subject_of(PLAIN)
