@@ -103,7 +103,7 @@ def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list
     if not whole:
         rest = ", ".join(g.along for g in fits.without(gain, residual)[:3])
         return [*lines, f"without this gain the residual still has some, along {rest}"]
-    return [*lines, "without this gain the residual has none: it is the whole of it"]
+    return [*lines, "without this gain the residual has none"]
 
 
 def _percent(gain: Gain) -> str:

@@ -110,7 +110,7 @@ def _factors(found: Systematic) -> Iterator[_Cause]:
             if left is not None:
                 words = _words(gain.along)
                 factor = gain.value if "off" in words else 1 + gain.value
-                number = f"{factor:.5g} (to within {gain.allowed:.1g})"
+                number = f"{factor:.5g} (to within {gain.allowed:.2g})"
                 yield _Cause(words.format(number), left)
 
 
