@@ -8,6 +8,7 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.why_numbers.telling_case import aside
+from mxmoe.conformance.why_numbers.two_outputs import Side
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import PreparedWeights
 
@@ -31,3 +32,12 @@ class Calls:
         x = self.judge.inputs(self.case, data)
         out = subject.forward(self._prepared, x.hidden_states, x.routing)
         return out.detach().cpu().double()
+
+    def repeats(self, data: CaseData, out: Tensor) -> bool:
+        """Whether the candidate gives `out` again, bit for bit."""
+        return torch.equal(self.out(data).nan_to_num(), out.nan_to_num())
+
+    def side(self, words: str, data: CaseData, out: Tensor) -> Side:
+        """`out` with its own bound."""
+        judged = self.judge.judged(self.case, data)
+        return Side(words=words, case=self.case, data=data, judged=judged, out=out)

@@ -72,7 +72,7 @@ def _limits(experts: Experts, matrices: tuple[str, ...]) -> Iterator[tuple[str, 
             power = f"2^{torch.tensor(limit).log2().round().int()}"
             yield f"of at least {power}", partial(torch.clamp, min=limit)
             yield f"of at most {power}", partial(torch.clamp, max=limit)
-            yield f"below {power} taken as 0", partial(_flushed, smallest=limit)
+            yield f"below {power} taken as 0", partial(flushed, smallest=limit)
 
 
 def _scales(store: Store, m: Matrix) -> Matrix:
@@ -88,12 +88,13 @@ def _bias(store: Store, m: Matrix) -> Matrix:
     return replace(m, bias=store(m.bias))
 
 
-def _flushed(x: Tensor, smallest: float) -> Tensor:
+def flushed(x: Tensor, smallest: float) -> Tensor:
+    """With smaller numbers taken as 0."""
     return torch.where(x.abs() < smallest, 0.0, x)
 
 
 def _normal_only(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return _flushed(through(x, dtype=dtype), torch.finfo(dtype).smallest_normal)
+    return flushed(through(x, dtype=dtype), torch.finfo(dtype).smallest_normal)
 
 
 def _formats() -> dict[str, Store]:

@@ -1,12 +1,13 @@
 """Why a law is broken: what of the two outputs is wrong, or what they depend on.
 
-If an output is out of its own bound, it has a cause like any other wrong output. If both
+An output that is out of its own bound has a cause like any other wrong output. If both
 are within, only their bits tell: the candidate is called again, with a part of what the
 law changes, with quantities as a format would hold them, with copies of one token.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -53,77 +54,72 @@ class Broken:
 def why_law(judge: Judge, case: Case, broken: Broken) -> list[str]:
     """Lines that begin ``why``; whatever the calls do, it explains and never raises."""
     pair, arithmetic = broken.pair, judge.subject.arithmetic
-    sides = [
-        Side(
-            words=f"the {words} output",
-            case=case,
-            data=data,
-            judged=judge.judged(case, data),
-            out=out,
-        )
-        for words, data, out in (
-            ("first", pair.before, broken.before),
-            ("second", pair.after, broken.after),
-        )
-    ]
-    lines = explain_sides(sides, arithmetic)
-    try:
-        lines += _called(Calls(judge, case), broken, bool(lines))
+    calls = Calls(judge, case)
+    asked, telling = list[str](), list[Side]()
     # A candidate may die of these calls; the failure is known without them.
-    except Exception:
-        pass
-    if broken.exact and not lines:
-        lines = [f"why    {words}" for words in _related(broken, judge)]
+    with contextlib.suppress(Exception):
+        if not calls.repeats(pair.before, broken.before):
+            return ["why    the same call gives other bits again, so no law holds"]
+        for question in pair.questions() if broken.exact else ():
+            line, side = _answer(calls, question)
+            asked += line
+            telling += side
+    sides = [
+        calls.side("the first output", pair.before, broken.before),
+        calls.side("the second output", pair.after, broken.after),
+    ]
+    lines = explain_sides(sides, arithmetic, telling)
+    if broken.exact:
+        with contextlib.suppress(Exception):
+            lines += _stored(calls, broken) if not lines else []
+            lines += _standing(calls, broken)
+        if not any("behaves as if" in line for line in lines):
+            names = relation(broken.expected, broken.found, arithmetic.output)
+            words = "why    the second output is what the first one says, "
+            lines += [words + "; or ".join(names)] if names else []
+    lines += asked
     if not lines:
-        lines = [
-            "why    both outputs are within their own bounds: they are rounded otherwise"
-        ]
+        return ["why    both outputs are within their own bounds: other roundings"]
     return lines
 
 
-def _related(broken: Broken, judge: Judge) -> list[str]:
-    names = relation(broken.expected, broken.found, judge.subject.arithmetic.output)
-    return [f"the second output is what the first one says, {n}" for n in names]
+def _stored(calls: Calls, broken: Broken) -> list[str]:
+    words = explain_stored(calls, broken.pair, broken.expected, broken.found)
+    return [f"why    behaves as if: {words}"] if words else []
 
 
-def _called(calls: Calls, broken: Broken, known: bool) -> list[str]:
-    """What calls of the candidate say. known : an output is out of its own bound."""
-    pair = broken.pair
-    first, second = calls.out(pair.before), calls.out(pair.after)
-    if not (_same(first, broken.before) and _same(second, broken.after)):
-        return ["why    the same call gives other bits again, so no law holds"]
-    lines = list[str]()
-    if broken.exact and not known:
-        stored = explain_stored(calls, pair, broken.expected, broken.found)
-        lines += [f"why    behaves as if: {stored}"] if stored else []
-    for question in pair.questions() if broken.exact else ():
-        lines += _answer(calls, question)
-    if broken.exact and pair.placed and not known:
-        most = len(pair.before.hidden_states)
-        words = explain_standing(calls, pair.after, broken.row, most)
-        lines.append(f"why    {words}")
-        lines += [f"why    {words}" for words in _related(broken, calls.judge)]
-    return lines
+def _standing(calls: Calls, broken: Broken) -> list[str]:
+    if not broken.pair.placed:
+        return []
+    most = len(broken.pair.before.hidden_states)
+    words = explain_standing(calls, broken.pair.after, broken.row, most)
+    return [f"why    {words}"]
+
+
+def _answer(calls: Calls, question: Question) -> tuple[list[str], list[Side]]:
+    """(the sentence with the pairs that are broken, the first that is out of bound).
+
+    Pairs are broken bit for bit.
+    """
+    names, sides, asked = list[str](), list[Side](), 0
+    for name, pair in question.pairs:
+        asked += 1
+        after = calls.out(pair.after)
+        if not _same(pair.expect(calls.out(pair.before)), after[pair.rows]):
+            names.append(name)
+            if question.first:
+                sides = [calls.side(name, pair.after, after)]
+                if sides[0].worst > 1:
+                    break
+    if not names:
+        return [], []
+    shown = ", ".join(names[: 1 if question.first else _SHOWN])
+    if len(names) > _SHOWN and not question.first:
+        every = len(names) == asked
+        shown += " and every other one" if every else f" and {len(names) - _SHOWN} more"
+    said = [f"why    {question.says.format(shown)}"]
+    return said, [side for side in sides if side.worst > 1]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(), other.nan_to_num())
-
-
-def _answer(calls: Calls, question: Question) -> list[str]:
-    """The sentence with the names of the pairs that are broken, bit for bit."""
-    names, asked = list[str](), 0
-    for name, pair in question.pairs:
-        asked += 1
-        expected = pair.expect(calls.out(pair.before))
-        if not _same(expected, calls.out(pair.after)[pair.rows]):
-            names.append(name)
-            if question.first:
-                break
-    if not names:
-        return []
-    shown = ", ".join(names[:_SHOWN])
-    if len(names) > _SHOWN:
-        every = len(names) == asked
-        shown += " and each other" if every else f" and {len(names) - _SHOWN} more"
-    return [f"why    {question.says.format(shown)}"]

@@ -89,6 +89,13 @@ def _steps() -> Iterator[tuple[str, Steps]]:
 
         yield f"last {lanes} lanes of the intermediate missing", Steps(last=short)
         yield f"last {lanes} columns of the hidden states missing", Steps(first=short)
+    for lanes in (1, 2, 4, 8, 16, 32):
+        none = partial(_without_first, count=lanes)
+        behind = partial(_behind_rounding, order=none)
+        yield f"first {lanes} columns of the hidden states missing", Steps(x=none)
+        yield f"first {lanes} lanes of the intermediate missing", Steps(act=behind)
+        both = Steps(x=none, act=behind)
+        yield f"first {lanes} lanes of K missing in both GEMMs", both
     yield "down bias added once a slot, not weighted", Steps(weighs_bias=False)
     yield "routing weight multiplies the input", Steps(weighs_input=True)
 
@@ -112,6 +119,10 @@ def _rounded_results(dtype: torch.dtype) -> Iterator[tuple[str, Steps]]:
     yield f"gate_up and each slot's result {words} with their biases", both
     both = replace(both, z=store, v=store)
     yield f"results of both GEMMs {words}, and again with their biases", both
+
+
+def _without_first(x: Tensor, *, count: int) -> Tensor:
+    return torch.cat((torch.zeros_like(x[..., :count]), x[..., count:]), dim=-1)
 
 
 def _late_bias(z: Tensor, bias: Tensor, a: Activation) -> Tensor:

@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import torch
 
+from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.why_numbers.called_again import Calls
 from mxmoe.conformance.why_numbers.output import ranges
 from mxmoe.reference.types import Routing
@@ -39,9 +41,18 @@ def explain_standing(calls: Calls, data: CaseData, token: int, most: int) -> str
         )
     rows = _rows([others[size] for size in differing])
     return (
-        f"{rows} {_sizes(differing, sizes)} has other bits than a token alone, "
-        "whatever stands beside it"
+        f"other bits than the same token alone: {rows} {_sizes(differing, sizes)}, "
+        "whatever the others hold"
     )
+
+
+def why_standing(judge: Judge, case: Case, data: CaseData, token: int) -> list[str]:
+    """As a line that begins ``why``; none if the candidate fails in these calls."""
+    try:
+        words = explain_standing(Calls(judge, case), data, token, case.tokens)
+    except Exception:
+        return []
+    return [f"why    {words}"]
 
 
 def _copies(data: CaseData, token: int, count: int) -> CaseData:
@@ -54,12 +65,14 @@ def _rows(masks: Sequence[Tensor]) -> str:
     """Which rows differ in each batch that has some."""
     if all(mask.all() for mask in masks):
         return "every row"
+    if all(mask[1:].all() for mask in masks) and not any(mask[0] for mask in masks):
+        return "every row but the first"
     for words, at in (("the first row", 0), ("the last row", -1)):
         if all(int(mask.sum()) == 1 and mask[at] for mask in masks):
             return words
     largest = masks[-1]
     if all(torch.equal(mask, largest[: len(mask)]) for mask in masks):
-        return f"{ranges('row', largest)}, where there is such a row,"
+        return f"{ranges('row', largest)}, where there is one,"
     return f"some row ({ranges('row', largest)} of {len(largest)})"
 
 

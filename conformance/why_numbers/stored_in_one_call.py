@@ -21,6 +21,7 @@ from mxmoe.conformance.law_pairs import ROUTING_WEIGHTS
 from mxmoe.conformance.law_pairs import Pair
 from mxmoe.conformance.why_numbers.called_again import Calls
 from mxmoe.conformance.why_numbers.far_numbers import FORMATS
+from mxmoe.conformance.why_numbers.far_numbers import flushed
 from mxmoe.conformance.why_numbers.layer_steps import through
 from mxmoe.conformance.why_numbers.otherwise_steps import cut_to_bfloat16
 from mxmoe.reference.types import Routing
@@ -32,6 +33,8 @@ Store = Callable[[Tensor], Tensor]
 _FEWEST = 8
 # Powers of two from which on numbers may be stored otherwise.
 _FROM = range(-4, 5)
+# Each is a call; the smallest numbers first.
+_POWERS = 24
 
 
 def explain_stored(calls: Calls, pair: Pair, expected: Tensor, found: Tensor) -> str:
@@ -67,7 +70,7 @@ def _changes(given: Tensor, stored: Tensor) -> bool:
 
 
 def _stores(values: Tensor) -> Iterator[tuple[str, Store]]:
-    stores = {
+    stores: dict[str, Store] = {
         "rounded to bfloat16": partial(through, dtype=torch.bfloat16),
         "cut to bfloat16": cut_to_bfloat16,
         **FORMATS,
@@ -78,6 +81,9 @@ def _stores(values: Tensor) -> Iterator[tuple[str, Store]]:
         if above.any() and not above.all():
             for words, store in stores.items():
                 yield f"above 2^{power} {words}", partial(_above, power, store)
+    sizes = values.abs()[values != 0].log2().ceil().int().unique().tolist()
+    for power in sizes[:_POWERS]:
+        yield f"below 2^{power} taken as 0", partial(flushed, smallest=2.0**power)
 
 
 def _above(power: int, store: Store, x: Tensor) -> Tensor:

@@ -24,16 +24,16 @@ from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
-from mxmoe.conformance.why_numbers.output import rounded_twice
+from mxmoe.conformance.why_numbers.output import through_float16
 from mxmoe.reference.types import Arithmetic
 
 Tensor = torch.Tensor
 _SHOWN = 4
-# Searches that only measure errors, and so are no cause where another one is.
-_SIZES = {"noise", "fitted slots"}
 _TINY = torch.finfo(torch.float64).tiny
 # Fewer numbers have one difference, or one ratio, by chance.
 _FEWEST = 32
+# What is made of an output that was rounded is rounded again.
+_ROUNDINGS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,8 +53,14 @@ class Side:
         return compare_numbers(self.out, truth, allowed).worst
 
 
-def explain_sides(sides: Sequence[Side], arithmetic: Arithmetic) -> list[str]:
-    """The line ``why`` of the output that is furthest out of its bound, or none."""
+def explain_sides(
+    sides: Sequence[Side], arithmetic: Arithmetic, telling: Sequence[Side] = ()
+) -> list[str]:
+    """The line ``why`` of the output that is furthest out of its bound, or none.
+
+    telling : outputs of the same kind that less is wrong in: what is not true of
+    them is not said.
+    """
     wrong = [side for side in sides if not side.worst <= 1]
     if not wrong:
         return []
@@ -63,62 +69,81 @@ def explain_sides(sides: Sequence[Side], arithmetic: Arithmetic) -> list[str]:
     also = ", ".join(s.words for s in wrong if s is not side)
     more = f"; {within} is within its own" if within else f"; so is {also}"
     place = f"{side.words} is out of its own bound{more}"
-    names = causes_of(side, arithmetic)[:_SHOWN]
+    names = causes_of(side, arithmetic)
+    for other in telling if names else ():
+        theirs = causes_of(other, arithmetic)
+        names = [name for name in names if name in theirs] or theirs or names
     if not names:
         return [f"why    {place}; none of the known hypotheses gives it"]
-    return [f"why    behaves as if: {'; or '.join(names)} ({place})"]
+    return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])} ({place})"]
 
 
 def causes_of(side: Side, arithmetic: Arithmetic) -> list[str]:
     """Sentences that are true of the whole of an output that is out of its bound."""
     situation = situation_of(side.case, side.data)
     truth, allowed = side.judged.truth["combine"], side.judged.allowed["combine"]
-    fits = list[Fit]()
+    found = side.out.double().reshape(truth.shape)
     searched = not too_large(situation.part) and has_lanes(situation.part)
-    right, found = 1.0, side.out.double().reshape(truth.shape)
     if searched and found.isfinite().all():
         experts = Experts(situation, arithmetic)
         wrong = wrong_output(found, side.judged, experts)
         right = part_left(found - wrong.right, found - truth, allowed)
-        fits += explain_otherwise(wrong, far_numbers(experts))
+        fits = explain_otherwise(wrong, far_numbers(experts))
+        if far := likeliest(fits, truth.numel(), min(right, 1.0)):
+            return [str(fit) for fit in far]
     known = causes(situation, side.judged, side.out, arithmetic)
-    if fits:
-        known = [fit for fit in known if fit.family not in _SIZES]
-    best = likeliest([*known, *fits], truth.numel(), min(right, 1.0))
-    # What is not finite has no likelihood.
-    names = [str(fit) for fit in best] or [str(fit) for fit in known]
-    return names or rounded_twice(side.out, truth, allowed, arithmetic.output)
+    names = [str(fit) for fit in known]
+    return names or through_float16(found, truth, allowed, arithmetic.output)
+
+
+def bits_lines(expected: Tensor, found: Tensor, dtype: torch.dtype) -> list[str]:
+    """How many elements have other bits, and how far off they are."""
+    one, other = (x.detach().cpu().double() for x in (expected, found))
+    differ = one != other
+    if not differ.any():
+        return ["all that differs is the sign of 0"]
+    units = (other - one).abs() / (2 * half_ulp(one, dtype))
+    most = float(units[differ].max())
+    lines = [
+        f"other bits: {int(differ.sum())} of {differ.numel()} elements, by at most "
+        f"{most:.3g} units in the last place of {str(dtype).removeprefix('torch.')}"
+    ]
+    names = relation(one, other, dtype)
+    return lines + [f"the second output is the first, {'; or '.join(names)}"] * bool(
+        names
+    )
 
 
 def relation(expected: Tensor, found: Tensor, dtype: torch.dtype) -> list[str]:
     """One difference or one factor between [n, h] that are rounded to `dtype`."""
     if found.numel() < _FEWEST or not found.isfinite().all():
         return []
-    allowed = half_ulp(expected, dtype) + half_ulp(found, dtype)
+    allowed = (half_ulp(expected, dtype) + half_ulp(found, dtype)).clamp(min=_TINY)
     fits = []
-    for words, told in _related(expected, found):
+    for words, told in _related(expected, found, 1 / allowed**2):
         rest = found - told
-        room = allowed * (1 + (told / expected.where(expected != 0, 1)).abs()) / 2
-        if bool((rest.abs() <= room.clamp(min=_TINY)).all()):
-            left = part_left(rest, found - expected, allowed)
-            fits.append(Fit(words, left))
+        grown = (told / expected.where(expected != 0, 1)).abs().clamp(min=1)
+        if bool((rest.abs() <= _ROUNDINGS * allowed * grown).all()):
+            fits.append(Fit(words, part_left(rest, found - expected, allowed)))
     return [str(fit) for fit in likeliest(fits, found.numel())]
 
 
-def _related(expected: Tensor, found: Tensor) -> Iterator[tuple[str, Tensor]]:
-    by = float((found - expected).median())
-    if by:
-        sign = "more" if by > 0 else "less"
-        yield f"{abs(by):.3g} {sign} in every element", expected + by
+def _related(
+    expected: Tensor, found: Tensor, weights: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """(words, what the second output would be), by weighted least squares."""
+    by = float((weights * (found - expected)).sum() / weights.sum())
+    sign = "more" if by > 0 else "less"
+    yield f"{abs(by):.3g} {sign} in every element", expected + by
+    every = torch.ones_like(found, dtype=torch.bool)
     for where, mask in (
-        ("", torch.ones_like(found, dtype=torch.bool)),
+        ("", every),
         (" where it is negative", found < 0),
         (" where it is positive", found > 0),
     ):
-        size = float(expected[mask].square().sum())
-        if not size:
-            continue
-        factor = float((expected[mask] * found[mask]).sum()) / size
-        if factor != 1:
+        inside = weights * mask * expected
+        size = float((inside * expected).sum())
+        if size:
+            factor = float((inside * found).sum()) / size
             told = torch.where(mask, factor * expected, expected)
-            yield f"its {factor:.4g} times{where}", told
+            yield f"{factor:.4g} times{where}", told
