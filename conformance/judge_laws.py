@@ -19,6 +19,7 @@ from mxmoe.conformance.laws import Law
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.law import Broken
 from mxmoe.conformance.why_numbers.law import why_law
+from mxmoe.conformance.why_numbers.ranks_apart import why_ranks
 from mxmoe.reference.types import WHOLE
 
 
@@ -60,17 +61,21 @@ def judge_ranks_add_up(judge: Judge, case: Case) -> None:
     group = group_of(judge, case)
     judge.subject.require(group.data.config, WHOLE)
     whole = _output(judge, replace(case, shard=WHOLE), group.data)
-    total = torch.stack([out.double() for out in rank_outputs(judge, group)]).sum(dim=0)
-    alone = judge.judged(replace(case, shard=WHOLE), group.data).allowed["combine"]
-    allowed = group.allowed.sum(dim=0) + alone
+    outputs = rank_outputs(judge, group)
+    total = torch.stack([out.double() for out in outputs]).sum(dim=0)
+    alone = judge.judged(replace(case, shard=WHOLE), group.data)
+    allowed = group.allowed.sum(dim=0) + alone.allowed["combine"]
     difference = compare_numbers(total, whole, allowed)
     judge.saw(difference.worst)
     if difference.within:
         return
     line = "broken law: the outputs of all ranks add up to that of one rank alone"
+    lines = [f"{line} (within rounding)", _where(difference)]
+    if not judge.record.searching:
+        lines += why_ranks(judge, group, whole, alone, outputs)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-        [f"{line} (within rounding)", _where(difference)],
+        lines,
         case=case,
         what="law of ranks",
         tensors={"first": whole, "second": total, "allowed": allowed},

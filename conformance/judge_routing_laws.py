@@ -12,6 +12,8 @@ from mxmoe.conformance.routing_laws import RoutingLaw
 from mxmoe.conformance.routing_laws import grid_logits
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.routing import why_choice
+from mxmoe.conformance.why_numbers.routing import why_weights
 from mxmoe.reference.types import Routing
 
 _TOKENS = 33
@@ -36,7 +38,8 @@ def judge_routing_law(
             f"token {token}: the first routing gives experts "
             f"{expected.ids[token].tolist()}, the second is {found.ids[token].tolist()}"
         )
-        raise judge.fail(Verdict.MISMATCH, [line, detail], what=what)
+        lines = [line, detail, *_why((logits, first), (changed, second))]
+        raise judge.fail(Verdict.MISMATCH, lines, what=what)
     chosen = changed.double().gather(1, found.ids.long())
     allowed = 2 * weight_bound(chosen, chosen.softmax(dim=1), found.weights.dtype)
     off = (expected.weights.double() - found.weights.double()).abs()
@@ -47,7 +50,23 @@ def judge_routing_law(
             f"gives the weight {float(expected.weights[token, slot]):.9g}, the second "
             f"is {float(found.weights[token, slot]):.9g}"
         )
-        raise judge.fail(Verdict.MISMATCH, [line, detail], what=what)
+        lines = [line, detail, *_why((logits, first), (changed, second))]
+        raise judge.fail(Verdict.MISMATCH, lines, what=what)
+
+
+def _why(*routings: tuple[torch.Tensor, Routing]) -> list[str]:
+    """What is wrong with the first of these routings of logits [t, e] that is wrong."""
+    for logits, routing in routings:
+        ids, top_k = routing.ids.long(), routing.ids.shape[1]
+        best = logits.topk(top_k, dim=1).indices
+        if not torch.equal(ids.sort(1).values, best.sort(1).values):
+            return why_choice(ids, logits, top_k)
+        chosen = logits.double().gather(1, ids)
+        truth, found = chosen.softmax(dim=1), routing.weights.double()
+        allowed = weight_bound(chosen, truth, routing.weights.dtype)
+        if not ((found - truth).abs() <= allowed).all():
+            return why_weights(routing.weights, logits, ids)
+    return []
 
 
 def _by_id(routing: Routing) -> Routing:

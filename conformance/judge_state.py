@@ -126,8 +126,12 @@ def poisoned(judge: Judge, case: Case) -> None:
         found = subject.forward(clean, inputs.hidden_states, inputs.routing)
 
     def why(side: Side) -> list[str]:
-        with memory_of(CLEAN, subject.device):
-            again = Calls(judge, case).out(data)
+        try:
+            with memory_of(CLEAN, subject.device):
+                again = Calls(judge, case).out(data)
+        # A candidate may die of this call; the failure is known without it.
+        except Exception:
+            return []
         return why_unwritten(side, again)
 
     _alike(judge, case, data, expected, found, "poisoned memory before forward", why)
