@@ -55,18 +55,31 @@ def judge_routing_law(
 
 
 def _why(*routings: tuple[torch.Tensor, Routing]) -> list[str]:
-    """What is wrong with the first of these routings of logits [t, e] that is wrong."""
+    """Which of two routings of logits [t, e] is wrong, and what is true of both."""
+    choices, weights = [], []
     for logits, routing in routings:
-        ids, top_k = routing.ids.long(), routing.ids.shape[1]
-        best = logits.topk(top_k, dim=1).indices
-        if not torch.equal(ids.sort(1).values, best.sort(1).values):
-            return why_choice(ids, logits, top_k)
+        ids = routing.ids.long()
+        best = logits.topk(ids.shape[1], dim=1).indices
+        choices.append(torch.equal(ids.sort(1).values, best.sort(1).values))
         chosen = logits.double().gather(1, ids)
         truth, found = chosen.softmax(dim=1), routing.weights.double()
         allowed = weight_bound(chosen, truth, routing.weights.dtype)
-        if not ((found - truth).abs() <= allowed).all():
-            return why_weights(routing.weights, logits, ids)
+        weights.append(bool(((found - truth).abs() <= allowed).all()))
+    logits = torch.cat([logits for logits, _ in routings])
+    ids = torch.cat([routing.ids.long() for _, routing in routings])
+    if not all(choices):
+        why = why_choice(ids, logits, ids.shape[1])
+        return [*why, f"wrong by itself: {_which(choices)}"]
+    if not all(weights):
+        found = torch.cat([routing.weights for _, routing in routings])
+        why = why_weights(found, logits, ids)
+        return [*why, f"wrong by itself: {_which(weights)}"]
     return []
+
+
+def _which(right: list[bool]) -> str:
+    wrong = [n for n, ok in zip(("first", "second"), right, strict=True) if not ok]
+    return f"the {' and the '.join(wrong)} routing"
 
 
 def _by_id(routing: Routing) -> Routing:

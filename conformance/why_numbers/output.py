@@ -317,11 +317,10 @@ def rounded_twice(
 def through_float16(
     found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, dtype: torch.dtype
 ) -> list[str]:
-    """As `rounded_twice`, where the class's own rounding may have come first."""
-    if names := rounded_twice(found, truth, allowed, dtype):
-        return names
+    """As `rounded_twice`, and where the class's own rounding came first."""
     told = _rounded(found, truth, allowed, (dtype, torch.float16, dtype))
-    return ["output rounded to float16"] if told else []
+    names = ["output rounded to float16"] if told else []
+    return names + rounded_twice(found, truth, allowed, dtype)
 
 
 def _rounded(

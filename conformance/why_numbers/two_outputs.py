@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.why_numbers.causes import causes
 from mxmoe.conformance.why_numbers.causes import has_lanes
 from mxmoe.conformance.why_numbers.expert_content import Experts
+from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.far_numbers import far_numbers
 from mxmoe.conformance.why_numbers.honest_size import likeliest
 from mxmoe.conformance.why_numbers.honest_size import part_left
@@ -70,30 +72,60 @@ def explain_sides(
     more = f"; {within} is within its own" if within else f"; so is {also}"
     place = f"{side.words} is out of its own bound{more}"
     names = causes_of(side, arithmetic)
-    for other in telling if names else ():
-        theirs = causes_of(other, arithmetic)
-        names = [name for name in names if name in theirs] or theirs or names
+    for other in telling:
+        names = _true_of_both(side, names, other, arithmetic)
     if not names:
         return [f"why    {place}; none of the known hypotheses gives it"]
     return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])} ({place})"]
 
 
+def _true_of_both(
+    side: Side, names: list[str], other: Side, arithmetic: Arithmetic
+) -> list[str]:
+    """Of `names`, true of `side`, those true of `other`; or `other`'s, likewise."""
+    theirs = causes_of(other, arithmetic)
+    if same := [name for name in names if name in theirs]:
+        return same
+    # Limits are looked for where the scales of a side lie.
+    experts = _experts(other, arithmetic)
+    hypotheses = () if experts is None else far_numbers(experts)
+    return _far(side, arithmetic, [h for h in hypotheses if h.name in theirs])
+
+
 def causes_of(side: Side, arithmetic: Arithmetic) -> list[str]:
     """Sentences that are true of the whole of an output that is out of its bound."""
+    experts = _experts(side, arithmetic)
+    hypotheses = () if experts is None else far_numbers(experts)
+    if far := _far(side, arithmetic, hypotheses):
+        return far
     situation = situation_of(side.case, side.data)
-    truth, allowed = side.judged.truth["combine"], side.judged.allowed["combine"]
-    found = side.out.double().reshape(truth.shape)
-    searched = not too_large(situation.part) and has_lanes(situation.part)
-    if searched and found.isfinite().all():
-        experts = Experts(situation, arithmetic)
-        wrong = wrong_output(found, side.judged, experts)
-        right = part_left(found - wrong.right, found - truth, allowed)
-        fits = explain_otherwise(wrong, far_numbers(experts))
-        if far := likeliest(fits, truth.numel(), min(right, 1.0)):
-            return [str(fit) for fit in far]
     known = causes(situation, side.judged, side.out, arithmetic)
+    truth, allowed = side.judged.truth["combine"], side.judged.allowed["combine"]
     names = [str(fit) for fit in known]
-    return names or through_float16(found, truth, allowed, arithmetic.output)
+    return names or through_float16(side.out, truth, allowed, arithmetic.output)
+
+
+def _experts(side: Side, arithmetic: Arithmetic) -> Experts | None:
+    """The experts of the rank, if hypotheses about them can be searched."""
+    situation = situation_of(side.case, side.data)
+    if too_large(situation.part) or not has_lanes(situation.part):
+        return None
+    return Experts(situation, arithmetic)
+
+
+def _far(
+    side: Side, arithmetic: Arithmetic, hypotheses: Iterable[Otherwise]
+) -> list[str]:
+    """The likeliest of `hypotheses` that are true of the output."""
+    experts = _experts(side, arithmetic)
+    truth, allowed = side.judged.truth["combine"], side.judged.allowed["combine"]
+    found = side.out.detach().cpu().double().reshape(truth.shape)
+    if experts is None or not found.isfinite().all():
+        return []
+    wrong = wrong_output(found, side.judged, experts)
+    right = part_left(found - wrong.right, found - truth, allowed)
+    fits = explain_otherwise(wrong, hypotheses)
+    return [str(fit) for fit in likeliest(fits, truth.numel(), min(right, 1.0))]
 
 
 def bits_lines(expected: Tensor, found: Tensor, dtype: torch.dtype) -> list[str]:
