@@ -51,9 +51,7 @@ def why_state(judge: Judge, side: Side, calls: Sequence[Former]) -> list[str]:
     if not names:
         names = causes_of(side, arithmetic)
     if not names:
-        return [
-            "why    nothing of the earlier calls, and no known hypothesis, gives it"
-        ]
+        return ["why    nothing of earlier calls, and no known hypothesis, gives it"]
     return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}"]
 
 

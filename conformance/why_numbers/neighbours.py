@@ -45,17 +45,16 @@ def _sets(bad: int, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     shared = torch.isin(ids, visited).any(dim=1)
     yield "those that visit one of its experts", shared
     for tile in _TILES:
-        yield f"those of its tile of {tile} tokens", at // tile == bad // tile
-    for expert in visited.tolist():
-        rows = (ids == expert).any(dim=1)
-        row = rows.cumsum(dim=0) - 1
-        for tile in _TILES:
-            near = rows & (row // tile == row[bad] // tile)
-            yield f"those of its tile of {tile} rows of expert {expert}", near
+        if tile < len(ids):
+            yield f"those of its tile of {tile} tokens", at // tile == bad // tile
     for tile in _TILES:
         mask = torch.zeros_like(at, dtype=torch.bool)
         for expert in visited.tolist():
             rows = (ids == expert).any(dim=1)
             row = rows.cumsum(dim=0) - 1
-            mask |= rows & (row // tile == row[bad] // tile)
-        yield f"those of its tiles of {tile} rows of an expert", mask
+            near = rows & (row // tile == row[bad] // tile)
+            mask |= near
+            if tile < int(rows.sum()):
+                yield f"those of its tile of {tile} rows of expert {expert}", near
+        if not torch.equal(mask, shared):
+            yield f"those of its tiles of {tile} rows of an expert", mask
