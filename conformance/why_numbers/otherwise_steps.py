@@ -270,5 +270,5 @@ def _mxfp4(x: Tensor) -> Tensor:
     blocks, scale = _scaled(x, 2)
     values = torch.tensor(_E2M1, dtype=x.dtype)
     middles = (values[1:] + values[:-1]) / 2
-    near = torch.bucketize((blocks / scale).abs(), middles)
+    near = torch.bucketize((blocks / scale).abs().contiguous(), middles)
     return (values[near] * blocks.sign() * scale).flatten(-2)

@@ -83,12 +83,15 @@ def _true_of_both(
     side: Side, names: list[str], other: Side, arithmetic: Arithmetic
 ) -> list[str]:
     """Of `names`, true of `side`, those true of `other`; or `other`'s, likewise."""
-    theirs = causes_of(other, arithmetic)
+    experts = _experts(other, arithmetic)
+    hypotheses = [] if experts is None else list(far_numbers(experts))
+    # What explains neither is not looked for twice.
+    theirs = (
+        causes_of(other, arithmetic) if names else _far(other, arithmetic, hypotheses)
+    )
     if same := [name for name in names if name in theirs]:
         return same
     # Limits are looked for where the scales of a side lie.
-    experts = _experts(other, arithmetic)
-    hypotheses = () if experts is None else far_numbers(experts)
     return _far(side, arithmetic, [h for h in hypotheses if h.name in theirs])
 
 
