@@ -111,7 +111,7 @@ def _stages(edit: Callable[[dict[str, Tensor], int], None]) -> object:
     return Edited()
 
 
-@_law("", "other tokens' hidden states do not change a token's row", "bit for bit")
+@_law("", "other tokens' hidden states do not change a token's row", "(the one before)")
 def leak_from_the_row_above() -> object:
     """A thousandth of each row is added to the next one."""
 
@@ -121,7 +121,7 @@ def leak_from_the_row_above() -> object:
     return _editing(leak, _SAME_BITS)
 
 
-@_law("", "routing weights times 4 give the output times 4", "bit for bit")
+@_law("", "routing weights times 4 give the output times 4", "rounded to bfloat16, in")
 def large_routing_weights_in_bfloat16() -> object:
     """Routing weights above 1 are rounded to bfloat16."""
 
@@ -131,7 +131,9 @@ def large_routing_weights_in_bfloat16() -> object:
     return replace(_SAME_BITS, mix=lambda weights, down: mix(rounded(weights), down))
 
 
-@_law("", "the weights of an expert that no token visits do not matter", "bit for bit")
+@_law(
+    "", "an expert that no token visits do not matter", "the output follows down_bias"
+)
 def bias_scaled_by_the_largest_of_all_experts() -> object:
     """The down bias is rounded on a grid that the largest bias of the rank sets."""
 
@@ -145,7 +147,9 @@ def bias_scaled_by_the_largest_of_all_experts() -> object:
     return changed(_SAME_BITS, forward=forward)
 
 
-@_routing_law("", "adding a power of two to all logits changes nothing")
+@_routing_law(
+    "", "adding a power of two to all logits changes", "as of an exp that is limited"
+)
 def weights_by_exp_in_float32_without_a_maximum() -> object:
     """exp(logit) overflows where the largest logit is not taken off first."""
 
@@ -157,7 +161,7 @@ def weights_by_exp_in_float32_without_a_maximum() -> object:
     return replace(PLAIN, route=unshifted)
 
 
-@_ranks("", "add up to that of one rank alone")
+@_ranks("", "add up to that of one rank alone", "behaves as if: no clamp")
 def ranks_without_the_clamp() -> object:
     """The clamp is left out where there is more than one rank."""
 
