@@ -26,7 +26,31 @@ from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import STAGES
 
 # What `why` lines say where nothing was found, or not searched.
-_UNEXPLAINED = ("no edit of", "none of the known", "no mixture of", "not searched")
+_UNEXPLAINED = (
+    "no edit of",
+    "none of the known",
+    "no mixture of",
+    "not searched",
+    "nothing known",
+    "nothing of earlier calls",
+)
+# What two outputs have to do with each other: a fact of the case and no cause.
+_OF_TWO_OUTPUTS = (
+    "both outputs are",
+    "it is broken from",
+    "other bits than",
+    "the output follows",
+    "the row of token",
+    "the same call gives",
+    "the second output is",
+    "wrong are exactly those",
+    "wrong are exactly all others",
+)
+# How far a factor is known, and whose output it is: of the case as well.
+_KNOWN_TO = re.compile(r"\S+ \(to within [^)]*\)")
+_WHOSE = re.compile(
+    r" \((the (first|second) output is|every rank\)|ranks? tp|the one rank|the sum\)).*"
+)
 _CLOSE = "close to the bound"
 _COORDINATE = re.compile(r"\b(expert|row|token|column|layer|rank|block|slot)(s?) \d+")
 _COORDINATES = re.compile(
@@ -190,8 +214,11 @@ def _causes(lines: list[str]) -> tuple[str, ...]:
         said = line.removeprefix("why").strip()
         if any(word in said for word in (*_UNEXPLAINED, _CLOSE)):
             return ()
+        if said.startswith(_OF_TWO_OUTPUTS):
+            continue
         _, listed, causes = said.partition("behaves as if: ")
         if listed:
+            causes = _WHOSE.sub("", _KNOWN_TO.sub("#", causes))
             return _each(causes, "; or ")
         _, listed, causes = said.partition("any of: ")
         return _each(causes if listed else said, "; ")
