@@ -20,7 +20,9 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_numbers.causes import names_cause
 from mxmoe.conformance.why_numbers.causes import why_lines
+from mxmoe.conformance.why_numbers.first_stage import first_wrong_stage
 from mxmoe.conformance.why_numbers.kept import explain_kept
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import tell
@@ -95,23 +97,7 @@ def judge_output(
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
-        lines += first_bad_stage(judge, case, data, judged)
-        # Before the calls that only explain: these may lose the device.
-        out = out.detach().cpu()
-        attributed = list[str]()
-        if route == "yours-yours" and tactic is None:
-            attributed = attribution_lines(judge, case, data, judged)
-        lines += why_lines(
-            case,
-            data,
-            judged,
-            out,
-            judge.subject.arithmetic,
-            difference.worst,
-            lambda: _told(judge, case, data, route, difference),
-            lambda: _kept(judge, case, data, route),
-        )
-        lines += attributed
+        lines += _explained(judge, case, data, out, difference, route, tactic)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -126,6 +112,38 @@ def judge_output(
             "routing.weights": data.routing.weights,
         },
     )
+
+
+def _explained(
+    judge: Judge,
+    case: Case,
+    data: CaseData,
+    out: torch.Tensor,
+    difference: NumberDifference,
+    route: str,
+    tactic: object,
+) -> list[str]:
+    """The first wrong stage, the cause, and whose bytes or kernel it is."""
+    judged = judge.judged(case, data)
+    # Before the calls that only explain: these may lose the device.
+    out = out.detach().cpu()
+    stage = first_bad_stage(judge, case, data, judged)
+    attributed = list[str]()
+    if route == "yours-yours" and tactic is None:
+        attributed = attribution_lines(judge, case, data, judged)
+    why = why_lines(
+        case,
+        data,
+        judged,
+        out,
+        judge.subject.arithmetic,
+        difference.worst,
+        lambda: _told(judge, case, data, route, difference),
+        lambda: _kept(judge, case, data, route),
+    )
+    if not names_cause(why) and not judge.subject.has("trace"):
+        stage = _read_off(judge, case, data, route) or stage
+    return [*stage, *why, *attributed]
 
 
 def _told(
@@ -146,6 +164,13 @@ def _kept(judge: Judge, case: Case, data: CaseData, route: str) -> list[str]:
     if not judge.record.telling:
         return []
     return explain_kept(judge, case, data, partial(run_route, route=route))
+
+
+def _read_off(judge: Judge, case: Case, data: CaseData, route: str) -> list[str]:
+    if not judge.record.telling:
+        return []
+    run = partial(run_route, route=route)
+    return first_wrong_stage(judge, case, data.config, run)
 
 
 def _what(route: str, tactic: object) -> str:

@@ -91,6 +91,7 @@ _FACTOR = "the whole output times"
 _SETS = 3
 _MORE = ("bytes", "weights")
 _NONFINITE = "not finite"
+_BEHAVES = "why    behaves as if:"
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
@@ -140,10 +141,10 @@ def why_lines(
     names, note = _agreed(here, there, told, rich)
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}{note}"]
+        return [f"{_BEHAVES} {'; or '.join(names[:_SHOWN])}{more}{note}"]
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     if twice := rounded_twice(out, truth, allowed, arithmetic.output):
-        return [f"why    behaves as if: {twice[0]}"]
+        return [f"{_BEHAVES} {twice[0]}"]
     looked = [(situation, judged, out)]
     if told is not None:
         looked.insert(0, (situation_of(told.case, told.data), told.judged, told.out))
@@ -161,6 +162,11 @@ def why_lines(
             f"{arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
+
+
+def names_cause(lines: list[str]) -> bool:
+    """Whether what `why_lines` says is a cause."""
+    return any(line.startswith(_BEHAVES) for line in lines)
 
 
 def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:

@@ -1,0 +1,131 @@
+"""Which stage of an output is wrong first, read off the output alone.
+
+A case is asked whose second GEMM has twice as many rows as a token has lanes of its
+slots: see `read_off`. If activations give the output, those that are off are the first
+that are wrong; whether because of gate_up, an output does not tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from mxmoe.conformance.bounds import CONFIDENCE
+from mxmoe.conformance.bounds import Judged
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.why_numbers.expert_content import Experts
+from mxmoe.conformance.why_numbers.lane_words import lane_words
+from mxmoe.conformance.why_numbers.lane_words import slot_words
+from mxmoe.conformance.why_numbers.lane_words import source_words
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.read_off import ReadOff
+from mxmoe.conformance.why_numbers.read_off import read_activations
+from mxmoe.conformance.why_numbers.telling_case import aside
+from mxmoe.reference.types import Arithmetic
+from mxmoe.reference.types import MoEConfig
+from mxmoe.reference.types import Routing
+
+Tensor = torch.Tensor
+
+# Experts and lanes of a rank: three K blocks; then what kernels of larger tiles take.
+_SHAPES = ((8, 96), (8, 64), (8, 128), (4, 256), (8, 32))
+_TOKENS = 37
+# Rows of the second GEMM for each unknown lane: as much is left to judge by as is used.
+_ROWS_OF_LANE = 2
+# Hidden sizes are multiples of this, which most kernels take.
+_ROUND = 128
+# Linear systems of so many unknowns, one for each of 16 tokens, take a second.
+_MOST_UNKNOWN = 512
+_TOKENS_READ = 16
+
+
+def first_wrong_stage(
+    judge: Judge,
+    like: Case,
+    config: MoEConfig,
+    run: Callable[[Judge, Case, CaseData], Tensor],
+) -> list[str]:
+    """At most one line; none where the candidate is right or cannot be asked.
+
+    like, config : the failing case and its layer. run : gives the output [t, h] of a
+    case. Whatever it raises is not another failure.
+    """
+    judge = aside(judge)
+    try:
+        case = _case(judge, like, config)
+        if case is None:
+            return []
+        data = judge.data(case)
+        out = run(judge, case, data).detach().cpu().double()
+        judged = judge.judged(case, data)
+        words = _stage(out, case, data, judged, judge.subject.arithmetic)
+    except Exception:
+        return []
+    return [f"first bad stage: {words} (read off the output of case {case})"] * (
+        words != ""
+    )
+
+
+def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
+    claims, shard = judge.subject.capabilities, like.shard
+    for experts, lanes in _SHAPES:
+        experts = max(experts, own.top_k)
+        unknown = own.top_k * lanes
+        if unknown > _MOST_UNKNOWN or experts % shard.ep_size:
+            continue
+        hidden = -(-_ROWS_OF_LANE * unknown // _ROUND) * _ROUND
+        config = replace(
+            own,
+            experts=experts,
+            hidden=hidden,
+            intermediate=lanes * shard.tp_size,
+        )
+        if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
+            continue
+        return Case(config=config, shard=shard, tokens=_TOKENS, hot=like.hot)
+    return None
+
+
+def _stage(
+    out: Tensor, case: Case, data: CaseData, judged: Judged, arithmetic: Arithmetic
+) -> str:
+    """The first wrong stage, in words; "" if the output is right or not finite."""
+    truth, allowed = judged.truth["combine"], judged.allowed["combine"]
+    wrong = ((out - truth).abs() > allowed).any(dim=1)
+    if not wrong.any() or not out.isfinite().all():
+        return ""
+    tokens = wrong.nonzero()[:_TOKENS_READ, 0]
+    experts = Experts(situation_of(case, data), arithmetic)
+    read = read_activations(out, tokens, judged, experts)
+    if not read.explain_all:
+        return "the second GEMM, or behind it; no activations give this output"
+    return _of_lanes(read, judged, experts, data.routing)
+
+
+def _of_lanes(read: ReadOff, judged: Judged, experts: Experts, routing: Routing) -> str:
+    """Which activations are wrong, and what is there in their place."""
+    truth = judged.truth["activation"][read.tokens]
+    allowed = judged.allowed["activation"][read.tokens]
+    room = CONFIDENCE * read.deviation + allowed
+    error = (read.found - truth).abs()
+    bad = error > room
+    if not bad.any():
+        return ""
+    ids = routing.ids[read.tokens]
+    served = read.deviation.isfinite().all(dim=2)
+    at = int((error / room).flatten().argmax())
+    n, k, i = (int(x) for x in torch.unravel_index(torch.tensor(at), bad.shape))
+    where = slot_words(bad.any(dim=2), served, ids)
+    z = judged.truth["gate_up"][read.tokens]
+    what = source_words(read, bad, truth, z, experts.situation.config.activation)
+    return (
+        f"gate_up or activation, {lane_words(bad.flatten(0, 1).any(dim=0))}{where}{what}; "
+        "the second GEMM and all behind it are right; "
+        f"token {int(read.tokens[n])}, slot {k} (expert {int(ids[n, k])}), lane {i}: "
+        f"expected {float(truth[n, k, i]):.4g}, found {float(read.found[n, k, i]):.4g}"
+        f" +- {float(read.deviation[n, k, i]):.2g}"
+    )
