@@ -35,7 +35,7 @@ _SMALLEST_FACTOR = 2.0**-10
 _FEWEST_LIMITED = 3
 
 
-# Numbers of float16 are 2**-24 apart down there; those of bfloat16 2**-8 of their size.
+# Numbers of float16 are 2**-24 apart down there; those of bfloat16 at most 2**-7
 _FLOAT16_COARSER = 2.0**-17
 
 
