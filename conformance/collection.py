@@ -1,4 +1,4 @@
-"""How pytest collects our check files: as ``mxmoe.conformance...``, once.
+"""How pytest collects our check files: as ``mxmoe.conformance...``, once, in order.
 
 pytest would name a file after its place in the checkout (``conformance.checks...``)
 and import a second copy of it and of every class in its package. Here the test
@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 
 from mxmoe.conformance.plugin import PACKAGE
+
+_LAWS = "test_l3_laws.py"
 
 
 class SuiteModule(pytest.Module):
@@ -38,3 +40,15 @@ def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Dir
     if path == PACKAGE or PACKAGE in path.parents:
         return pytest.Dir.from_parent(parent, path=path)
     return None
+
+
+def put_in_order(items: list[pytest.Item]) -> None:
+    """Our checks level by level, laws last in theirs; other tests stay in their places.
+
+    A broken law says least of its cause, and the first failure is read first.
+    """
+    levels = {item: item.get_closest_marker("level") for item in items}
+    ours = [(marker.args[0], item) for item, marker in levels.items() if marker]
+    ours.sort(key=lambda place: (place[0], place[1].path.name == _LAWS))
+    in_order = iter(ours)
+    items[:] = [next(in_order)[1] if levels[item] else item for item in items]

@@ -148,6 +148,7 @@ def pytest_collection_modifyitems(
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    collection.put_in_order(items)
 
 
 @pytest.fixture

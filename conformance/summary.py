@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mxmoe.conformance.case import Case
+from mxmoe.conformance.causes_said import said_most
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.experts_reached import all_reached
 from mxmoe.conformance.experts_reached import united
@@ -193,6 +194,8 @@ def print_summary(
     here = [s for s in session.subjects if away[s.name] is None]
     if here:
         console.print(_table(here, conclusion))
+    for sentence in said_most(conclusion.lines):
+        console.print(printable(sentence))
     console.print(printable(f"run {folder}"))
     console.print(printable(conclusion.line))
 

@@ -1,8 +1,8 @@
 """Which stage of an output is wrong first, read off the output alone.
 
 A case is asked whose second GEMM has twice as many rows as a token has lanes of its
-slots: see `read_off`. If activations give the output, those that are off are the first
-that are wrong; whether because of gate_up, an output does not tell.
+slots: see `read_off`. If activations give the output, it is they that are wrong, or
+what the second GEMM makes of each lane: one that is 0 and one not read are alike.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ def _stage(
     experts = Experts(situation_of(case, data), arithmetic)
     read = read_activations(out, tokens, judged, experts)
     if not read.explain_all:
-        return "the second GEMM, or behind it; no activations give this output"
+        return (
+            "the second GEMM's rows, its bias or the combine; "
+            "no activations give this output"
+        )
     return _of_lanes(read, judged, experts, data.routing)
 
 
@@ -122,9 +125,12 @@ def _of_lanes(read: ReadOff, judged: Judged, experts: Experts, routing: Routing)
     where = slot_words(bad.any(dim=2), served, ids)
     z = judged.truth["gate_up"][read.tokens]
     what = source_words(read, bad, truth, z, experts.situation.config.activation)
+    config, lanes = experts.situation.config, bad.flatten(0, 1).any(dim=0)
+    # Without a bias a slot's weight does what a factor of all of its lanes does.
+    weight = "" if config.has_bias or not lanes.all() else ", routing weight"
     return (
-        f"gate_up or activation, {lane_words(bad.flatten(0, 1).any(dim=0))}{where}{what}; "
-        "the second GEMM and all behind it are right; "
+        f"gate_up, activation{weight} or K of the second GEMM, "
+        f"{lane_words(lanes)}{where}{what}; what follows is right; "
         f"token {int(read.tokens[n])}, slot {k} (expert {int(ids[n, k])}), lane {i}: "
         f"expected {float(truth[n, k, i]):.4g}, found {float(read.found[n, k, i]):.4g}"
         f" +- {float(read.deviation[n, k, i]):.2g}"

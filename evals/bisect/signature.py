@@ -20,39 +20,16 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
+from mxmoe.conformance.causes_said import CLOSE
+from mxmoe.conformance.causes_said import causes_said
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import STAGES
 
-# What `why` lines say where nothing was found, or not searched.
-_UNEXPLAINED = (
-    "no edit of",
-    "none of the known",
-    "no mixture of",
-    "not searched",
-    "nothing known",
-    "nothing of earlier calls",
-)
-# What two outputs have to do with each other: a fact of the case and no cause.
-_OF_TWO_OUTPUTS = (
-    "both outputs are",
-    "it is broken from",
-    "other bits than",
-    "the output follows",
-    "the row of token",
-    "the same call gives",
-    "the second output is",
-    "wrong are exactly those",
-    "wrong are exactly all others",
-)
-# How far a factor is known, and whose output it is: of the case as well.
-_KNOWN_TO = re.compile(r"\S+ \(to within [^)]*\)")
-_WHOSE = re.compile(
-    r" \((the (first|second) output is|every rank\)|ranks? tp|the one rank|the sum\)).*"
-)
-_CLOSE = "close to the bound"
 _COORDINATE = re.compile(r"\b(expert|row|token|column|layer|rank|block|slot)(s?) \d+")
+# A factor that was fitted, and how far it is known: of the case as well.
+_FITTED = re.compile(r"\S+ \(to within [^)]*\)")
 _COORDINATES = re.compile(
     r"\b[ehikgtbn]=\d+|0x[0-9a-f]+|[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 )
@@ -181,8 +158,8 @@ def _damage(lines: list[str]) -> str:
         if "entries differ" in line:
             part = _PART.search(line)
             return "most entries" if part and _most(part) else "some entries"
-    if any(_CLOSE in line for line in lines):
-        return _CLOSE
+    if any(CLOSE in line for line in lines):
+        return CLOSE
     return ""
 
 
@@ -208,25 +185,8 @@ def _most(part: re.Match[str]) -> bool:
 
 
 def _causes(lines: list[str]) -> tuple[str, ...]:
-    for line in lines:
-        if not line.startswith("why "):
-            continue
-        said = line.removeprefix("why").strip()
-        if any(word in said for word in (*_UNEXPLAINED, _CLOSE)):
-            return ()
-        if said.startswith(_OF_TWO_OUTPUTS):
-            continue
-        _, listed, causes = said.partition("behaves as if: ")
-        if listed:
-            causes = _WHOSE.sub("", _KNOWN_TO.sub("#", causes))
-            return _each(causes, "; or ")
-        _, listed, causes = said.partition("any of: ")
-        return _each(causes if listed else said, "; ")
-    return ()
-
-
-def _each(causes: str, between: str) -> tuple[str, ...]:
-    return tuple(_COORDINATE.sub(r"\1\2 #", cause) for cause in causes.split(between))
+    lines = [_FITTED.sub("#", line) for line in lines]
+    return tuple(_COORDINATE.sub(r"\1\2 #", cause) for cause in causes_said(lines))
 
 
 def _without_numbers(text: str) -> str:

@@ -64,8 +64,10 @@ def ups_of_others(z: Tensor, a: Activation) -> Tensor:
 
 
 BEFORE: dict[str, object] = {
-    "activation, lanes 32 to 63: all 0;": acting(lambda x: cleared(x, slice(32, 64))),
-    "activation, lanes 64 to 95 (the last 32): all 0;": acting(
+    "the second GEMM, lanes 32 to 63: all 0;": acting(
+        lambda x: cleared(x, slice(32, 64))
+    ),
+    "K of the second GEMM, lanes 64 to 95 (the last 32): all 0;": acting(
         lambda x: cleared(x, slice(64, None))
     ),
     "every 4. lane, from 1: 0.5 times what they should be;": acting(halved),
@@ -79,7 +81,7 @@ BEFORE: dict[str, object] = {
     "own gate, with the up of lane i - 2, modulo 96;": replace(
         PLAIN, activate=ups_of_others
     ),
-    "activation, every lane;": acting(uneven),
+    "K of the second GEMM, every lane;": acting(uneven),
 }
 
 
@@ -87,7 +89,7 @@ BEFORE: dict[str, object] = {
 def test_wrong_activations_are_read_off(words: str) -> None:
     [line] = stage_of(BEFORE[words])
     assert words in line
-    assert "the second GEMM and all behind it are right" in line
+    assert "; what follows is right" in line
 
 
 def test_wrong_experts_are_named() -> None:
@@ -97,7 +99,16 @@ def test_wrong_experts_are_named() -> None:
         return packed
 
     [line] = stage_of(replace(PLAIN, pack=pack))
-    assert re.search(r"activation, \d\d of 96 lanes of expert 3;", line)
+    assert re.search(r"second GEMM, \d\d of 96 lanes of expert 3;", line)
+
+
+def test_a_weight_is_not_told_from_a_factor_of_all_lanes_without_a_bias() -> None:
+    half = replace(PLAIN, mix=lambda w, down: (w[..., None] * down).sum(dim=1) / 2)
+    [line] = stage_of(half, "e4k2h64i96-nobias/tp1r0/t17/s0")
+    assert "activation, routing weight or K" in line
+    assert "every lane: 0.5 times what they should be" in line
+    [line] = stage_of(half)
+    assert "the combine" in line
 
 
 BEHIND: dict[str, object] = {
@@ -112,7 +123,7 @@ BEHIND: dict[str, object] = {
 @pytest.mark.parametrize("where", BEHIND)
 def test_what_is_wrong_behind_them_is_told_from_it(where: str) -> None:
     [line] = stage_of(BEHIND[where])
-    assert "the second GEMM, or behind it" in line
+    assert "rows, its bias or the combine" in line
 
 
 @pytest.mark.parametrize(
@@ -125,7 +136,7 @@ def test_what_is_wrong_behind_them_is_told_from_it(where: str) -> None:
 )
 def test_slots_and_ranks_of_all_kinds_can_be_read(case: str) -> None:
     [line] = stage_of(acting(lambda x: cleared(x, slice(8))), case)
-    assert "activation, lanes 0 to 7: all 0;" in line
+    assert "lanes 0 to 7: all 0;" in line
 
 
 @pytest.mark.parametrize("case", [CASE, "e8k4h96i64/tp2r0/t3/s1"])
@@ -152,5 +163,5 @@ def test_a_failure_of_unknown_cause_has_the_stage_in_its_text() -> None:
             judge_output(judge, parse_case(CASE))
     text = failure.value.text
     assert "none of the known hypotheses" in text
-    assert "first bad stage: gate_up or activation, every lane; the second GEMM" in text
+    assert "first bad stage: gate_up, activation or K of the second GEMM, every" in text
     assert "not observable" not in text
