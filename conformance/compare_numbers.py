@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mxmoe.reference.types import Routing
@@ -41,7 +42,8 @@ def compare_numbers(
             worst=0.0, bad=bad, at=(), expected=0, found=0, allowed=0, nonfinite=0
         )
     flat = int(ratio.argmax())
-    at = tuple(int(n) for n in torch.unravel_index(torch.tensor(flat), ratio.shape))
+    # torch.unravel_index imports sympy, which takes a second.
+    at = tuple(int(n) for n in np.unravel_index(flat, ratio.shape))
     return NumberDifference(
         worst=float(ratio.flatten()[flat]),
         bad=bad,

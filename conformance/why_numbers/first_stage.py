@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from mxmoe.conformance.bounds import CONFIDENCE
@@ -121,7 +122,7 @@ def _of_lanes(read: ReadOff, judged: Judged, experts: Experts, routing: Routing)
     ids = routing.ids[read.tokens]
     served = read.deviation.isfinite().all(dim=2)
     at = int((error / room).flatten().argmax())
-    n, k, i = (int(x) for x in torch.unravel_index(torch.tensor(at), bad.shape))
+    n, k, i = (int(x) for x in np.unravel_index(at, bad.shape))
     where = slot_words(bad.any(dim=2), served, ids)
     z = judged.truth["gate_up"][read.tokens]
     what = source_words(read, bad, truth, z, experts.situation.config.activation)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mxmoe.conformance.bounds import half_ulp
@@ -232,13 +233,9 @@ def _rows_of(wrong: Wrong, place: _Place, token: int) -> Tensor | None:
     rest = wrong.found[token] / room - two
     apart = torch.cdist(rest[None], one[None])[0]
     best = int(apart.argmin())
-    places = torch.unravel_index(
-        torch.tensor(best % len(one)), [len(c) for c in choices[:half]]
-    )
+    places = np.unravel_index(best % len(one), [len(c) for c in choices[:half]])
     if half < len(choices):
-        places += torch.unravel_index(
-            torch.tensor(best // len(one)), [len(c) for c in choices[half:]]
-        )
+        places += np.unravel_index(best // len(one), [len(c) for c in choices[half:]])
     return torch.stack([c[p] for c, p in zip(choices, places, strict=True)])
 
 

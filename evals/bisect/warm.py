@@ -11,8 +11,6 @@ import importlib
 from importlib import metadata
 
 _LATE = (
-    # torch.unravel_index imports it, and with it sympy.
-    "torch.fx.experimental.symbolic_shapes",
     "_pytest.junitxml",
     "mxmoe.conformance.suite_plugin",
     "mxmoe.conformance.repetitions",
@@ -21,7 +19,7 @@ _LATE = (
 
 
 def import_what_a_judgement_needs() -> None:
-    """Import pytest's plugins, the suite's, and what torch imports late."""
+    """Import pytest's plugins, the suite's."""
     for entry in metadata.entry_points(group="pytest11"):
         entry.load()
     for name in _LATE:
