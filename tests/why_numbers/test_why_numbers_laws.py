@@ -242,8 +242,10 @@ def test_a_law_of_a_candidate_that_changes_its_mind_has_no_cause(
     "word",
     [
         "e1k1h32i32/tp1r0/t2/s1",
-        "e4k2h64i96-silu-nobias/tp1r0/t5/s1/no_expert",
-        "e4k2h64i64/tp2r1-ep2r1/t9/s2/strided",
+        pytest.param(
+            "e4k2h64i96-silu-nobias/tp1r0/t5/s1/no_expert", marks=pytest.mark.nightly
+        ),
+        pytest.param("e4k2h64i64/tp2r1-ep2r1/t9/s2/strided", marks=pytest.mark.nightly),
         "e2k2h64i32/tp2r1/t5/s1",
     ],
 )
