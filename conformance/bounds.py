@@ -95,6 +95,13 @@ class Judged:
     truth: Trace
     allowed: Mapping[str, torch.Tensor]
 
+    def of_tokens(self, at: slice) -> Judged:
+        """With some of the tokens, none of which takes another one."""
+        return Judged(
+            Trace({name: stage[at] for name, stage in self.truth.stages.items()}),
+            {name: allowed[at] for name, allowed in self.allowed.items()},
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertErrors:

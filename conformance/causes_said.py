@@ -14,8 +14,18 @@ CLOSE = "close to the bound"
 _UNEXPLAINED = (
     *(CLOSE, "no edit of", "none of the known", "no mixture of", "not searched"),
     *("is no rank's part", "is no other rank's part"),
+    *("nothing known", "nothing of earlier calls"),
 )
-_WHERE_ELSE = re.compile(r" \(in case .*\)$")
+# What two outputs have to do with each other: a fact, and no cause.
+_OF_TWO_OUTPUTS = (
+    *("both outputs are", "it is broken from", "other bits than"),
+    *("the output follows", "the row of token", "the same call gives"),
+    *("the second output is", "wrong are exactly those", "wrong are exactly all"),
+)
+_WHERE_ELSE = re.compile(
+    r" \((in case|the (first|second) output|every rank|ranks? tp|the one rank|the sum)"
+    r".*\)$"
+)
 # So many are repeated at the end of a run.
 _SHOWN = 3
 
@@ -28,6 +38,8 @@ def causes_said(lines: Sequence[str]) -> tuple[str, ...]:
         said = line.removeprefix("why").strip()
         if any(word in said for word in _UNEXPLAINED):
             return ()
+        if said.startswith(_OF_TWO_OUTPUTS):
+            continue
         _, listed, causes = said.partition("behaves as if: ")
         if listed:
             return tuple(_WHERE_ELSE.sub("", causes).split("; or "))

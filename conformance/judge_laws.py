@@ -14,9 +14,12 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_ranks import group_of
 from mxmoe.conformance.judge_ranks import rank_outputs
+from mxmoe.conformance.law_pairs import Pair
 from mxmoe.conformance.laws import Law
-from mxmoe.conformance.laws import Pair
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.law import Broken
+from mxmoe.conformance.why_numbers.law import why_law
+from mxmoe.conformance.why_numbers.ranks_apart import why_ranks
 from mxmoe.reference.types import WHOLE
 
 
@@ -26,8 +29,8 @@ def judge_law(judge: Judge, case: Case, law: Law) -> None:
     pair = law.pair(judge.data(case), case.shard, random)
     before, after = (_output(judge, case, data) for data in (pair.before, pair.after))
     expected, found = pair.expect(before), after[pair.rows]
-    exact = law.exact_if is not None and getattr(
-        judge.subject.capabilities, law.exact_if
+    exact = law.exact_if is not None and bool(
+        getattr(judge.subject.capabilities, law.exact_if)
     )
     if exact and torch.equal(expected, found):
         return
@@ -39,9 +42,14 @@ def judge_law(judge: Judge, case: Case, law: Law) -> None:
     if difference.within:
         return
     how = f"bit for bit: {law.exact_if} is declared" if exact else "within rounding"
+    lines = [f"broken law: {law.statement} ({how})", _where(difference)]
+    if not judge.record.searching:
+        row, *_ = difference.at
+        broken = Broken(pair=pair, before=before, after=after, exact=exact, row=row)
+        lines += why_law(judge, case, broken)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-        [f"broken law: {law.statement} ({how})", _where(difference)],
+        lines,
         case=case,
         what="law",
         tensors={"first": before, "second": after, "allowed": allowed},
@@ -53,17 +61,21 @@ def judge_ranks_add_up(judge: Judge, case: Case) -> None:
     group = group_of(judge, case)
     judge.subject.require(group.data.config, WHOLE)
     whole = _output(judge, replace(case, shard=WHOLE), group.data)
-    total = torch.stack([out.double() for out in rank_outputs(judge, group)]).sum(dim=0)
-    alone = judge.judged(replace(case, shard=WHOLE), group.data).allowed["combine"]
-    allowed = group.allowed.sum(dim=0) + alone
+    outputs = rank_outputs(judge, group)
+    total = torch.stack([out.double() for out in outputs]).sum(dim=0)
+    alone = judge.judged(replace(case, shard=WHOLE), group.data)
+    allowed = group.allowed.sum(dim=0) + alone.allowed["combine"]
     difference = compare_numbers(total, whole, allowed)
     judge.saw(difference.worst)
     if difference.within:
         return
     line = "broken law: the outputs of all ranks add up to that of one rank alone"
+    lines = [f"{line} (within rounding)", _where(difference)]
+    if not judge.record.searching:
+        lines += why_ranks(judge, group, whole, alone, outputs)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-        [f"{line} (within rounding)", _where(difference)],
+        lines,
         case=case,
         what="law of ranks",
         tensors={"first": whole, "second": total, "allowed": allowed},

@@ -12,6 +12,8 @@ from mxmoe.conformance.routing_laws import RoutingLaw
 from mxmoe.conformance.routing_laws import grid_logits
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.routing import why_choice
+from mxmoe.conformance.why_numbers.routing import why_weights
 from mxmoe.reference.types import Routing
 
 _TOKENS = 33
@@ -36,7 +38,8 @@ def judge_routing_law(
             f"token {token}: the first routing gives experts "
             f"{expected.ids[token].tolist()}, the second is {found.ids[token].tolist()}"
         )
-        raise judge.fail(Verdict.MISMATCH, [line, detail], what=what)
+        lines = [line, detail, *_why((logits, first), (changed, second))]
+        raise judge.fail(Verdict.MISMATCH, lines, what=what)
     chosen = changed.double().gather(1, found.ids.long())
     allowed = 2 * weight_bound(chosen, chosen.softmax(dim=1), found.weights.dtype)
     off = (expected.weights.double() - found.weights.double()).abs()
@@ -47,7 +50,36 @@ def judge_routing_law(
             f"gives the weight {float(expected.weights[token, slot]):.9g}, the second "
             f"is {float(found.weights[token, slot]):.9g}"
         )
-        raise judge.fail(Verdict.MISMATCH, [line, detail], what=what)
+        lines = [line, detail, *_why((logits, first), (changed, second))]
+        raise judge.fail(Verdict.MISMATCH, lines, what=what)
+
+
+def _why(*routings: tuple[torch.Tensor, Routing]) -> list[str]:
+    """Which of two routings of logits [t, e] is wrong, and what is true of both."""
+    choices, weights = [], []
+    for logits, routing in routings:
+        ids = routing.ids.long()
+        best = logits.topk(ids.shape[1], dim=1).indices
+        choices.append(torch.equal(ids.sort(1).values, best.sort(1).values))
+        chosen = logits.double().gather(1, ids)
+        truth, found = chosen.softmax(dim=1), routing.weights.double()
+        allowed = weight_bound(chosen, truth, routing.weights.dtype)
+        weights.append(bool(((found - truth).abs() <= allowed).all()))
+    logits = torch.cat([logits for logits, _ in routings])
+    ids = torch.cat([routing.ids.long() for _, routing in routings])
+    if not all(choices):
+        why = why_choice(ids, logits, ids.shape[1])
+        return [*why, f"wrong by itself: {_which(choices)}"]
+    if not all(weights):
+        found = torch.cat([routing.weights for _, routing in routings])
+        why = why_weights(found, logits, ids)
+        return [*why, f"wrong by itself: {_which(weights)}"]
+    return []
+
+
+def _which(right: list[bool]) -> str:
+    wrong = [n for n, ok in zip(("first", "second"), right, strict=True) if not ok]
+    return f"the {' and the '.join(wrong)} routing"
 
 
 def _by_id(routing: Routing) -> Routing:

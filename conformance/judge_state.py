@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -19,9 +21,17 @@ from mxmoe.conformance.poison import POISON
 from mxmoe.conformance.poison import memory_of
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_numbers.called_again import Calls
+from mxmoe.conformance.why_numbers.former_calls import Former
+from mxmoe.conformance.why_numbers.former_calls import why_state
+from mxmoe.conformance.why_numbers.standing import why_standing
+from mxmoe.conformance.why_numbers.two_outputs import Side
+from mxmoe.conformance.why_numbers.two_outputs import bits_lines
+from mxmoe.conformance.why_numbers.unwritten_memory import why_unwritten
 from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Routing
 
+Why = Callable[[Side], list[str]]
 _REPEATS = 8
 FIRST_CALL = "first call: no matter of state, see the numbers"
 
@@ -41,17 +51,27 @@ def second_call(judge: Judge, case: Case) -> None:
     _within(judge, case, a, first, FIRST_CALL)
     kept = first.clone()
     between = _forward(judge, other, b, prepared)
-    _within(judge, case, b, between, "second call, other input")
+    calls = [Former("the first call", a, kept)]
+    why = partial(why_state, judge, calls=tuple(calls))
+    _within(judge, case, b, between, "second call, other input", why)
     if not _same_bits(first, kept):
         line = "the tensor returned by the first call changed during the second"
         raise judge.fail(Verdict.MISMATCH, [line], case=case, what="second call")
     same_size = replace(case, seed=case.seed + 2)
     c = replace(judge.data(same_size), weights=a.weights)
     third = _forward(judge, same_size, c, prepared)
-    _within(judge, case, c, third, "third call, other input of the first's size")
+    calls.append(Former("the second call", b, between))
+    what = "third call, other input of the first's size"
+    _within(judge, case, c, third, what, partial(why_state, judge, calls=calls))
     judge.subject.prepare(next_layer.weights, a.config, case.shard)
     again = _forward(judge, case, a, prepared)
-    _alike(judge, case, a, kept, again, "second call, same input")
+    calls = [
+        Former("the third call", c, third),
+        calls[1],
+        Former("the layer that was prepared last", next_layer),
+    ]
+    why = partial(why_state, judge, calls=calls)
+    _alike(judge, case, a, kept, again, "second call, same input", why)
 
 
 def zero_tokens(judge: Judge, case: Case) -> None:
@@ -104,7 +124,17 @@ def poisoned(judge: Judge, case: Case) -> None:
     _within(judge, case, data, expected, FIRST_CALL)
     with memory_of(POISON, subject.device):
         found = subject.forward(clean, inputs.hidden_states, inputs.routing)
-    _alike(judge, case, data, expected, found, "poisoned memory before forward")
+
+    def why(side: Side) -> list[str]:
+        try:
+            with memory_of(CLEAN, subject.device):
+                again = Calls(judge, case).out(data)
+        # A candidate may die of this call; the failure is known without it.
+        except Exception:
+            return []
+        return why_unwritten(side, again)
+
+    _alike(judge, case, data, expected, found, "poisoned memory before forward", why)
 
 
 def raw_weights_freed(judge: Judge, case: Case) -> None:
@@ -152,7 +182,9 @@ def deterministic(judge: Judge, case: Case) -> None:
             line = (
                 f"repeat {repeat} differs from the first call, first at token {where}"
             )
-            raise judge.fail(Verdict.MISMATCH, [line], case=case, what="determinism")
+            dtype = judge.subject.arithmetic.output
+            lines = [line, *bits_lines(first, again, dtype)]
+            raise judge.fail(Verdict.MISMATCH, lines, case=case, what="determinism")
 
 
 def batch_invariant(judge: Judge, case: Case) -> None:
@@ -168,12 +200,17 @@ def batch_invariant(judge: Judge, case: Case) -> None:
             hidden_states=data.hidden_states[one],
             routing=Routing(data.routing.ids[one], data.routing.weights[one]),
         )
-        if not _same_bits(whole[one], _forward(judge, case, alone, prepared)):
+        found = _forward(judge, case, alone, prepared)
+        if not _same_bits(whole[one], found):
             line = (
                 f"token {token} has other bits alone than in a batch of {case.tokens}"
             )
+            dtype = judge.subject.arithmetic.output
+            lines = [line, *bits_lines(whole[one], found, dtype)]
+            if not judge.record.searching:
+                lines += why_standing(judge, case, data, token)
             raise judge.fail(
-                Verdict.MISMATCH, [line], case=case, what="batch invariance"
+                Verdict.MISMATCH, lines, case=case, what="batch invariance"
             )
 
 
@@ -195,18 +232,29 @@ def _alike(
     expected: torch.Tensor,
     found: torch.Tensor,
     what: str,
+    why: Why | None = None,
 ) -> None:
     """Equal bits if determinism is declared; both within the bound in any case."""
-    _within(judge, case, data, found, what)
+    _within(judge, case, data, found, what, why)
     if judge.subject.capabilities.deterministic and not _same_bits(expected, found):
         where = int((as_bytes(expected) != as_bytes(found)).any(dim=1).int().argmax())
         line = f"token {where} has other bits, and determinism is declared"
-        raise judge.fail(Verdict.MISMATCH, [line], case=case, what=what)
+        lines = [line, *bits_lines(expected, found, judge.subject.arithmetic.output)]
+        raise judge.fail(Verdict.MISMATCH, lines, case=case, what=what)
 
 
 def _within(
-    judge: Judge, case: Case, data: CaseData, out: torch.Tensor, what: str
+    judge: Judge,
+    case: Case,
+    data: CaseData,
+    out: torch.Tensor,
+    what: str,
+    why: Why | None = None,
 ) -> None:
+    """Raise `Failure` unless `out` is within its bound.
+
+    why : explains it; the causes of any wrong output, if None.
+    """
     judged = judge.judged(case, data)
     difference = compare_numbers(
         out, judged.truth["combine"], judged.allowed["combine"]
@@ -214,9 +262,13 @@ def _within(
     judge.saw(difference.worst)
     if difference.within:
         return
+    lines = difference_lines(difference, data)
+    if not judge.record.searching:
+        side = Side(words=what, case=case, data=data, judged=judged, out=out)
+        lines += why_state(judge, side, ()) if why is None else why(side)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-        difference_lines(difference, data),
+        lines,
         case=case,
         what=what,
         tensors={"found": out, "expected": judged.truth["combine"]},

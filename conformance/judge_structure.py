@@ -17,19 +17,9 @@ from mxmoe.conformance.residual_spread import wide_spreads
 from mxmoe.conformance.residual_structure import Situation
 from mxmoe.conformance.residual_structure import expected_errors
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.systematic import Systematic
+from mxmoe.conformance.why_numbers.systematic import why_systematic
 from mxmoe.reference.sharding import shard_weights
-
-_HINTS = {
-    "the output": "one factor on everything: routing weights, or a scale of the output",
-    "the input": "one factor on the hidden states or on W1, before the bias",
-    "the gate_up bias": "the gate_up bias is scaled, or rounded all one way",
-    "the down bias": "the down bias is scaled, or rounded all one way",
-    "alpha": "another alpha in the sigmoid, or its argument is scaled",
-    "beta": "another number than beta is added to the up half",
-    "the limit": "the clamps are at another limit",
-    "the exp's argument, squared": "an approximate exp, worse for large arguments",
-}
-_EXPERT_HINT = "a factor on its routing weight, or on its down with the bias"
 
 # How many gains are tried as the one that explains the others.
 _TRIED = 6
@@ -57,7 +47,8 @@ def judge_structure(judge: Judge, case: Case) -> None:
         truth=judged.truth,
         allowed=allowed,
     )
-    worst, lines = structure_lines(situation, residual)
+    explain = not judge.record.searching
+    worst, lines = structure_lines(situation, residual, explain=explain)
     judge.saw(worst)
     if lines:
         raise judge.fail(
@@ -70,21 +61,26 @@ def judge_structure(judge: Judge, case: Case) -> None:
 
 
 def structure_lines(
-    situation: Situation, residual: torch.Tensor
+    situation: Situation, residual: torch.Tensor, *, explain: bool = True
 ) -> tuple[float, list[str]]:
     """The largest gain / allowed, and what is systematic in `residual` [t, h], if any.
 
-    residual : found minus truth, every element within its bound.
+    residual : found minus truth, every element within its bound. explain : say why,
+    too.
     """
     expected = expected_errors(situation)
     fits = fit_gains(situation, expected)
     found, name = fits.of(residual), situation.arithmetic.name
     worst = max((abs(g.value) / g.allowed for g in found), default=0.0)
     if any(g.significant for g in found):
-        return worst, _gain_lines(fits, residual, name)
-    if spreads := wide_spreads(residual, situation, expected):
-        return worst, _spread_lines(spreads, name)
-    return worst, []
+        lines = _gain_lines(fits, residual, name)
+    elif spreads := wide_spreads(residual, situation, expected):
+        lines = _spread_lines(spreads, name)
+    else:
+        return worst, []
+    if explain:
+        lines.append(why_systematic(Systematic(situation, expected, fits, residual)))
+    return worst, lines
 
 
 def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list[str]:
@@ -103,16 +99,11 @@ def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list
         f"  honest rounding in class {arithmetic} stays within "
         f"{100 * gain.allowed:.2g} % here; this is {gain.deviations:.0f} of its "
         "standard deviations",
-        f"why    {_HINTS.get(gain.along, _EXPERT_HINT)}",
     ]
     if not whole:
         rest = ", ".join(g.along for g in fits.without(gain, residual)[:3])
         return [*lines, f"without this gain the residual still has some, along {rest}"]
-    lines.append("without this gain the residual has none: it is the whole of it")
-    others = [f"{g.along} ({_percent(g)} %)" for g in whole[1:]]
-    if others:
-        lines.append(f"this case cannot tell it from: {', '.join(others)}")
-    return lines
+    return [*lines, "without this gain the residual has none"]
 
 
 def _percent(gain: Gain) -> str:
@@ -126,7 +117,6 @@ def _spread_lines(spreads: list[Spread], arithmetic: str) -> list[str]:
         f"{worst.count} elements), where every element is within its bound",
         f"  independent roundings of class {arithmetic} stay below "
         f"{worst.allowed:.3g} there",
-        "why    a rounding that the class does not have, or noise, confined to these",
     ]
     if len(spreads) > 1:
         lines.append("as wide: " + ", ".join(s.where for s in spreads[1:4]))

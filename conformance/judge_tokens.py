@@ -6,12 +6,17 @@ from dataclasses import replace
 
 import torch
 
+from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.called_again import Calls
+from mxmoe.conformance.why_numbers.moved import ranges
+from mxmoe.conformance.why_numbers.neighbours import spoiled_by
+from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.types import Routing
 
 # Every count up to one tile of 128 and a few more, then both sides of 256: faults
@@ -24,28 +29,57 @@ def every_token_count(judge: Judge, case: Case) -> None:
     data = judge.data(case)
     judged = judge.judged(case, data)
     prepared = judge.subject.prepare(data.weights, data.config, case.shard)
-    for count in TOKEN_COUNTS:
-        if count > case.tokens:
-            break
-        part = replace(
-            data,
-            hidden_states=data.hidden_states[:count],
-            routing=Routing(data.routing.ids[:count], data.routing.weights[:count]),
-        )
+    counts = [count for count in TOKEN_COUNTS if count <= case.tokens]
+    for count in counts:
+        part = _first(data, count)
         inputs = judge.inputs(case, part)
         out = judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
-        truth = judged.truth["combine"][:count]
-        allowed = judged.allowed["combine"][:count]
+        few = judged.of_tokens(slice(0, count))
+        truth, allowed = few.truth["combine"], few.allowed["combine"]
         difference = compare_numbers(out, truth, allowed)
         judge.saw(difference.worst)
         if not difference.within:
+            lines = difference_lines(difference, part)
+            if not judge.record.searching:
+                lines += why_lines(
+                    case,
+                    part,
+                    few,
+                    out.detach().cpu(),
+                    judge.subject.arithmetic,
+                    difference.worst,
+                )
+                lines += _wrong_counts(judge, case, data, judged, counts)
             raise judge.fail(
                 Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-                difference_lines(difference, part),
+                lines,
                 case=case,
                 what=f"output of {count} tokens, where every smaller count is right",
                 tensors={"found": out, "expected": truth, **_inputs(data)},
             )
+
+
+def _first(data: CaseData, count: int) -> CaseData:
+    """The first `count` tokens of `data`."""
+    routing = Routing(data.routing.ids[:count], data.routing.weights[:count])
+    hidden = data.hidden_states[:count]
+    return replace(data, hidden_states=hidden, routing=routing)
+
+
+def _wrong_counts(
+    judge: Judge, case: Case, data: CaseData, judged: Judged, counts: list[int]
+) -> list[str]:
+    """At which counts the output is wrong; none if the candidate fails in a call."""
+    calls, wrong = Calls(judge, case), torch.zeros(max(counts) + 1, dtype=torch.bool)
+    try:
+        for count in counts:
+            out, few = calls.out(_first(data, count)), judged.of_tokens(slice(0, count))
+            truth, allowed = few.truth["combine"], few.allowed["combine"]
+            wrong[count] = not compare_numbers(out, truth, allowed).within
+    except Exception:
+        return []
+    total = int(wrong.sum())
+    return [f"wrong at {total} of {len(counts)} counts: {ranges('count', wrong)}"]
 
 
 def bad_neighbour(judge: Judge, case: Case) -> None:
@@ -66,11 +100,14 @@ def bad_neighbour(judge: Judge, case: Case) -> None:
             judged.allowed["combine"][others],
         )
         if not difference.within:
+            wrong = torch.zeros(case.tokens, dtype=torch.bool)
+            wrong[others] = difference.bad.any(dim=1)
             raise judge.fail(
                 Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
                 [
                     f"token {bad} holds {value}: of the {int(others.sum())} other "
-                    f"tokens {int(difference.bad.any(dim=1).sum())} are out of bound"
+                    f"tokens {int(wrong.sum())} are out of bound",
+                    f"why    wrong are {spoiled_by(bad, wrong, data.routing.ids)}",
                 ],
                 case=case,
                 what="neighbours",

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -19,6 +18,14 @@ import numpy as np
 import torch
 
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.law_pairs import DOWN_BIAS
+from mxmoe.conformance.law_pairs import HIDDEN_STATES
+from mxmoe.conformance.law_pairs import ROUTING_WEIGHTS
+from mxmoe.conformance.law_pairs import Pair
+from mxmoe.conformance.law_pairs import edited
+from mxmoe.conformance.law_questions import other_tokens
+from mxmoe.conformance.law_questions import scales_at
+from mxmoe.conformance.law_questions import tensors_of_expert
 from mxmoe.reference.formats.nibbles import pack_nibbles
 from mxmoe.reference.formats.nibbles import unpack_nibbles
 from mxmoe.reference.types import BLOCK
@@ -27,20 +34,6 @@ from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
 Tensor = torch.Tensor
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
-    """Two inputs, and what the output of the first says about that of the second.
-
-    expect : linear, [t, h] of `before` -> [n, h]. rows : the n rows of the second
-    output that it speaks of.
-    """
-
-    before: CaseData
-    after: CaseData
-    expect: Callable[[Tensor], Tensor] = lambda out: out
-    rows: slice = field(default_factory=lambda: slice(None))
 
 
 # Scale bytes of models lie around 120. 14 more is past 127 for the suite's weights; 20
@@ -67,7 +60,7 @@ def _tokens_permute(data: CaseData, shard: Shard, random: np.random.Generator) -
     moved = replace(
         data, hidden_states=data.hidden_states[order], routing=Routing(ids, weights)
     )
-    return Pair(before=data, after=moved, expect=lambda out: out[order])
+    return Pair(before=data, after=moved, expect=lambda out: out[order], placed=True)
 
 
 def _experts_permute(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
@@ -76,7 +69,7 @@ def _experts_permute(data: CaseData, shard: Shard, random: np.random.Generator) 
     source[owned.start : owned.stop] = owned.start + torch.from_numpy(
         random.permutation(len(owned))
     )
-    weights = _edited(data.weights, **dict.fromkeys(_OF_EXPERTS, lambda x: x[source]))
+    weights = edited(data.weights, **dict.fromkeys(_OF_EXPERTS, lambda x: x[source]))
     new_id = source.argsort().int()
     ids = torch.where(data.routing.ids < 0, -1, new_id[data.routing.ids.long()])
     routing = Routing(ids, data.routing.weights)
@@ -103,40 +96,48 @@ def _empty_slot(data: CaseData, shard: Shard, random: np.random.Generator) -> Pa
 def _weights_scale(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
     larger = Routing(data.routing.ids, data.routing.weights * 4)
     after = replace(data, routing=larger)
-    return Pair(before=data, after=after, expect=lambda out: out * 4)
+    scaled = {ROUTING_WEIGHTS: 4.0}
+    return Pair(before=data, after=after, expect=lambda out: out * 4, scaled=scaled)
 
 
 def _down_doubles(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
-    weights = _edited(
+    weights = edited(
         data.weights, down_scales=lambda x: x + 1, down_bias=lambda x: x * 2
     )
     after = replace(data, weights=weights)
-    return Pair(before=data, after=after, expect=lambda out: out * 2)
+    scaled = {DOWN_BIAS: 2.0}
+    return Pair(before=data, after=after, expect=lambda out: out * 2, scaled=scaled)
 
 
 def _scales_far(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
     """Beyond float16 on both sides, and beyond a signed byte where W1 goes."""
     up = 2.0**_W1_HIGHER
     down = min(_W2_LOWER, int(data.weights.down_scales.min()))
-    weights = _edited(
+    weights = edited(
         data.weights,
         gate_up_scales=lambda x: x + _W1_HIGHER,
         down_scales=lambda x: x - down,
         down_bias=lambda x: x * 2.0**-down,
     )
     after = replace(data, weights=weights, hidden_states=data.hidden_states / up)
-    return Pair(before=data, after=after, expect=lambda out: out * 2.0**-down)
+    return Pair(
+        before=data,
+        after=after,
+        expect=lambda out: out * 2.0**-down,
+        scaled={HIDDEN_STATES: 1 / up, DOWN_BIAS: 2.0**-down},
+        questions=lambda: scales_at(data, _W1_HIGHER, down),
+    )
 
 
 def _down_negates(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
-    weights = _edited(data.weights, down_blocks=lambda x: x ^ 0x88, down_bias=torch.neg)
+    weights = edited(data.weights, down_blocks=lambda x: x ^ 0x88, down_bias=torch.neg)
     return Pair(before=data, after=replace(data, weights=weights), expect=torch.neg)
 
 
 def _input_halves(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
-    weights = _edited(data.weights, gate_up_scales=lambda x: x + 1)
+    weights = edited(data.weights, gate_up_scales=lambda x: x + 1)
     after = replace(data, weights=weights, hidden_states=data.hidden_states / 2)
-    return Pair(before=data, after=after)
+    return Pair(before=data, after=after, scaled={HIDDEN_STATES: 0.5})
 
 
 def _lanes_permute(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
@@ -149,7 +150,7 @@ def _lanes_permute(data: CaseData, shard: Shard, random: np.random.Generator) ->
     )
     lane = (blocks[:, None] * BLOCK + inside).flatten()
     row = torch.stack((2 * lane, 2 * lane + 1), dim=1).flatten()
-    weights = _edited(
+    weights = edited(
         data.weights,
         gate_up_blocks=lambda x: x[:, row],
         gate_up_scales=lambda x: x[:, row],
@@ -163,7 +164,7 @@ def _lanes_permute(data: CaseData, shard: Shard, random: np.random.Generator) ->
 def _columns_permute(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
     order = torch.from_numpy(random.permutation(data.config.hidden))
     names = ("down_blocks", "down_scales", "down_bias")
-    weights = _edited(data.weights, **dict.fromkeys(names, lambda x: x[:, order]))
+    weights = edited(data.weights, **dict.fromkeys(names, lambda x: x[:, order]))
     after = replace(data, weights=weights)
     return Pair(before=data, after=after, expect=lambda out: out[:, order])
 
@@ -172,7 +173,7 @@ def _inputs_permute(data: CaseData, shard: Shard, random: np.random.Generator) -
     count = data.config.hidden // BLOCK
     blocks, inside = _block_permutation(count, range(count), random)
     column = (blocks[:, None] * BLOCK + inside).flatten()
-    weights = _edited(
+    weights = edited(
         data.weights,
         gate_up_blocks=lambda x: _taken(x, column),
         gate_up_scales=lambda x: x[..., blocks],
@@ -187,7 +188,13 @@ def _neighbours(data: CaseData, shard: Shard, random: np.random.Generator) -> Pa
     hidden = data.hidden_states.roll(1, dims=1) * -4
     hidden[kept] = data.hidden_states[kept]
     after = replace(data, hidden_states=hidden)
-    return Pair(before=data, after=after, expect=lambda out: out[kept], rows=kept)
+    return Pair(
+        before=data,
+        after=after,
+        expect=lambda out: out[kept],
+        rows=kept,
+        questions=lambda: other_tokens(data, hidden, token),
+    )
 
 
 def _token_alone(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
@@ -195,7 +202,7 @@ def _token_alone(data: CaseData, shard: Shard, random: np.random.Generator) -> P
     kept = slice(token, token + 1)
     routing = Routing(data.routing.ids[kept], data.routing.weights[kept])
     after = replace(data, hidden_states=data.hidden_states[kept], routing=routing)
-    return Pair(before=data, after=after, expect=lambda out: out[kept])
+    return Pair(before=data, after=after, expect=lambda out: out[kept], placed=True)
 
 
 def _unvisited(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
@@ -211,19 +218,15 @@ def _unvisited(data: CaseData, shard: Shard, random: np.random.Generator) -> Pai
         return changed
 
     names = [name for name in _OF_EXPERTS if not name.startswith("router")]
-    weights = _edited(data.weights, **dict.fromkeys(names, other))
-    return Pair(before=before, after=replace(before, weights=weights))
+    weights = edited(data.weights, **dict.fromkeys(names, other))
+    return Pair(
+        before=before,
+        after=replace(before, weights=weights),
+        questions=lambda: tensors_of_expert(before, weights, expert),
+    )
 
 
 _OF_EXPERTS = tuple(ExpertWeights.__dataclass_fields__)
-
-
-def _edited(
-    weights: ExpertWeights, **edits: Callable[[Tensor], Tensor]
-) -> ExpertWeights:
-    present = weights.tensors()
-    edited = {n: edit(present[n]) for n, edit in edits.items() if n in present}
-    return replace(weights, **edited)
 
 
 def _taken(blocks: Tensor, source: Tensor) -> Tensor:

@@ -78,7 +78,16 @@ class GainFits:
 
 def fit_gains(situation: Situation, expected: Expected) -> GainFits:
     """Directions that the case has, and what an honest residual has along them."""
-    names, directions = _directions(situation)
+    return fits_along(situation, expected, *_directions(situation))
+
+
+def fits_along(
+    situation: Situation,
+    expected: Expected,
+    names: list[str],
+    directions: torch.Tensor,
+) -> GainFits:
+    """How gains along `directions` [d, t, h] are read off; those of 0 are left out."""
     weights = 1 / (expected.variance + expected.eta**2)
     weights = torch.where(expected.variance > 0, weights, 0)
     fits = weights * directions

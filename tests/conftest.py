@@ -58,6 +58,7 @@ LONGEST = (
     "test_conformance_clean_cases.py",
     "test_import_rules.py",
     "test_conformance_expected.py",
+    "test_why_numbers_laws.py",
 )
 
 # Triton is a dependency on Linux only.

@@ -66,7 +66,7 @@ def rarely_nondeterministic() -> object:
     return calling(claiming(PLAIN, deterministic=True), forward)
 
 
-@_alone("", "alone than in a batch of")
+@_alone("", "alone than in a batch of", "every row of batches from 2 tokens on")
 def batch_variant() -> object:
     """Another split of K for one token, and batch invariance is declared."""
 
@@ -77,7 +77,7 @@ def batch_variant() -> object:
     return calling(claiming(PLAIN, batch_invariant=True), forward)
 
 
-@_alone("", "alone than in a batch of 129")
+@_alone("", "alone than in a batch of 129", "every row of batches from 65 tokens on")
 def batch_variant_beyond_64() -> object:
     """Another kernel from 65 tokens on, and batch invariance is declared."""
 
@@ -88,7 +88,7 @@ def batch_variant_beyond_64() -> object:
     return calling(claiming(PLAIN, batch_invariant=True), forward)
 
 
-@_alone("", "alone than in a batch of")
+@_alone("", "alone than in a batch of", "the last row of batches of an odd number")
 def last_row_of_a_batch_differs() -> object:
     """The last row of an odd batch is computed on its own, in another order."""
 

@@ -34,38 +34,38 @@ def _routing(edit: Callable[[Routing], Tensor]) -> object:
     return changed(PLAIN, forward=forward)
 
 
-@_structure("", "gain along the output", "% too large", "it is the whole of it")
+@_structure("", "gain along the output", "or every routing weight, times 1.00")
 def routing_weights_a_fifth_of_a_percent_off() -> object:
     """Every routing weight is 0.2 % too large."""
     return _routing(lambda r: r.weights * 1.002)
 
 
 # Where a rank has expert 1 alone, its gain is that of the whole output.
-@_structure("", "expert 1's contribution", "it is the whole of it")
+@_structure("", "why    behaves as if: ", " times 0.99")
 def one_expert_a_fifth_of_a_percent_off() -> object:
     """The routing weight of expert 1 is 0.2 % too small."""
     return _routing(lambda r: torch.where(r.ids == 1, 0.998 * r.weights, r.weights))
 
 
-@_structure("", "gain along the output", "% too small", "it is the whole of it")
+@_structure("", "gain along the output", "or every routing weight, times 0.99")
 def output_a_tenth_of_a_percent_off() -> object:
     """The sum of the slots is 0.1 % too small."""
     return replace(PLAIN, mix=lambda weights, down: 0.999 * mix(weights, down))
 
 
-@_structure("", "gain along the gate_up bias", "the gate_up bias is scaled")
+@_structure("", "gain along the gate_up bias", "behaves as if: gate_up bias times 1.00")
 def gate_up_bias_a_fifth_of_a_percent_off() -> object:
     """The gate_up bias is 0.2 % too large."""
     return replace(PLAIN, add_gate_up_bias=lambda z, b: z + 1.002 * b)
 
 
-@_structure("", "gain along the down bias", "the down bias is scaled")
+@_structure("", "gain along the down bias", "behaves as if: down bias times 0.99")
 def down_bias_a_fifth_of_a_percent_off() -> object:
     """The down bias is 0.2 % too small."""
     return replace(PLAIN, add_down_bias=lambda y, b, s: y + 0.998 * b / s.tp_size)
 
 
-@_structure("", "gain along the input", "before the bias")
+@_structure("", "gain along the input", "or W1 and not its bias, times 1.00")
 def first_gemm_a_fifth_of_a_percent_off() -> object:
     """The first GEMM is 0.2 % too large, before its bias."""
     return replace(PLAIN, add_gate_up_bias=lambda z, b: 1.002 * z + b)
@@ -111,7 +111,7 @@ def _stages(edit: Callable[[dict[str, Tensor], int], None]) -> object:
     return Edited()
 
 
-@_law("", "other tokens' hidden states do not change a token's row", "bit for bit")
+@_law("", "other tokens' hidden states do not change a token's row", "(the one before)")
 def leak_from_the_row_above() -> object:
     """A thousandth of each row is added to the next one."""
 
@@ -121,7 +121,7 @@ def leak_from_the_row_above() -> object:
     return _editing(leak, _SAME_BITS)
 
 
-@_law("", "routing weights times 4 give the output times 4", "bit for bit")
+@_law("", "routing weights times 4 give the output times 4", "rounded to bfloat16, in")
 def large_routing_weights_in_bfloat16() -> object:
     """Routing weights above 1 are rounded to bfloat16."""
 
@@ -131,7 +131,9 @@ def large_routing_weights_in_bfloat16() -> object:
     return replace(_SAME_BITS, mix=lambda weights, down: mix(rounded(weights), down))
 
 
-@_law("", "the weights of an expert that no token visits do not matter", "bit for bit")
+@_law(
+    "", "an expert that no token visits do not matter", "the output follows down_bias"
+)
 def bias_scaled_by_the_largest_of_all_experts() -> object:
     """The down bias is rounded on a grid that the largest bias of the rank sets."""
 
@@ -145,7 +147,9 @@ def bias_scaled_by_the_largest_of_all_experts() -> object:
     return changed(_SAME_BITS, forward=forward)
 
 
-@_routing_law("", "adding a power of two to all logits changes nothing")
+@_routing_law(
+    "", "adding a power of two to all logits changes", "as of an exp that is limited"
+)
 def weights_by_exp_in_float32_without_a_maximum() -> object:
     """exp(logit) overflows where the largest logit is not taken off first."""
 
@@ -157,7 +161,7 @@ def weights_by_exp_in_float32_without_a_maximum() -> object:
     return replace(PLAIN, route=unshifted)
 
 
-@_ranks("", "add up to that of one rank alone")
+@_ranks("", "add up to that of one rank alone", "behaves as if: no clamp")
 def ranks_without_the_clamp() -> object:
     """The clamp is left out where there is more than one rank."""
 

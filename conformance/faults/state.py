@@ -50,7 +50,7 @@ def weights_of_another_layer(candidate: Any) -> object:
     return spoiled(candidate, prepare=prepare)
 
 
-@_again("vllm-project/vllm#52383", "second call, other input")
+@_again("vllm-project/vllm#52383", "hidden states of the first call")
 def stale_on_second_call(candidate: Any) -> object:
     """Later calls on the same weights read the first rows again."""
     first: dict[int, Tensor] = {}
@@ -78,7 +78,7 @@ def output_buffer_reused(candidate: Any) -> object:
     return calling(candidate, forward)
 
 
-@_again("deepseek-ai/DeepGEMM#451", "third call")
+@_again("deepseek-ai/DeepGEMM#451", "third call", "added to the output of the first")
 def accumulates_into_its_output(candidate: Any) -> object:
     """The workspace is not cleared: results of earlier calls are added."""
     sums: dict[tuple[int, int], Tensor] = {}
@@ -92,7 +92,7 @@ def accumulates_into_its_output(candidate: Any) -> object:
     return calling(candidate, forward)
 
 
-@_again("vllm-project/vllm#50523", "second call")
+@_again("vllm-project/vllm#50523", "second call", "down scales twice as large")
 def weights_drift() -> object:
     """Each call scales the prepared down bias in place."""
 
@@ -104,7 +104,7 @@ def weights_drift() -> object:
     return calling(PLAIN, forward)
 
 
-@_again("", "second call, same input")
+@_again("", "second call, same input", "weights of the layer that was prepared last")
 def next_layer_takes_the_place() -> object:
     """`forward` uses the weights that were prepared last, whatever it is given."""
     last: list[dict[str, Tensor]] = []
@@ -187,7 +187,11 @@ def prepared_modified() -> object:
     return calling(PLAIN, forward)
 
 
-@_poison("ROCm/aiter#575", "poisoned memory", verdict=Verdict.NONFINITE)
+@_poison(
+    "ROCm/aiter#575",
+    "tokens that no expert of this rank serves",
+    verdict=Verdict.NONFINITE,
+)
 def unowned_rows_uninit(candidate: Any) -> object:
     """Rows without an expert on this rank keep what memory held."""
 
@@ -215,7 +219,11 @@ def pad_garbage_weights() -> object:
     return changed(PLAIN, prepare=prepare, capabilities={**CLAIMS, "layout": None})
 
 
-@_poison("triton-lang/triton#10772", "poisoned memory", verdict=Verdict.NONFINITE)
+@_poison(
+    "triton-lang/triton#10772",
+    "memory is read that forward has",
+    verdict=Verdict.NONFINITE,
+)
 def k_tail_unmasked(candidate: Any) -> object:
     """A padded copy of the hidden states is read past its end: NaN times 0 is NaN."""
 

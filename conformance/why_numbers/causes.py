@@ -38,6 +38,7 @@ from mxmoe.conformance.why_numbers.otherwise import Wrong
 from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
+from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
@@ -209,6 +210,8 @@ def _families(
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)
         yield "padding", lambda: explain_padding(wrong)
+        addresses = partial(addresses_otherwise, s.part)
+        yield "addresses", lambda: explain_otherwise(wrong, addresses())
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)

@@ -33,20 +33,20 @@ _TINY = torch.finfo(torch.float64).tiny
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def steps_otherwise(blocks: Mapping[str, int]) -> Iterator[Otherwise]:
+def steps_otherwise(blocks: Mapping[str, int] | None = None) -> Iterator[Otherwise]:
     """Every step that is known to be made otherwise somewhere.
 
-    blocks : how many K blocks gate_up and down have.
+    blocks : how many K blocks gate_up and down have; None for no sums in parts of K.
     """
-    for name, steps in (*_steps(), *sums_otherwise(blocks)):
+    for name, steps in (*_steps(), *(sums_otherwise(blocks) if blocks else ())):
         yield Otherwise(name=name, steps=steps)
 
 
 def _steps() -> Iterator[tuple[str, Steps]]:
     for what, store in (
         ("rounded to bfloat16", partial(through, dtype=torch.bfloat16)),
-        ("cut to bfloat16, not rounded", _cut),
-        ("cut to bfloat16, away from 0", _away),
+        ("cut to bfloat16, not rounded", cut_to_bfloat16),
+        ("cut to bfloat16, away from 0", away_from_0),
         ("rounded to float16", partial(through, dtype=torch.float16)),
         ("rounded to float8 (E4M3)", partial(through, dtype=torch.float8_e4m3fn)),
         ("rounded to float8 (E5M2)", partial(through, dtype=torch.float8_e5m2)),
@@ -94,6 +94,13 @@ def _steps() -> Iterator[tuple[str, Steps]]:
 
         yield f"last {lanes} lanes of the intermediate missing", Steps(last=short)
         yield f"last {lanes} columns of the hidden states missing", Steps(first=short)
+    for lanes in (1, 2, 4, 8, 16, 32):
+        none = partial(_without_first, count=lanes)
+        behind = partial(_behind_rounding, order=none)
+        yield f"first {lanes} columns of the hidden states missing", Steps(x=none)
+        yield f"first {lanes} lanes of the intermediate missing", Steps(act=behind)
+        both = Steps(x=none, act=behind)
+        yield f"first {lanes} lanes of K missing in both GEMMs", both
     yield "down bias added once a slot, not weighted", Steps(weighs_bias=False)
     yield "routing weight multiplies the input", Steps(weighs_input=True)
 
@@ -117,6 +124,10 @@ def _rounded_results(dtype: torch.dtype) -> Iterator[tuple[str, Steps]]:
     yield f"gate_up and each slot's result {words} with their biases", both
     both = replace(both, z=store, v=store)
     yield f"results of both GEMMs {words}, and again with their biases", both
+
+
+def _without_first(x: Tensor, *, count: int) -> Tensor:
+    return torch.cat((torch.zeros_like(x[..., :count]), x[..., count:]), dim=-1)
 
 
 def _late_bias(z: Tensor, bias: Tensor, a: Activation) -> Tensor:
@@ -211,13 +222,15 @@ def _twice(x: Tensor, *, store: Callable[[Tensor], Tensor]) -> Tensor:
     return store(through(x, dtype=torch.bfloat16))
 
 
-def _cut(x: Tensor) -> Tensor:
+def cut_to_bfloat16(x: Tensor) -> Tensor:
+    """The lower half of a float32 left away."""
     bits = x.float().contiguous().view(torch.int32) & ~0xFFFF
     return bits.view(torch.float32).to(x.dtype)
 
 
-def _away(x: Tensor) -> Tensor:
-    cut = _cut(x)
+def away_from_0(x: Tensor) -> Tensor:
+    """The next bfloat16 further from 0, of what is none."""
+    cut = cut_to_bfloat16(x)
     one = 2 * half_ulp(cut, torch.bfloat16) * x.sign()
     return torch.where(cut == x, cut, cut + one)
 
@@ -262,5 +275,5 @@ def _mxfp4(x: Tensor) -> Tensor:
     blocks, scale = _scaled(x, 2)
     values = torch.tensor(_E2M1, dtype=x.dtype)
     middles = (values[1:] + values[:-1]) / 2
-    near = torch.bucketize((blocks / scale).abs(), middles)
+    near = torch.bucketize((blocks / scale).abs().contiguous(), middles)
     return (values[near] * blocks.sign() * scale).flatten(-2)

@@ -36,6 +36,10 @@ _SMALLEST_FACTOR = 2.0**-10
 _FEWEST_LIMITED = 3
 
 
+# Numbers of float16 are 2**-24 apart down there; those of bfloat16 at most 2**-7
+_FLOAT16_COARSER = 2.0**-17
+
+
 _Told = tuple[str, torch.Tensor, torch.Tensor]
 """A sentence, the output [t, h] that it tells of, what is allowed around that."""
 
@@ -85,6 +89,7 @@ def explain_output(output: Output) -> list[Fit]:
             _tokens,
             _columns,
             _added,
+            _leaked,
             _former,
             _stored,
             _cut,
@@ -167,6 +172,23 @@ def _added(output: Output) -> Iterator[_Told]:
         yield "the hidden states are added to the output", told, output.allowed
 
 
+def _leaked(output: Output) -> Iterator[_Told]:
+    """A part of a neighbour's row in each row."""
+    found, truth = output.found, output.truth
+    if len(truth) < _FEWEST_LIMITED:
+        return
+    weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
+    for by, whose in ((1, "token n - 1"), (-1, "token n + 1")):
+        other = truth.roll(by, 0)
+        other[0 if by > 0 else -1] = 0
+        size = float((weight * other**2).sum())
+        part = float((weight * (found - truth) * other).sum()) / size if size else 0.0
+        told, room = truth + part * other, output.allowed * (1 + abs(part))
+        if part and output.gives(told, room):
+            words = f"about {part:.1g} times the output of {whose} added to each token"
+            yield words, told, room
+
+
 def _former(output: Output) -> Iterator[_Told]:
     bad = output.bad()
     rows, columns = bad.any(dim=1, keepdim=True), bad.any(dim=0)
@@ -245,11 +267,38 @@ def rounded_twice(
     may be the further one. Most elements are right all the same: it is likelier than no
     other cause, so it is for outputs that nothing else explains.
     """
-    if dtype is not torch.bfloat16:
-        return []
-    got = found.detach().cpu().double().reshape(truth.shape)
-    own = (allowed - half_ulp(truth, dtype)).clamp(min=0)
-    ends = (through(x, dtype=torch.float16) for x in (truth - own, truth + own))
-    low, high = (through(x, dtype=dtype) for x in ends)
-    told = bool(((low <= got) & (got <= high)).all())
+    chain = (torch.float16, dtype)
+    told = dtype is torch.bfloat16 and _rounded(found, truth, allowed, chain)
     return ["output rounded to float16, then to bfloat16"] if told else []
+
+
+def through_float16(
+    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, dtype: torch.dtype
+) -> list[str]:
+    """As `rounded_twice`, where all that is wrong is so small that float16 is coarser.
+
+    There few numbers are what a rounding to float16 gives. The class's own rounding may
+    have come first.
+    """
+    got = found.detach().cpu().double().reshape(truth.shape)
+    bad = ~((got - truth).abs() <= allowed)
+    if dtype is not torch.bfloat16 or not (truth[bad].abs() < _FLOAT16_COARSER).all():
+        return []
+    first = _rounded(got, truth, allowed, (dtype, torch.float16, dtype))
+    names = ["output rounded to float16"] if first else []
+    return names + rounded_twice(got, truth, allowed, dtype)
+
+
+def _rounded(
+    found: torch.Tensor,
+    truth: torch.Tensor,
+    allowed: torch.Tensor,
+    chain: Sequence[torch.dtype],
+) -> bool:
+    """Whether every element is what roundings, one behind the other, may give."""
+    got = found.detach().cpu().double().reshape(truth.shape)
+    own = (allowed - half_ulp(truth, chain[-1])).clamp(min=0)
+    low, high = truth - own, truth + own
+    for dtype in chain:
+        low, high = through(low, dtype=dtype), through(high, dtype=dtype)
+    return bool(((low <= got) & (got <= high)).all())

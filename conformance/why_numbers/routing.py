@@ -85,6 +85,7 @@ def _other_weights(
     powers = chosen.float().exp()
     overflowing = (powers / powers.sum(1, keepdim=True)).double()
     yield "exp without subtracting the maximum, which overflows", overflowing
+    yield from _equal_where_large(chosen, truth, found)
     by_id = logits.gather(1, ids.sort(1).values).softmax(1)
     yield "weights in the order of expert ids", by_id
     rising = truth.sort(1).values
@@ -102,6 +103,21 @@ def _other_weights(
         close = (n for c, n in _NAMED_STRETCHES if abs(stretch / c - 1) < 1e-4)
         named = next(close, f"softmax of {stretch:.4g} times the logits")
         yield named, (stretch * chosen).softmax(1)
+
+
+def _equal_where_large(
+    chosen: Tensor, truth: Tensor, found: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """What an exp gives that is limited, where the maximum is not taken off first."""
+    largest, share = chosen.amax(dim=1), 1 / truth.shape[1]
+    equal = ((found - share).abs() <= _LEAST_STRETCH * share).all(dim=1)
+    if not equal.any() or equal.all():
+        return
+    low, high = float(largest[~equal].max()), float(largest[equal].min())
+    if low < high:
+        words = f"whose largest logit is above a number from {low:.4g} to {high:.4g}"
+        would = torch.where(equal[:, None], share, truth)
+        yield f"equal weights in the rows {words}, as of an exp that is limited", would
 
 
 def _stretch(chosen: Tensor, truth: Tensor, found: Tensor) -> float | None:

@@ -152,6 +152,7 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     yield "routing weights of this rank's slots normalised to a sum of 1", normal
     yield from _left_out(slots)
     yield from _by_expert(slots)
+    yield from _by_slot(slots)
     yield from _by_token(slots)
 
 
@@ -239,6 +240,22 @@ def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
             named.append(f"expert {expert}'s contribution times {factor:.3g}")
     if 0 < len(named) <= 4:
         yield ", ".join(named), weights
+
+
+def _by_slot(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
+    """One factor on the same slot of every token."""
+    factors, known = slots.factors()
+    count = slots.weights.shape[1]
+    for slot in range(count if count > 1 else 0):
+        served = slots.weights[:, slot] != 0
+        if int(served.sum()) < 2:
+            continue
+        trust = 1 / known[served, slot] ** 2
+        factor = float((trust * factors[served, slot]).sum() / trust.sum())
+        if abs(factor) > _TOLD_OF_ALL and abs(factor - 1) > _TOLD_OF_ALL:
+            weights = slots.weights.clone()
+            weights[:, slot] *= factor
+            yield f"slot {slot}'s contribution times {factor:.3g}", weights
 
 
 def _by_token(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:

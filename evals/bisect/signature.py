@@ -28,6 +28,8 @@ from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import STAGES
 
 _COORDINATE = re.compile(r"\b(expert|row|token|column|layer|rank|block|slot)(s?) \d+")
+# A factor that was fitted, and how far it is known: of the case as well.
+_FITTED = re.compile(r"\S+ \(to within [^)]*\)")
 _COORDINATES = re.compile(
     r"\b[ehikgtbn]=\d+|0x[0-9a-f]+|[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 )
@@ -183,6 +185,7 @@ def _most(part: re.Match[str]) -> bool:
 
 
 def _causes(lines: list[str]) -> tuple[str, ...]:
+    lines = [_FITTED.sub("#", line) for line in lines]
     return tuple(_COORDINATE.sub(r"\1\2 #", cause) for cause in causes_said(lines))
 
 

@@ -115,8 +115,25 @@ def test_what_is_not_explained_is_no_cause() -> None:
         "not searched: there are too many weights for it",
         "close to the bound: a rounding that class x does not have?",
         "gate_up_bias: no edit of one or two known steps gives these bytes",
+        "nothing known, taken out, leaves errors of honest roundings",
+        "the row of token 11 follows the hidden states of token 10 (the one before)",
+        "other bits than the same token alone: every row of batches from 9 tokens on",
+        "the second output is out of its own bound; none of the known hypotheses",
     ):
         assert output(why=why).causes == ()
+
+
+def test_how_far_a_factor_is_known_and_whose_output_it_is_belong_to_the_case() -> None:
+    one = output(why="behaves as if: down bias times 1.0019 (to within 0.0004)")
+    other = output(why="behaves as if: down bias times 1.0021 (to within 0.00013)")
+    assert one.causes == other.causes == ("down bias times #",)
+    for whose in (
+        "the second output is out of its own bound; the first output is within its own",
+        "every rank",
+        "ranks tp4r1, tp4r3",
+    ):
+        found = output(why=f"behaves as if: no clamp; or alpha taken as 1 ({whose})")
+        assert found.causes == ("no clamp", "alpha taken as 1")
 
 
 def test_bytes_have_the_tensor_the_fraction_and_the_steps() -> None:

@@ -13,13 +13,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mxmoe.conformance import judge_laws
 from mxmoe.conformance import judge_numbers
+from mxmoe.conformance import judge_structure
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
+from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.laws import LAWS
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.types import Routing
@@ -67,14 +71,7 @@ CANDIDATES: dict[str, object] = {
 @pytest.fixture
 def spent(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], int]:
     """The numbers that a failure's `why` takes, the candidate's own among them."""
-    counted = Counted()
-    why_lines = judge_numbers.why_lines
-
-    def why(*given: Any) -> list[str]:
-        with counted:
-            return why_lines(*given)
-
-    monkeypatch.setattr(judge_numbers, "why_lines", why)
+    counted = counting(monkeypatch, judge_numbers, "why_lines")
 
     def of(candidate: object, word: str) -> int:
         with repeatable_settings(layers=(0,)) as settings:
@@ -102,3 +99,60 @@ def test_a_cause_is_looked_for_within_the_time_of_a_reader(
     spent: Callable[[object, str], int], fault: str, word: str
 ) -> None:
     assert spent(CANDIDATES[fault], word) < _MOST[fault]
+
+
+def last_bits(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+    """Wrong in last bits that follow from the size of the scales."""
+    out = PLAIN.forward(p, x, r)
+    seed = int(p["down_scales"].sum()) + int(p["gate_up_scales"].sum())
+    random = torch.Generator().manual_seed(seed)
+    wrong = torch.rand(out.shape, generator=random) < 0.5
+    return (out.view(torch.int16) ^ wrong.short()).view(torch.bfloat16)
+
+
+def two_experts(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+    """A factor on two experts, which no hypothesis is the whole of."""
+    factor = torch.where(r.ids == 1, 0.998, torch.where(r.ids == 2, 1.002, 1.0))
+    return PLAIN.forward(p, x, Routing(r.ids, factor * r.weights))
+
+
+# 0.19e9 and 0.22e9 were counted.
+_MOST_OF_LAW, _MOST_OF_STRUCTURE = 0.3e9, 0.35e9
+
+
+def test_a_law_that_nothing_explains_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    claims = claiming(PLAIN, deterministic=True)
+    law = LAWS["scales_far"]
+    counted = counting(monkeypatch, judge_laws, "why_law")
+    with repeatable_settings() as settings:
+        candidate = changed(claims, forward=last_bits)
+        judge = Judge(subject_of(candidate), settings, "test")
+        with pytest.raises(Failure):
+            judge_laws.judge_law(judge, parse_case("e4k2h64i96/tp1r0/t17/s0"), law)
+    assert 0 < counted.numbers < _MOST_OF_LAW
+
+
+def test_gains_that_nothing_explains_are_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = counting(monkeypatch, judge_structure, "why_systematic")
+    with repeatable_settings(layers=(0,)) as settings:
+        candidate = changed(PLAIN, forward=two_experts)
+        judge = Judge(subject_of(candidate), settings, "test")
+        with pytest.raises(Failure):
+            judge_structure.judge_structure(judge, parse_case("layer0/tp1r0/t33/s0"))
+    assert 0 < counted.numbers < _MOST_OF_STRUCTURE
+
+
+def counting(patch: pytest.MonkeyPatch, module: Any, name: str) -> Counted:
+    """What the function `name` of `module` reads and makes from now on."""
+    counted, function = Counted(), getattr(module, name)
+
+    def call(*given: Any) -> Any:
+        with counted:
+            return function(*given)
+
+    patch.setattr(module, name, call)
+    return counted
