@@ -21,6 +21,7 @@ from mxmoe.conformance.why_numbers.empty_slots import explain_empty_slots
 from mxmoe.conformance.why_numbers.exchanged import explain_exchanged
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_index import explain_expert_index
+from mxmoe.conformance.why_numbers.former_routing import explain_former_routing
 from mxmoe.conformance.why_numbers.gathers import explain_gathers
 from mxmoe.conformance.why_numbers.gathers import explain_taken
 from mxmoe.conformance.why_numbers.gathers import places_of
@@ -181,6 +182,11 @@ def _families(
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
     empty = partial(explain_empty_slots, found, judged, s, arithmetic, before)
+    if before is not None:
+        yield (
+            "former routing",
+            lambda: explain_former_routing(found, output.truth, s, arithmetic, before),
+        )
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     if wrong is None:
         yield "empty slots", empty

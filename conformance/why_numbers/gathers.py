@@ -40,6 +40,7 @@ _NUMBERS = {
     "n": "n = token * top_k + slot",
     "p": "p = its position sorted by expert",
     "r": "r = its row of its expert",
+    "q": "q = its position where each expert is padded to whole tiles",
 }
 
 

@@ -1,7 +1,8 @@
 """Which row a slot may take in place of its own: what index arithmetic gets wrong.
 
-A slot has three numbers: n = token * top_k + slot, its position p when all slots are
-sorted by expert (stable), and its row r among the slots of its expert.
+A slot has four numbers: n = token * top_k + slot, its position p when all slots are
+sorted by expert (stable), its row r among the slots of its expert, and its position q
+when each expert is padded to whole tiles.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield "the slot at the n-th of the sorted ones", order[order]
     yield _TABLE, n % t * k + n // t
     yield "slot n stored as [top_k, t]", n % k * t + n // k
+    for tile in TILES:
+        q = _padded(ids, tile)
+        words = f"slot q for tiles of {tile}"
+        yield words, _at(q, t * k)
+        yield f"{words}, at most the last", q.clamp(max=t * k - 1)
     yield from _of_its_expert(ids, order, p)
 
 
@@ -93,6 +99,12 @@ def expert_sources(ids: Tensor, experts: int) -> Iterator[tuple[str, Tensor]]:
         yield f"the expert at p // {tile} * {tile}", flat[order[p // tile * tile]]
         end = (p // tile * tile + tile - 1).clamp(max=t * k - 1)
         yield f"the expert at the end of its tile of {tile} of p", flat[order[end]]
+        # Tiles are counted where experts are padded, and looked up where they are not.
+        count = torch.bincount(flat[flat >= 0], minlength=experts)
+        first = _padded(ids, tile) // tile * tile
+        behind = torch.searchsorted(count.cumsum(0), first, right=True)
+        words = f"the expert that unpadded rows have at q // {tile} * {tile}"
+        yield words, torch.where(flat < 0, flat, behind.clamp(max=experts - 1))
 
 
 def _of_its_expert(
@@ -202,6 +214,17 @@ def _first(ids: Tensor) -> Tensor:
     _, p = _sorted(ids)
     same = ids.flatten()[:, None] == ids.flatten()
     return torch.where(same, p, len(p)).amin(dim=1)
+
+
+def _padded(ids: Tensor, tile: int) -> Tensor:
+    """Each slot's place [t * k] where each expert begins at a multiple of `tile`."""
+    flat, (_, p) = ids.flatten().long(), _sorted(ids)
+    last = int(flat.max()) + 1 if len(flat) else 0
+    beyond = torch.where(flat < 0, last, flat)
+    count = torch.bincount(beyond, minlength=last + 1)
+    padded = -(-count // tile) * tile
+    first = (padded.cumsum(0) - padded)[beyond]
+    return first + p - _first(ids)
 
 
 def _at(n: Tensor, count: int) -> Tensor:

@@ -110,9 +110,11 @@ def _told(
             return None
         data = judge.data(case)
         data = _graded(data) if graded else data
-        earlier = replace(data, hidden_states=_others(data.hidden_states))
-        if _unserved(case, data):
-            earlier = replace(earlier, routing=_more_served(judge, case))
+        earlier = replace(
+            data,
+            hidden_states=_others(data.hidden_states),
+            routing=_other_routing(case, data),
+        )
         former = run(judge, case, earlier).detach().cpu().clone()
         out = run(judge, case, data).detach().cpu().clone()
     # `shapes` and `shards` are the candidate's as well, and raise what they like; a
@@ -181,17 +183,14 @@ def _case(
     return None
 
 
-def _unserved(case: Case, data: CaseData) -> bool:
-    """Whether there are slots whose expert is not the rank's."""
+def _other_routing(case: Case, data: CaseData) -> Routing:
+    """One that serves every slot, if the rank has experts enough for a token."""
     owned, ids = case.shard.expert_range(data.config), data.routing.ids
-    return bool(((ids < owned.start) | (ids >= owned.stop)).any())
-
-
-def _more_served(judge: Judge, case: Case) -> Routing:
-    """A routing that serves slots, and leaves rows behind, where `case` has none."""
-    hot = tuple(spot for spot in case.hot if spot != "no_expert")
-    routing = judge.data(replace(case, hot=hot)).routing
-    return Routing(routing.ids.roll(1, 0), routing.weights.roll(1, 0))
+    t, k = ids.shape
+    if len(owned) >= k:
+        number = torch.arange(t)[:, None] + torch.arange(k)
+        ids = (owned.start + number % len(owned)).to(ids.dtype)
+    return Routing(ids.roll(1, 0), data.routing.weights.roll(1, 0))
 
 
 def _others(states: torch.Tensor) -> torch.Tensor:

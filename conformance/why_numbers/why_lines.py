@@ -155,9 +155,11 @@ def _agreed(
     if NONFINITE in {fit.family for fit in there}:
         return theirs, f" (in case {told.case}{told.how})"
     places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
-    if ours and places and not any("former" in name for name in theirs):
+    # Of the failing case nobody knows the former call.
+    former = any("former" in name for name in theirs)
+    if ours and places and not former:
         return ours, ""
-    if theirs and not (ours and rich):
+    if theirs and (former or not (ours and rich)):
         return theirs, f" (in case {told.case}{told.how})"
     if told.wrong and not rich:
         # Refuted there: few numbers are like those of many faults.
