@@ -41,12 +41,6 @@ from mxmoe.conformance.suite_options import session_of
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.reference.errors import BadInput
 
-# The checks whose failure makes those of hot spots and state superfluous.
-PLAIN_OUTPUT = (
-    "test_layer_output_stays_within_the_bound",
-    "test_output_stays_within_the_bound",
-)
-
 SESSION = pytest.StashKey[Session]()
 VERDICTS = pytest.StashKey[list[VerdictLine]]()
 
@@ -217,7 +211,9 @@ def pytest_runtest_makereport(
         if line.verdict.failed and line.text:
             report.longrepr = printable(line.text)
         settings = item.config.stash[SESSION].settings
-        if line.verdict.failed and line.check.split("::")[1].startswith(PLAIN_OUTPUT):
+        if line.verdict.failed and line.check.split("::")[1].startswith(
+            collection.PLAIN_OUTPUT
+        ):
             settings.wrong_outputs.add(line.candidate)
         line = as_expected(item.config.stash[SESSION].expected, item, report, line)
         item.config.stash[VERDICTS].append(line)

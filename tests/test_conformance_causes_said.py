@@ -12,6 +12,7 @@ import pytest
 
 from mxmoe.conformance.causes_said import causes_said
 from mxmoe.conformance.causes_said import said_most
+from mxmoe.conformance.collection import PLAIN_OUTPUT
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Verdict
 
@@ -77,7 +78,7 @@ def test_what_passed_names_no_cause() -> None:
     assert often(lines) == []
 
 
-def test_laws_are_judged_last_in_their_level() -> None:
+def test_a_level_begins_with_the_plain_output_and_ends_with_laws() -> None:
     command = [sys.executable, "-m", "pytest", "--pyargs", "mxmoe.conformance.checks"]
     command += ["-c", os.devnull, "-p", "no:cacheprovider", "--collect-only", "-q"]
     done = subprocess.run(
@@ -88,6 +89,8 @@ def test_laws_are_judged_last_in_their_level() -> None:
         check=True,
     )
     files = [x.partition("::")[0] for x in done.stdout.splitlines() if "::" in x]
+    names = [x for x in done.stdout.splitlines() if "test_l3_" in x]
+    assert PLAIN_OUTPUT[0] in names[0]
     order = list(dict.fromkeys(file.rpartition("/")[2] for file in files))
     assert order.index("test_l3_laws.py") == len(order) - 3
     assert sorted(order[-2:]) == ["test_l4_distributed.py", "test_l4_sharding.py"]

@@ -41,6 +41,7 @@ from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
+from mxmoe.conformance.why_numbers.otherwise_row_tails import row_tails_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
@@ -216,6 +217,8 @@ def _families(
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)
         yield "padding", lambda: explain_padding(wrong)
+        tails = partial(row_tails_otherwise, s.part.gate_up_blocks.shape[1])
+        yield "row tails", lambda: explain_otherwise(wrong, tails())
         addresses = partial(addresses_otherwise, s.part)
         yield "addresses", lambda: explain_otherwise(wrong, addresses())
         yield "rows", rows

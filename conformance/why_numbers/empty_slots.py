@@ -39,13 +39,15 @@ class Former:
 class _Source:
     """words : whose row each slot [t, k] takes. row : its place, or `UNKNOWN`.
 
-    rows, allowed : [n, h], what lies there and what that may be off by.
+    rows, allowed : [n, h], what lies there and what that may be off by. weights : [n],
+    those of the slots that gave these rows.
     """
 
     words: str
     row: Tensor
     rows: Tensor
     allowed: Tensor
+    weights: Tensor
 
 
 def explain_empty_slots(
@@ -70,15 +72,20 @@ def explain_empty_slots(
         if not bad[known].any() or float((~known).double().mean()) > _UNKNOWN:
             continue
         at = source.row.clamp(min=0)
-        weights = torch.where(empty, given, 0)
-        added = torch.einsum("tk,tkh->th", weights, source.rows[at])
-        room = torch.einsum("tk,tkh->th", weights.abs(), source.allowed[at])
-        told = truth + added
-        room = allowed + room + half_ulp(told, arithmetic.output)
-        rest = (found - told)[known]
-        if bool((rest.abs() <= room[known]).all()):
-            left = part_left(rest, (found - truth)[known], room[known])
-            fits.append(Fit(f"{who} add {source.words}{meanings(source.words)}", left))
+        # Rows may be stored weighted already.
+        for how, weights in (
+            ("", given),
+            (", with that row's weight", source.weights[at]),
+        ):
+            weights = torch.where(empty, weights, 0)
+            told = truth + torch.einsum("tk,tkh->th", weights, source.rows[at])
+            room = torch.einsum("tk,tkh->th", weights.abs(), source.allowed[at])
+            room = (allowed + room + half_ulp(told, arithmetic.output))[known]
+            rest = (found - told)[known]
+            if bool((rest.abs() <= room).all()):
+                left = part_left(rest, (found - truth)[known], room)
+                words = f"{source.words}{how}{meanings(source.words)}"
+                fits.append(Fit(f"{who} add {words}", left))
     return fits
 
 
@@ -102,7 +109,11 @@ def _sources(
         source = row.reshape(ids.shape)
         if not torch.equal(source, torch.arange(ids.numel()).reshape(ids.shape)):
             yield _Source(
-                words=f"the result of {words}", row=source, rows=rows, allowed=allowed
+                words=f"the result of {words}",
+                row=source,
+                rows=rows,
+                allowed=allowed,
+                weights=s.routing.weights.double().flatten(),
             )
     if former is None:
         return
@@ -119,7 +130,8 @@ def _sources(
     ):
         written = before.flatten()[row]
         row = torch.where(written, row, UNKNOWN).reshape(ids.shape)
-        yield _Source(words=words, row=row, rows=rows, allowed=allowed)
+        weights = former.routing.weights.double().flatten()
+        yield _Source(words=words, row=row, rows=rows, allowed=allowed, weights=weights)
 
 
 def _sorted(ids: Tensor, served: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def _stage(
     read = read_activations(out, tokens, judged, experts)
     if not read.explain_all:
         return (
-            "the second GEMM's rows, its bias or the combine; "
+            "the second GEMM's rows or its bias, a slot's expert, or the combine; "
             "no activations give this output"
         )
     return _of_lanes(read, judged, experts, data.routing)

@@ -29,7 +29,7 @@ def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
 
     blocks : how many K blocks each of the two matrices has.
     """
-    for name, change in _DECODED.items():
+    for name, change in DECODED.items():
         once = _once(change)
         for matrices in _MATRICES:
             words = name.format(" and ".join(matrices))
@@ -230,7 +230,7 @@ _IN_ONE_BLOCK: dict[str, Callable[[Matrix], Matrix]] = {
     "scale of {} ignored (1)": _scales(torch.ones_like),
 }
 
-_DECODED: dict[str, Callable[[Matrix], Matrix]] = {
+DECODED: dict[str, Callable[[Matrix], Matrix]] = {
     "signs of {} ignored": _elements(torch.abs),
     "signs of {} inverted": _elements(torch.neg),
     "codes of {} read as two's complement integers": _codes(

@@ -1,4 +1,4 @@
-"""Codes and scales that are read at other addresses are named by how these go wrong."""
+"""Codes and scales read at other addresses, or otherwise in a tail, are named."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def wrapped(x: Tensor, *, blocks: int, whole: bool) -> Tensor:
     return x.flatten(0, 2)[at].view(x.shape)
 
 
+def swapped_from(x: Tensor, row: int) -> Tensor:
+    tail = x[:, row:]
+    return torch.cat((x[:, :row], tail << 4 | tail >> 4), dim=1)
+
+
 EDITS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "scales of down read as if rows had 3 K blocks, not 5, as those of gate_up": (
         "down_scales",
@@ -55,6 +60,10 @@ EDITS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "codes of gate_up of each expert read at offsets that wrap at 2^16 bytes": (
         "gate_up_blocks",
         lambda x: wrapped(x, blocks=2**12, whole=False),
+    ),
+    "nibbles of gate_up swapped, in its rows from 256 on": (
+        "gate_up_blocks",
+        lambda x: swapped_from(x, 256),
     ),
     "scales of gate_up read at offsets that wrap at 2^12 bytes": (
         "gate_up_scales",

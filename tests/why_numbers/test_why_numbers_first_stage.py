@@ -123,7 +123,7 @@ BEHIND: dict[str, object] = {
 @pytest.mark.parametrize("where", BEHIND)
 def test_what_is_wrong_behind_them_is_told_from_it(where: str) -> None:
     [line] = stage_of(BEHIND[where])
-    assert "rows, its bias or the combine" in line
+    assert "rows or its bias, a slot's expert, or the combine" in line
 
 
 @pytest.mark.parametrize(

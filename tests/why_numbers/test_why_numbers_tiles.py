@@ -241,3 +241,20 @@ def test_rows_that_the_former_call_left_are_named() -> None:
     line = why(with_slots(edit), word, before=word.removesuffix("/no_expert"))
     words = "slots without an expert (-1) add what the former call left in row n"
     assert words in line
+
+
+def test_rows_that_the_former_call_left_weighted_are_named() -> None:
+    memory: dict[torch.Size, Tensor] = {}
+
+    def edit(down: Tensor, p: Any, x: Tensor, r: Routing) -> Tensor:
+        weights = r.weights[..., None]
+        before = memory.get(down.shape, torch.zeros_like(down))
+        memory[down.shape] = torch.where(
+            (r.ids >= 0)[..., None], weights * down, before
+        )
+        return memory[down.shape] / weights
+
+    word = "e4k2h64i96/tp1r0/t17/s0/no_expert"
+    line = why(with_slots(edit), word, before=word.removesuffix("/no_expert"))
+    words = "(-1) add what the former call left in row n, with that row's weight"
+    assert words in line
