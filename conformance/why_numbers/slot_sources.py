@@ -46,10 +46,8 @@ def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield _TABLE, n % t * k + n // t
     yield "slot n stored as [top_k, t]", n % k * t + n // k
     for tile in TILES:
-        q = _padded(ids, tile)
-        words = f"slot q for tiles of {tile}"
-        yield words, _at(q, t * k)
-        yield f"{words}, at most the last", q.clamp(max=t * k - 1)
+        q = _padded(ids, tile).clamp(max=t * k - 1)
+        yield f"slot q for tiles of {tile}, at most the last", q
     yield from _of_its_expert(ids, order, p)
 
 
