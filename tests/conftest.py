@@ -59,6 +59,11 @@ LONGEST = (
     "test_import_rules.py",
     "test_conformance_expected.py",
     "test_why_numbers_laws.py",
+    "test_why_numbers_roundings.py",
+    "test_why_numbers_tiles.py",
+    "test_why_numbers_told.py",
+    "test_why_numbers_cost.py",
+    "test_why_numbers_gathers.py",
 )
 
 # Triton is a dependency on Linux only.
