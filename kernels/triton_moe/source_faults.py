@@ -109,6 +109,7 @@ SOURCE_FAULTS = (
         file="dispatch.py",
         right="stop = tl.minimum(end, start + BLOCK_T)",
         wrong="stop = tl.minimum(end, start + BLOCK_T - 1)",
+        says=("the tokens in the last row of each full tile",),
     ),
     SourceFault(
         name="slots_rounded_before_the_sum",
