@@ -131,7 +131,7 @@ def _factor(output: Output) -> Iterator[_Told]:
         # What is multiplied is the error as well.
         allowed = output.allowed * abs(factor)
         if output.gives(factor * truth, allowed):
-            yield f"the whole output times {factor:.3g}", factor * truth, allowed
+            yield f"the whole output times {factor:.4g}", factor * truth, allowed
     bad = output.bad()
     for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
         if place.any() and not place.all():
