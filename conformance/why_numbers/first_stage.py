@@ -8,7 +8,7 @@ what the second GEMM makes of each lane: one that is 0 and one not read are alik
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,9 +26,11 @@ from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.read_off import ReadOff
 from mxmoe.conformance.why_numbers.read_off import read_activations
 from mxmoe.conformance.why_numbers.telling_case import aside
+from mxmoe.conformance.why_numbers.telling_case import first_accepted
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
 
 Tensor = torch.Tensor
 
@@ -72,23 +74,16 @@ def first_wrong_stage(
 
 
 def _case(judge: Judge, like: Case, own: MoEConfig) -> Case | None:
-    claims, shard = judge.subject.capabilities, like.shard
+    return first_accepted(judge, like, own, _sizes(own.top_k, like.shard), _TOKENS)
+
+
+def _sizes(top_k: int, shard: Shard) -> Iterator[dict[str, int]]:
+    """Layers whose second GEMM is tall."""
     for experts, lanes in _SHAPES:
-        experts = max(experts, own.top_k)
-        unknown = own.top_k * lanes
-        if unknown > _MOST_UNKNOWN or experts % shard.ep_size:
-            continue
-        hidden = -(-_ROWS_OF_LANE * unknown // _ROUND) * _ROUND
-        config = replace(
-            own,
-            experts=experts,
-            hidden=hidden,
-            intermediate=lanes * shard.tp_size,
-        )
-        if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
-            continue
-        return Case(config=config, shard=shard, tokens=_TOKENS, hot=like.hot)
-    return None
+        experts, unknown = max(experts, top_k), top_k * lanes
+        if unknown <= _MOST_UNKNOWN and experts % shard.ep_size == 0:
+            hidden = -(-_ROWS_OF_LANE * unknown // _ROUND) * _ROUND
+            yield {"experts": experts, "hidden": hidden, "intermediate": lanes}
 
 
 def _stage(

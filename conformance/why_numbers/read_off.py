@@ -58,7 +58,9 @@ def read_activations(
         unit = honest_variance(size, allowed[t], dtype).sqrt()
         weights, ids = experts.weights[t], experts.situation.routing.ids[t]
         slots = weights.nonzero()[:, 0].tolist()
-        columns = [
+        # A token that the rank does not serve has no unknowns, and may be wrong.
+        columns = [truth.new_zeros(truth.shape[1], 0)]
+        columns += [
             weights[k] * experts.content(int(ids[k]) - experts.first).down.dense
             for k in slots
         ]

@@ -15,9 +15,11 @@ was found is reported.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -166,17 +168,26 @@ def _case(
     shapes: Sequence[tuple[int, int, int, int]],
     tokens: int,
 ) -> Case | None:
-    claims = judge.subject.capabilities
-    shard = like.shard
-    for experts, top_k, hidden, intermediate in shapes:
-        config = replace(
-            own,
-            experts=experts,
-            top_k=top_k,
-            hidden=hidden,
-            # As many lanes on each rank.
-            intermediate=intermediate * shard.tp_size,
-        )
+    names = ("experts", "top_k", "hidden", "intermediate")
+    sizes = [dict(zip(names, shape, strict=True)) for shape in shapes]
+    return first_accepted(judge, like, own, sizes, tokens)
+
+
+def first_accepted(
+    judge: Judge,
+    like: Case,
+    own: MoEConfig,
+    sizes: Iterable[dict[str, Any]],
+    tokens: int,
+) -> Case | None:
+    """The first case of these sizes that the candidate takes, on the rank of `like`.
+
+    sizes : fields of `own` with other values; ``intermediate`` is of one rank.
+    """
+    claims, shard = judge.subject.capabilities, like.shard
+    for size in sizes:
+        lanes = size["intermediate"] * shard.tp_size
+        config = replace(own, **(size | {"intermediate": lanes}))
         if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
             continue
         return Case(config=config, shard=shard, tokens=tokens, hot=like.hot)

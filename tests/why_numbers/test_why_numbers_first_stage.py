@@ -126,6 +126,12 @@ def test_what_is_wrong_behind_them_is_told_from_it(where: str) -> None:
     assert "rows or its bias, a slot's expert, or the combine" in line
 
 
+def test_a_token_that_the_rank_does_not_serve_may_be_wrong_too() -> None:
+    added = replace(PLAIN, mix=lambda w, down: (w[..., None] * down).sum(dim=1) + 1)
+    [line] = stage_of(added, "e8k1h64i96/tp1r0-ep2r0/t17/s0")
+    assert "no activations give this output" in line
+
+
 @pytest.mark.parametrize(
     "case",
     [
