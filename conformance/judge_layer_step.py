@@ -24,12 +24,10 @@ import torch
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.group_outputs import group_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
-from mxmoe.conformance.judge_ranks import Group
-from mxmoe.conformance.judge_ranks import group_of
 from mxmoe.conformance.judge_ranks import need_shards
-from mxmoe.conformance.judge_ranks import ranks_line
 from mxmoe.conformance.judge_ranks import reduce_rounding
 from mxmoe.conformance.judge_ranks import why_line
 from mxmoe.conformance.rank_groups import ranks_of
@@ -42,6 +40,7 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_numbers.ranks_apart import why_each
 
 WHAT = "layer step"
 
@@ -101,8 +100,11 @@ def judge_step(
         if difference.within:
             continue
         lines = difference_lines(difference, group.data)
-        lines += [_own_parts(group, partials)]
-        lines += why_line(out, group.terms(rounding, own=r))
+        said = why_each(judge, group, partials)
+        lines += said or [
+            "each rank's partial sum is right: what is wrong comes after it",
+            *why_line(out, group.terms(rounding, own=r)),
+        ]
         raise judge.fail(
             Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
             lines,
@@ -111,13 +113,6 @@ def judge_step(
             tensors={"found": out, "expected": truth, "allowed": allowed}
             | {f"partial.{q}": part for q, part in enumerate(partials)},
         )
-
-
-def _own_parts(group: Group, partials: Sequence[torch.Tensor]) -> str:
-    line = ranks_line(group, list(partials))
-    if line.startswith("out of their own bound: 0 "):
-        return "each rank's partial sum is right: what is wrong comes after it"
-    return line
 
 
 def _need_devices(judge: Judge, world: int) -> None:

@@ -97,7 +97,7 @@ def judge_output(
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
-        lines += _explained(judge, case, data, out, difference, route, tactic)
+        lines += explained_output(judge, case, data, out, difference, route, tactic)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -114,14 +114,14 @@ def judge_output(
     )
 
 
-def _explained(
+def explained_output(
     judge: Judge,
     case: Case,
     data: CaseData,
     out: torch.Tensor,
     difference: NumberDifference,
-    route: str,
-    tactic: object,
+    route: str = "yours-yours",
+    tactic: object = None,
 ) -> list[str]:
     """The first wrong stage, the cause, and whose bytes or kernel it is."""
     judged = judge.judged(case, data)

@@ -47,6 +47,7 @@ from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
 from mxmoe.conformance.why_numbers.padding import explain_padding
+from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots import explain_slots
 from mxmoe.conformance.why_numbers.slots import fitted_slots
@@ -65,6 +66,7 @@ _MATRICES = ("gate_up", "down")
 CHEAP = {
     "output",
     "bytes",
+    "cuts",
     "weights",
     "steps",
     "contents",
@@ -80,7 +82,7 @@ CHEAP = {
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
 _FACTOR = "the whole output times"
-_MORE = ("bytes", "weights")
+_MORE = ("bytes", "cuts", "weights")
 # The family of sentences about what is not finite.
 NONFINITE = "not finite"
 
@@ -182,6 +184,9 @@ def _families(
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
+    if not too_large(s.part, _LARGEST_FIT):
+        cuts = rank_cuts(s)
+        yield "cuts", lambda: fits_of_numbers(found, s, arithmetic, right, cuts)
     empty = partial(explain_empty_slots, found, judged, s, arithmetic, before)
     if before is not None:
         yield (

@@ -1,85 +1,188 @@
-"""Why the ranks' sum is not the one rank's output: whose output is wrong, and how."""
+"""Why the outputs of a group's ranks are wrong: whose, and how.
+
+Asked first is whether each rank gives a mixture of right parts (`ranks_each`), here and
+on a telling case of the same group. If none does, the output of the worst rank is
+explained as the plain output check explains it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
 from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.group_outputs import Group
+from mxmoe.conformance.group_outputs import group_of
+from mxmoe.conformance.group_outputs import rank_outputs
+from mxmoe.conformance.group_outputs import worst_of_each
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_ranks import Group
-from mxmoe.conformance.judge_ranks import ranks_line
-from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
-from mxmoe.conformance.why_numbers.two_outputs import Side
-from mxmoe.conformance.why_numbers.two_outputs import causes_of
+from mxmoe.conformance.judge_numbers import explained_output
+from mxmoe.conformance.verdict import NotJudged
+from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.moved import merged
+from mxmoe.conformance.why_numbers.ranks_each import explain_each
+from mxmoe.conformance.why_numbers.telling_case import aside
+from mxmoe.conformance.why_numbers.telling_case import lanes_with_a_rest
 from mxmoe.reference.types import WHOLE
 
 Tensor = torch.Tensor
+_BEHAVES = "why    behaves as if: "
 _SHOWN = 4
-# A cause that is the same on each of so many ranks is that of all.
-_RANKS = 2
+# Outputs of as many elements tell causes apart by themselves.
+_RICH = 1024
+# Experts, top_k, hidden, lanes of a rank; tokens: as of one rank's telling case.
+_SHAPES = ((8, 4, 96, 96), (8, 4, 256, 256), (4, 2, 128, 256), (4, 2, 384, 256))
+_TOKENS = 37
+_LISTED = 8
 
 
-def why_ranks(
+def why_each(judge: Judge, group: Group, outputs: Sequence[Tensor]) -> list[str]:
+    """Which ranks are out of their own bound, and lines that say why; [] if none is.
+
+    outputs : [t, h] of each rank.
+    """
+    worst = worst_of_each(group, outputs)
+    wrong = [r for r, size in enumerate(worst) if not size <= 1]
+    if not wrong:
+        return []
+    lines = [ranks_line(group, outputs)]
+    names, note = _mixtures(judge, group, outputs)
+    if names:
+        more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        said = f"{'; or '.join(names[:_SHOWN])}{more}{note}"
+        return [*lines, f"{_BEHAVES}{said}"]
+    return lines + _of_one(
+        judge, group, outputs, sorted(wrong, key=lambda r: -worst[r])
+    )
+
+
+def why_apart(
     judge: Judge,
     group: Group,
     whole: Tensor,
     alone: Judged,
     outputs: Sequence[Tensor],
 ) -> list[str]:
-    """Lines that say who is out of bound, and the one that begins ``why``.
+    """Why the ranks do not add up to the output [t, h] of one rank alone.
 
-    whole : the output [t, h] of one rank alone, and `alone` its truth and bound.
-    outputs : of each rank.
+    alone : truth and bound of that one.
     """
-    arithmetic = judge.subject.arithmetic
-    case = replace(group.case, shard=WHOLE)
-    one = Side(words="one", case=case, data=group.data, judged=alone, out=whole)
-    sides = _ranks(judge, group, outputs)
-    wrong = [side for side in sides if not side.worst <= 1]
-    lines = [ranks_line(group, list(outputs))] if wrong else []
-    if not one.worst <= 1:
-        named = causes_of(one, arithmetic)
-        lines.append(_line("the one rank alone", named))
-    if wrong:
-        x = group.data.hidden_states.double().abs() + group.partials.abs().sum(dim=0)
-        rounding = len(outputs) * half_ulp(x, arithmetic.output)
-        total = torch.stack([out.double() for out in outputs]).sum(dim=0)
-        named = explain_ranks(total, group.terms(rounding))
-        if named:
-            return [*lines, _line("the sum", named)]
-        lines.append(_line(*_of_ranks(judge, wrong, len(sides))))
-    return lines
+    lines = list[str]()
+    truth, allowed = alone.truth["combine"], alone.allowed["combine"]
+    difference = compare_numbers(whole, truth, allowed)
+    if not difference.within:
+        case = replace(group.case, shard=WHOLE)
+        said = explained_output(judge, case, group.data, whole, difference)
+        lines += _said_of(said, "the one rank alone")
+    return lines + why_each(judge, group, outputs)
 
 
-def _ranks(judge: Judge, group: Group, outputs: Sequence[Tensor]) -> list[Side]:
-    sides = []
-    for rank, out in zip(group.ranks, outputs, strict=True):
-        case = replace(group.case, shard=rank)
-        judged = judge.judged(case, group.data)
-        sides.append(
-            Side(words=rank.label(), case=case, data=group.data, judged=judged, out=out)
-        )
-    return sides
+def ranks_line(group: Group, outputs: Sequence[Tensor]) -> str:
+    """Which ranks are out of their own bound, each by itself."""
+    worst = worst_of_each(group, outputs)
+    bad = [
+        r.label() for r, size in zip(group.ranks, worst, strict=True) if not size <= 1
+    ]
+    count = f"{len(bad)} of {len(outputs)}"
+    more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
+    shown = ", ".join(bad[:_LISTED])
+    return f"out of their own bound: {count} ranks, {shown}{more}"
 
 
-def _of_ranks(judge: Judge, wrong: Sequence[Side], count: int) -> tuple[str, list[str]]:
-    """(whose, what is true of the output of each of the worst ranks)."""
-    worst = sorted(wrong, key=lambda side: -side.worst)[:_RANKS]
-    first, *others = (causes_of(side, judge.subject.arithmetic) for side in worst)
-    same = [name for name in first if all(name in other for other in others)]
-    if same and len(wrong) == count:
-        return "every rank", same
-    if same:
-        plural = "s" * (len(wrong) > 1)
-        return f"rank{plural} {', '.join(s.words for s in wrong)}", same
-    return f"rank {worst[0].words}", first
+def _mixtures(
+    judge: Judge, group: Group, outputs: Sequence[Tensor]
+) -> tuple[list[str], str]:
+    """(mixtures of right parts that the ranks give, a remark on where it is so)."""
+    dtype = judge.subject.arithmetic.output
+    here = explain_each(outputs, group.parts(dtype))
+    told = _told(judge, group) if judge.record.telling else None
+    if told is None:
+        return here, ""
+    other, gave = told
+    there = explain_each(gave, other.parts(dtype))
+    if same := [name for name in here if name in there]:
+        return same, ""
+    if there:
+        return there, f" (in case {other.case})"
+    wrong = any(not size <= 1 for size in worst_of_each(other, gave))
+    rich = sum(out.numel() for out in outputs) >= _RICH
+    return (here, "") if rich or not wrong else ([], "")
 
 
-def _line(whose: str, names: Sequence[str]) -> str:
-    if not names:
-        return f"why    {whose} is wrong; none of the known hypotheses gives its output"
-    return f"why    behaves as if: {'; or '.join(names[:_SHOWN])} ({whose})"
+def _told(judge: Judge, group: Group) -> tuple[Group, list[Tensor]] | None:
+    """A group that tells mistakes apart, and what its ranks give; None if none can."""
+    judge = aside(judge)
+    for case in _cases(group):
+        try:
+            other = group_of(judge, case)
+            return other, rank_outputs(judge, other)
+        except NotJudged:
+            continue
+        # Whatever the calls raise, the failure is known without them.
+        except Exception:
+            return None
+    return None
+
+
+def _cases(group: Group) -> Iterator[Case]:
+    shard = group.case.shard
+    for experts, top_k, hidden, each in _SHAPES:
+        for lanes in lanes_with_a_rest(each, shard):
+            config = replace(
+                group.data.config,
+                experts=max(experts, shard.ep_size),
+                top_k=top_k,
+                hidden=hidden,
+                intermediate=lanes,
+            )
+            yield Case(config=config, shard=shard, tokens=_TOKENS, hot=group.case.hot)
+
+
+def _of_one(
+    judge: Judge, group: Group, outputs: Sequence[Tensor], wrong: Sequence[int]
+) -> list[str]:
+    """What is true of the worst rank, and of which others."""
+    first = wrong[0]
+    case = replace(group.case, shard=group.ranks[first])
+    difference = compare_numbers(
+        outputs[first], group.partials[first], group.allowed[first]
+    )
+    said = explained_output(judge, case, group.data, outputs[first], difference)
+    whose = f"rank {group.ranks[first].label()}"
+    for r in wrong[1:2]:
+        if _true_of(judge, group, outputs[r], r, said):
+            labels = [group.ranks[n].label() for n in sorted(wrong)]
+            more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
+            whose = f"ranks {', '.join(labels[:_LISTED])}{more}"
+            if len(wrong) == len(outputs):
+                whose = "every rank"
+    return _said_of(said, whose)
+
+
+def _true_of(
+    judge: Judge, group: Group, out: Tensor, r: int, said: Sequence[str]
+) -> bool:
+    """Whether a cause of `said` is one of the output of rank `r`, too."""
+    line = next((line for line in said if line.startswith(_BEHAVES)), "")
+    if not line:
+        return False
+    case = replace(group.case, shard=group.ranks[r])
+    fits = causes(
+        situation_of(case, group.data),
+        judge.judged(case, group.data),
+        out,
+        judge.subject.arithmetic,
+    )
+    names = line.removeprefix(_BEHAVES).partition(" (in case")[0].split("; or ")
+    return any(name in names for name in merged([str(fit) for fit in fits]))
+
+
+def _said_of(lines: Sequence[str], whose: str) -> list[str]:
+    """The lines of an explained output, with whose it is."""
+    return [f"{line} ({whose})" if line.startswith("why ") else line for line in lines]
