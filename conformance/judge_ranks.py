@@ -28,7 +28,12 @@ from mxmoe.conformance.verdict import unsupported
 from mxmoe.conformance.why_numbers.ranks_apart import why_each
 from mxmoe.conformance.why_numbers.ranks_sum import Terms
 from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
+from mxmoe.conformance.why_numbers.reduced import explain_reduced
+from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import Shard
+
+# So many sentences are printed; more of them say that the case cannot tell.
+_SHOWN = 6
 
 
 def need_shards(judge: Judge, *members: str) -> None:
@@ -117,10 +122,21 @@ def owned(group: Group, r: int) -> str:
 
 
 def why_line(found: torch.Tensor, terms: Terms) -> list[str]:
-    """The line ``why``, with every hypothesis that fits."""
-    names = explain_ranks(found, terms)
+    """The line ``why`` of a layer step, with every mixture that fits."""
+    return _why(explain_ranks(found, terms))
+
+
+def _why_reduced(
+    found: torch.Tensor, terms: Terms, arithmetic: Arithmetic
+) -> list[str]:
+    """The line ``why`` of the candidate's own collective."""
+    return _why(explain_reduced(found, terms, arithmetic))
+
+
+def _why(names: list[str]) -> list[str]:
     if names:
-        return [f"why    behaves as if: {'; or '.join(names)}"]
+        more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}"]
     return ["why    no mixture of right parts gives this output"]
 
 
@@ -160,7 +176,7 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
     if not judge.record.searching:
         share = (rounding / len(outputs)).expand_as(exact)
         terms = replace(group.terms(rounding), partials=exact, allowed=share)
-        lines += why_line(found.detach().cpu(), terms)
+        lines += _why_reduced(found.detach().cpu(), terms, judge.subject.arithmetic)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,

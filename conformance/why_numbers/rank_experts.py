@@ -58,8 +58,8 @@ def _held(s: Situation, every: ExpertWeights) -> Iterator[tuple[str, Hypothesis]
     own, shard = s.shard.expert_range(s.config), s.shard
     count = s.config.experts
     others: dict[str, Sequence[int]] = {
-        f"the experts of {words} of ep": range(n * len(own), (n + 1) * len(own))
-        for words, n in relatives(shard.ep_rank, shard.ep_size, shard.tp_rank).items()
+        f"the experts of {words}": range(n * len(own), (n + 1) * len(own))
+        for words, n in relatives(shard, "ep").items()
     }
     for words, by in (("expert e - 1", -1), ("expert e + 1", 1)):
         others[f"{words}, across ranks"] = [(e + by) % count for e in own]
@@ -75,11 +75,11 @@ def _served(s: Situation, every: ExpertWeights) -> Iterator[tuple[str, Hypothesi
     """Slots of other experts, with their weights or with the rank's own."""
     own, shard = s.shard.expert_range(s.config), s.shard
     count, last = s.config.experts, s.config.experts - 1
-    for words, n in relatives(shard.ep_rank, shard.ep_size, shard.tp_rank).items():
+    for words, n in relatives(shard, "ep").items():
         theirs = range(n * len(own), (n + 1) * len(own))
-        yield f"it were {words} of ep", _serving(every, theirs, theirs)
+        yield f"it were {words}", _serving(every, theirs, theirs)
         local = ", as if ids were local" if n == 0 else ""
-        words = f"the rank's experts serve the ids of {words} of ep{local}"
+        words = f"the rank's experts serve the ids of {words}{local}"
         yield words, _serving(every, own, theirs)
     early, late = max(own.start - 1, 0), min(own.stop, last)
     whole = list(own)

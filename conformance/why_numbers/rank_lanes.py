@@ -46,19 +46,21 @@ def lanes_of(config: MoEConfig, shard: Shard) -> Lanes:
     return Lanes.all_alike(torch.arange(owned.start, owned.stop))
 
 
-def relatives(rank: int, size: int, other: int) -> dict[str, int]:
-    """Words -> the rank of one kind (tp or ep) that `rank` may be taken for.
-
-    other : its rank of the other kind.
-    """
-    named = {
-        "rank 0": 0,
-        "the rank before": rank - 1,
-        "the next rank": rank + 1,
-        "the last rank": size - 1,
-        "the rank counted from the last": size - 1 - rank,
-        "the rank of the other kind of parallelism": other,
-    }
+def relatives(shard: Shard, kind: str) -> dict[str, int]:
+    """Words -> the rank of one kind, tp or ep, that a rank may be taken for."""
+    size, rank = getattr(shard, f"{kind}_size"), getattr(shard, f"{kind}_rank")
+    named = {f"rank 0 of {kind}": 0}
+    if size == 2:
+        named[f"the other {kind} rank"] = 1 - rank
+    else:
+        named[f"the {kind} rank before"] = rank - 1
+        named[f"the next {kind} rank"] = rank + 1
+        named[f"the last {kind} rank"] = size - 1
+        named[f"the {kind} rank as counted from the last"] = size - 1 - rank
+    other = {"tp": "ep", "ep": "tp"}[kind]
+    if getattr(shard, f"{other}_size") > 1:
+        words = f"the {kind} rank whose number is the rank's number of {other}"
+        named[words] = getattr(shard, f"{other}_rank")
     return {w: n for w, n in named.items() if n != rank and 0 <= n < size}
 
 
@@ -76,17 +78,17 @@ def shifted_lanes(config: MoEConfig, shard: Shard) -> dict[str, int]:
     """Words for where a tensor may begin -> by how many lanes that is off."""
     first = shard.intermediate_range(config).start
     found = {"one K block early": -BLOCK, "one K block late": BLOCK}
-    for words, rank in relatives(shard.tp_rank, shard.tp_size, shard.ep_rank).items():
+    for words, rank in relatives(shard, "tp").items():
         start = replace(shard, tp_rank=rank).intermediate_range(config).start
-        found[f"where those of {words} of tp do"] = start - first
+        found[f"where those of {words} do"] = start - first
     return {words: by for words, by in found.items() if by}
 
 
 def _cut_otherwise(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
     rank, tp, i = shard.tp_rank, shard.tp_size, config.intermediate
-    for words, other in relatives(rank, tp, shard.ep_rank).items():
+    for words, other in relatives(shard, "tp").items():
         lanes = lanes_of(config, replace(shard, tp_rank=other)).gate
-        yield f"lanes of {words} of tp", lanes
+        yield f"lanes of {words}", lanes
     blocks = i // BLOCK
     each, rest = divmod(blocks, tp)
     if rest:
@@ -122,10 +124,10 @@ def _padded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
     yield "as many lanes as rank 0 of tp, the last ones of the layer", last
     behind = "padding behind the rank's lanes holds"
     at = torch.arange(len(own), len(own) + missing)
-    for words, rank in relatives(shard.tp_rank, shard.tp_size, shard.ep_rank).items():
+    for words, rank in relatives(shard, "tp").items():
         theirs = lanes_of(config, replace(shard, tp_rank=rank)).gate
         if len(theirs) == len(own) + missing:
-            yield f"{behind} lanes of {words} of tp", torch.cat((own, theirs[at]))
+            yield f"{behind} lanes of {words}", torch.cat((own, theirs[at]))
     yield f"{behind} the layer's first lanes", torch.cat((own, at - len(own)))
     if len(own):
         again = own[-BLOCK:].repeat(missing // BLOCK)

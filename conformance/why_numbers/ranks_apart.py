@@ -1,14 +1,16 @@
 """Why the outputs of a group's ranks are wrong: whose, and how.
 
-Asked first is whether each rank gives a mixture of right parts (`ranks_each`), here and
-on a telling case of the same group. If none does, the output of the worst rank is
-explained as the plain output check explains it.
+Asked first is whether each rank gives a mixture of right parts (`ranks_each`), then
+whether all cut their part of the layer otherwise (`rank_cuts`), here and on a telling
+case of the same group. If not, the output of the worst rank is explained as the plain
+output check explains it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from dataclasses import replace
 
 import torch
@@ -23,15 +25,23 @@ from mxmoe.conformance.group_outputs import worst_of_each
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import explained_output
 from mxmoe.conformance.verdict import NotJudged
+from mxmoe.conformance.why_numbers.causes import LARGEST_FIT
 from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.honest_size import likeliest
+from mxmoe.conformance.why_numbers.hypotheses import fits_of_numbers
+from mxmoe.conformance.why_numbers.hypotheses import too_large
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.moved import merged
+from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.ranks_each import explain_each
 from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.conformance.why_numbers.telling_case import lanes_with_a_rest
+from mxmoe.conformance.why_numbers.why_lines import names_cause
 from mxmoe.reference.types import WHOLE
 
 Tensor = torch.Tensor
+# A cause of so many ranks may be that of all.
+_RANKS = 2
 _BEHAVES = "why    behaves as if: "
 _SHOWN = 4
 # Outputs of as many elements tell causes apart by themselves.
@@ -42,24 +52,124 @@ _TOKENS = 37
 _LISTED = 8
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """A group and what its ranks gave. outputs : [t, h] of each rank."""
+
+    group: Group
+    outputs: Sequence[Tensor]
+
+    @property
+    def wrong(self) -> list[int]:
+        """The ranks that are out of their own bound, the worst first."""
+        worst = worst_of_each(self.group, self.outputs)
+        wrong = [r for r, size in enumerate(worst) if not size <= 1]
+        return sorted(wrong, key=lambda r: -worst[r])
+
+    def labels(self) -> str:
+        """The wrong ranks, by name."""
+        labels = [self.group.ranks[r].label() for r in sorted(self.wrong)]
+        more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
+        return f"{', '.join(labels[:_LISTED])}{more}"
+
+    def whose(self) -> str:
+        """The wrong ranks, as whose the causes are."""
+        wrong = len(self.wrong)
+        if wrong == len(self.outputs):
+            return "every rank"
+        return f"rank{'s' * (wrong > 1)} {self.labels()}"
+
+    def causes(self, judge: Judge, r: int) -> list[str]:
+        """Sentences that are true of the output of one rank."""
+        case = replace(self.group.case, shard=self.group.ranks[r])
+        fits = causes(
+            situation_of(case, self.group.data),
+            judge.judged(case, self.group.data),
+            self.outputs[r],
+            judge.subject.arithmetic,
+        )
+        return merged([str(fit) for fit in fits])
+
+    def cuts(self, judge: Judge, r: int) -> list[str]:
+        """As `causes`, of another part of the layer than the rank's own only."""
+        case = replace(self.group.case, shard=self.group.ranks[r])
+        s, arithmetic = situation_of(case, self.group.data), judge.subject.arithmetic
+        if too_large(s.part, LARGEST_FIT):
+            return []
+        out = self.outputs[r].double()
+        right = self.group.partials[r], self.group.allowed[r]
+        fits = fits_of_numbers(out, s, arithmetic, right, rank_cuts(s))
+        return [str(fit) for fit in likeliest(fits, out.numel())]
+
+
 def why_each(judge: Judge, group: Group, outputs: Sequence[Tensor]) -> list[str]:
     """Which ranks are out of their own bound, and lines that say why; [] if none is.
 
     outputs : [t, h] of each rank.
     """
-    worst = worst_of_each(group, outputs)
-    wrong = [r for r, size in enumerate(worst) if not size <= 1]
-    if not wrong:
+    here = Seen(group=group, outputs=outputs)
+    if not here.wrong:
         return []
-    lines = [ranks_line(group, outputs)]
-    names, note = _mixtures(judge, group, outputs)
-    if names:
-        more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        said = f"{'; or '.join(names[:_SHOWN])}{more}{note}"
-        return [*lines, f"{_BEHAVES}{said}"]
-    return lines + _of_one(
-        judge, group, outputs, sorted(wrong, key=lambda r: -worst[r])
-    )
+    count = f"{len(here.wrong)} of {len(outputs)} ranks"
+    lines = [f"out of their own bound: {count}, {here.labels()}"]
+    told = _told(judge, group) if judge.record.telling else None
+    there = told if told is not None and told.wrong else None
+    dtype = judge.subject.arithmetic.output
+    ours = explain_each(outputs, group.parts(dtype))
+    if there is not None:
+        theirs = explain_each(there.outputs, there.group.parts(dtype))
+        if said := _agreed(ours, theirs, there):
+            return [*lines, said]
+    elif ours:
+        return [*lines, _line(ours)]
+    if said := _cut(judge, here, there):
+        return [*lines, said]
+    why = _of_worst(judge, here, there)
+    # Refuted by the telling case, so that it is said where nothing else is.
+    rich = sum(out.numel() for out in outputs) >= _RICH
+    if ours and rich and not names_cause(why):
+        return [*lines, _line(ours)]
+    return lines + why
+
+
+def _line(names: Sequence[str], note: str = "") -> str:
+    more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{_BEHAVES}{'; or '.join(names[:_SHOWN])}{more}{note}"
+
+
+def _agreed(ours: list[str], theirs: list[str], there: Seen) -> str:
+    """The line of what is true of both groups, or of the telling one; or ""."""
+    if same := [name for name in ours if name in theirs]:
+        return _line(same)
+    return _line(theirs, f" (in case {there.group.case})") if theirs else ""
+
+
+def _cut(judge: Judge, here: Seen, there: Seen | None) -> str:
+    """The line of another cut that is true of all wrong ranks; or ""."""
+    ours = _cuts_of_all(judge, here)
+    if there is None:
+        return _line(ours, f" ({here.whose()})") if ours else ""
+    theirs = _cuts_of_all(judge, there)
+    if same := [name for name in ours if name in theirs]:
+        return _line(same, f" ({here.whose()})")
+    note = f" (in case {there.group.case}) ({there.whose()})"
+    return _line(theirs, note) if theirs else ""
+
+
+def _cuts_of_all(judge: Judge, seen: Seen) -> list[str]:
+    """Sentences that are true of the first, a middle and the last of the wrong ranks.
+
+    One wrong rank alone is explained by more than its part.
+    """
+    wrong = sorted(seen.wrong)
+    if len(wrong) < _RANKS:
+        return []
+    first, *others = dict.fromkeys((wrong[0], wrong[-1], wrong[len(wrong) // 2]))
+    names = seen.cuts(judge, first)
+    for r in others:
+        theirs = seen.cuts(judge, r) if names else []
+        names = [name for name in names if name in theirs]
+    return names
 
 
 def why_apart(
@@ -83,45 +193,13 @@ def why_apart(
     return lines + why_each(judge, group, outputs)
 
 
-def ranks_line(group: Group, outputs: Sequence[Tensor]) -> str:
-    """Which ranks are out of their own bound, each by itself."""
-    worst = worst_of_each(group, outputs)
-    bad = [
-        r.label() for r, size in zip(group.ranks, worst, strict=True) if not size <= 1
-    ]
-    count = f"{len(bad)} of {len(outputs)}"
-    more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
-    shown = ", ".join(bad[:_LISTED])
-    return f"out of their own bound: {count} ranks, {shown}{more}"
-
-
-def _mixtures(
-    judge: Judge, group: Group, outputs: Sequence[Tensor]
-) -> tuple[list[str], str]:
-    """(mixtures of right parts that the ranks give, a remark on where it is so)."""
-    dtype = judge.subject.arithmetic.output
-    here = explain_each(outputs, group.parts(dtype))
-    told = _told(judge, group) if judge.record.telling else None
-    if told is None:
-        return here, ""
-    other, gave = told
-    there = explain_each(gave, other.parts(dtype))
-    if same := [name for name in here if name in there]:
-        return same, ""
-    if there:
-        return there, f" (in case {other.case})"
-    wrong = any(not size <= 1 for size in worst_of_each(other, gave))
-    rich = sum(out.numel() for out in outputs) >= _RICH
-    return (here, "") if rich or not wrong else ([], "")
-
-
-def _told(judge: Judge, group: Group) -> tuple[Group, list[Tensor]] | None:
+def _told(judge: Judge, group: Group) -> Seen | None:
     """A group that tells mistakes apart, and what its ranks give; None if none can."""
     judge = aside(judge)
     for case in _cases(group):
         try:
             other = group_of(judge, case)
-            return other, rank_outputs(judge, other)
+            return Seen(group=other, outputs=rank_outputs(judge, other))
         except NotJudged:
             continue
         # Whatever the calls raise, the failure is known without them.
@@ -144,43 +222,33 @@ def _cases(group: Group) -> Iterator[Case]:
             yield Case(config=config, shard=shard, tokens=_TOKENS, hot=group.case.hot)
 
 
-def _of_one(
-    judge: Judge, group: Group, outputs: Sequence[Tensor], wrong: Sequence[int]
-) -> list[str]:
-    """What is true of the worst rank, and of which others."""
-    first = wrong[0]
+def _of_worst(judge: Judge, here: Seen, there: Seen | None) -> list[str]:
+    """What is true of the worst rank, and whether of the others, too."""
+    group, first = here.group, here.wrong[0]
     case = replace(group.case, shard=group.ranks[first])
-    difference = compare_numbers(
-        outputs[first], group.partials[first], group.allowed[first]
-    )
-    said = explained_output(judge, case, group.data, outputs[first], difference)
+    out = here.outputs[first]
+    difference = compare_numbers(out, group.partials[first], group.allowed[first])
+    said = explained_output(judge, case, group.data, out, difference)
     whose = f"rank {group.ranks[first].label()}"
-    for r in wrong[1:2]:
-        if _true_of(judge, group, outputs[r], r, said):
-            labels = [group.ranks[n].label() for n in sorted(wrong)]
-            more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
-            whose = f"ranks {', '.join(labels[:_LISTED])}{more}"
-            if len(wrong) == len(outputs):
-                whose = "every rank"
+    if len(here.wrong) >= _RANKS and (same := _of_next(judge, here, there, said)):
+        whose = here.whose()
+        said = [_line(same) if line.startswith(_BEHAVES) else line for line in said]
     return _said_of(said, whose)
 
 
-def _true_of(
-    judge: Judge, group: Group, out: Tensor, r: int, said: Sequence[str]
-) -> bool:
-    """Whether a cause of `said` is one of the output of rank `r`, too."""
+def _of_next(
+    judge: Judge, here: Seen, there: Seen | None, said: Sequence[str]
+) -> list[str]:
+    """The causes in `said` that are true of the next worst rank, too."""
     line = next((line for line in said if line.startswith(_BEHAVES)), "")
-    if not line:
-        return False
-    case = replace(group.case, shard=group.ranks[r])
-    fits = causes(
-        situation_of(case, group.data),
-        judge.judged(case, group.data),
-        out,
-        judge.subject.arithmetic,
-    )
     names = line.removeprefix(_BEHAVES).partition(" (in case")[0].split("; or ")
-    return any(name in names for name in merged([str(fit) for fit in fits]))
+    for seen in (here, there) if line else ():
+        other = next((r for r in here.wrong[1:] if seen and r in seen.wrong), None)
+        if seen is not None and other is not None:
+            theirs = seen.causes(judge, other)
+            if same := [name for name in names if name in theirs]:
+                return same
+    return []
 
 
 def _said_of(lines: Sequence[str], whose: str) -> list[str]:
