@@ -41,11 +41,8 @@ class Group:
             labels=tuple(rank.label() for rank in self.ranks),
             partials=self.partials,
             allowed=self.allowed,
-            bias=routed_bias(self.data, range(self.data.config.experts)),
             residual=self.data.hidden_states.double(),
             rounding=rounding,
-            tp_size=self.case.shard.tp_size,
-            ep_size=self.case.shard.ep_size,
             own=own,
         )
 

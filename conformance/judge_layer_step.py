@@ -29,7 +29,7 @@ from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
 from mxmoe.conformance.judge_ranks import need_shards
 from mxmoe.conformance.judge_ranks import reduce_rounding
-from mxmoe.conformance.judge_ranks import why_line
+from mxmoe.conformance.judge_ranks import why_sum_lines
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.ranks.blame import RankFailure
 from mxmoe.conformance.ranks.launch import launch
@@ -41,6 +41,7 @@ from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.why_numbers.ranks_apart import why_each
+from mxmoe.conformance.why_numbers.ranks_sum import explain_sum
 
 WHAT = "layer step"
 
@@ -103,7 +104,7 @@ def judge_step(
         said = why_each(judge, group, partials)
         lines += said or [
             "each rank's partial sum is right: what is wrong comes after it",
-            *why_line(out, group.terms(rounding, own=r)),
+            *why_sum_lines(explain_sum(out, group.terms(rounding, own=r))),
         ]
         raise judge.fail(
             Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,

@@ -11,6 +11,7 @@ inequality the sum of the outputs, taken here in float64, is off by at most the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -25,11 +26,11 @@ from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import unsupported
+from mxmoe.conformance.why_numbers.ranks_apart import told_group
 from mxmoe.conformance.why_numbers.ranks_apart import why_each
 from mxmoe.conformance.why_numbers.ranks_sum import Terms
-from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
 from mxmoe.conformance.why_numbers.reduced import explain_reduced
-from mxmoe.reference.types import Arithmetic
+from mxmoe.conformance.why_numbers.reduced import without_place
 from mxmoe.reference.types import Shard
 
 # So many sentences are printed; more of them say that the case cannot tell.
@@ -121,23 +122,12 @@ def owned(group: Group, r: int) -> str:
     return f"{what}no lane of i"
 
 
-def why_line(found: torch.Tensor, terms: Terms) -> list[str]:
-    """The line ``why`` of a layer step, with every mixture that fits."""
-    return _why(explain_ranks(found, terms))
-
-
-def _why_reduced(
-    found: torch.Tensor, terms: Terms, arithmetic: Arithmetic
-) -> list[str]:
-    """The line ``why`` of the candidate's own collective."""
-    return _why(explain_reduced(found, terms, arithmetic))
-
-
-def _why(names: list[str]) -> list[str]:
+def why_sum_lines(names: list[str]) -> list[str]:
+    """The line ``why`` of a sum over ranks."""
     if names:
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}"]
-    return ["why    no mixture of right parts gives this output"]
+    return ["why    no mixture of the ranks' outputs gives this sum"]
 
 
 def reduce_rounding(
@@ -162,21 +152,16 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
     judge.subject.need("all_reduce")
     group = group_of(judge, case)
     outputs = rank_outputs(judge, group)
-    given = [out.to(judge.subject.device) for out in outputs]
-    found = judge.subject.call("all_reduce", given)
-    found = judge.subject.checked_output("all_reduce", found, outputs[0].shape)
-    exact = torch.stack([out.double() for out in outputs])
-    truth, magnitude = exact.sum(dim=0), exact.abs().sum(dim=0)
-    rounding = reduce_rounding(magnitude, len(outputs), outputs[0].dtype)
+    found = _reduced(judge, outputs)
+    terms = _terms_of(group, outputs)
+    truth, rounding = terms.partials.sum(dim=0), terms.allowed.sum(dim=0)
     difference = compare_numbers(found, truth, rounding)
     judge.saw(difference.worst, stage="all_reduce")
     if difference.within:
         return
     lines = difference_lines(difference, group.data)
     if not judge.record.searching:
-        share = (rounding / len(outputs)).expand_as(exact)
-        terms = replace(group.terms(rounding), partials=exact, allowed=share)
-        lines += _why_reduced(found.detach().cpu(), terms, judge.subject.arithmetic)
+        lines += why_sum_lines(_why_reduced(judge, group, found, terms))
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -184,3 +169,41 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
         what=f"all_reduce of {len(outputs)} ranks",
         tensors={"found": found, "expected": truth, "allowed": rounding},
     )
+
+
+def _reduced(judge: Judge, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What the candidate's all_reduce makes of outputs [t, h]."""
+    given = [out.to(judge.subject.device) for out in outputs]
+    found = judge.subject.call("all_reduce", given)
+    found = judge.subject.checked_output("all_reduce", found, outputs[0].shape)
+    return found.detach().cpu()
+
+
+def _terms_of(group: Group, outputs: Sequence[torch.Tensor]) -> Terms:
+    """The outputs as what is added, with an equal share of the rounding each."""
+    exact = torch.stack([out.double() for out in outputs])
+    magnitude = exact.abs().sum(dim=0)
+    rounding = reduce_rounding(magnitude, len(outputs), outputs[0].dtype)
+    share = (rounding / len(outputs)).expand_as(exact)
+    none = torch.zeros_like(rounding)
+    return replace(group.terms(none), partials=exact, allowed=share)
+
+
+def _why_reduced(
+    judge: Judge, group: Group, found: torch.Tensor, terms: Terms
+) -> list[str]:
+    """What is true of this sum and of that on a telling group, if it is wrong there."""
+    arithmetic = judge.subject.arithmetic
+    ours = explain_reduced(found, terms, arithmetic)
+    told = told_group(judge, group) if judge.record.telling else None
+    if told is None:
+        return ours
+    try:
+        sums = _reduced(judge, told.outputs)
+    # It explains a failure and must not become another one.
+    except Exception:
+        return ours
+    theirs = explain_reduced(sums, _terms_of(told.group, told.outputs), arithmetic)
+    # Other tokens and columns in the other case, but the same ranks.
+    words = {without_place(name) for name in theirs}
+    return [name for name in ours if without_place(name) in words] or ours or theirs

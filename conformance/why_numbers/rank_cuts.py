@@ -63,6 +63,10 @@ def _lanes(s: Situation, whole: ExpertWeights) -> Iterator[tuple[str, Hypothesis
     own = lanes_of(s.config, s.shard)
     for words, lanes in other_lanes(s.config, s.shard).items():
         yield words, _with(s, whole, lanes, (*_GATE_UP, *_DOWN))
+        # Where a rank begins is asked below.
+        if len(lanes.gate) == len(own.gate) and not words.startswith("lanes of"):
+            yield f"{words}, gate_up only", _with(s, whole, lanes, _GATE_UP)
+            yield f"{words}, down only", _with(s, whole, lanes, _DOWN)
     if not len(own.gate):
         return
     for where, by in shifted_lanes(s.config, s.shard).items():

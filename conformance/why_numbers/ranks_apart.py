@@ -112,7 +112,7 @@ def why_each(judge: Judge, group: Group, outputs: Sequence[Tensor]) -> list[str]
         return []
     count = f"{len(here.wrong)} of {len(outputs)} ranks"
     lines = [f"out of their own bound: {count}, {here.labels()}"]
-    told = _told(judge, group) if judge.record.telling else None
+    told = told_group(judge, group) if judge.record.telling else None
     there = told if told is not None and told.wrong else None
     dtype = judge.subject.arithmetic.output
     ours = explain_each(outputs, group.parts(dtype))
@@ -193,7 +193,7 @@ def why_apart(
     return lines + why_each(judge, group, outputs)
 
 
-def _told(judge: Judge, group: Group) -> Seen | None:
+def told_group(judge: Judge, group: Group) -> Seen | None:
     """A group that tells mistakes apart, and what its ranks give; None if none can."""
     judge = aside(judge)
     for case in _cases(group):

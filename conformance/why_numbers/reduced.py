@@ -7,6 +7,7 @@ whose tokens are not those of the others.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -17,9 +18,8 @@ from mxmoe.conformance.why_numbers.moved import ranges
 from mxmoe.conformance.why_numbers.output import FORMATS
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
-from mxmoe.conformance.why_numbers.ranks_sum import Mixture
 from mxmoe.conformance.why_numbers.ranks_sum import Terms
-from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
+from mxmoe.conformance.why_numbers.ranks_sum import explain_sum
 from mxmoe.conformance.why_numbers.ranks_sum import mixtures
 from mxmoe.reference.types import Arithmetic
 
@@ -32,7 +32,7 @@ def explain_reduced(found: Tensor, terms: Terms, arithmetic: Arithmetic) -> list
     terms : the outputs as partials, what each addition may be off by as allowed.
     """
     found = found.double()
-    if named := explain_ranks(found, terms):
+    if named := explain_sum(found, terms):
         return named
     truth, allowed = terms.partials.sum(dim=0), terms.allowed.sum(dim=0)
     told = [*_in_places(found, truth, allowed, terms), *_on_the_way(truth, terms)]
@@ -51,6 +51,11 @@ def explain_reduced(found: Tensor, terms: Terms, arithmetic: Arithmetic) -> list
     return names or [str(fit) for fit in explain_output(output)]
 
 
+def without_place(name: str) -> str:
+    """A sentence, without the tokens or columns that it is true of."""
+    return re.sub(r", (in|for) (token|column)s? .*", "", name)
+
+
 _Told = tuple[str, Tensor, Tensor]
 """A sentence, the sum [t, h] that it tells of, what that may be off by beside."""
 
@@ -61,29 +66,15 @@ def _in_places(
     """A mixture in the tokens, or the columns, that are wrong; else the sum."""
     bad = compare_numbers(found, truth, allowed).bad
     rows, columns = bad.any(dim=1), bad.any(dim=0)
-    places = [("", torch.ones_like(bad))]
+    places = list[tuple[str, Tensor]]()
     if not rows.all():
         places.append((f", for {ranges('token', rows)} only", rows[:, None]))
     if not columns.all():
         places.append((f", in {ranges('column', columns)} only", columns))
     for where, mask in places:
-        for mixture in (*_alone(terms), *mixtures(terms)):
-            c = torch.tensor(mixture.ranks, dtype=torch.float64)
-            mixed = torch.einsum("r,rth->th", c, terms.partials)
-            mixed = mixed + mixture.bias * terms.bias
-            mixed = mixed + mixture.residual * terms.residual
-            growth = max(0.0, float(c.abs().max()) - 1)
-            sums = torch.where(mask, mixed, truth)
-            yield mixture.name + where, sums, growth * allowed
-
-
-def _alone(terms: Terms) -> Iterator[Mixture]:
-    n = len(terms.labels)
-    yield Mixture(name="nothing is written", ranks=(0.0,) * n, residual=0.0)
-    for r, label in enumerate(terms.labels):
-        ranks = tuple(float(s == r) for s in range(n))
-        name = f"not reduced: the output of rank {label} alone"
-        yield Mixture(name=name, ranks=ranks, residual=0.0)
+        for mixture in mixtures(terms):
+            mixed, room = mixture.told(terms)
+            yield mixture.name + where, torch.where(mask, mixed, truth), room * mask
 
 
 def _on_the_way(truth: Tensor, terms: Terms) -> Iterator[_Told]:
