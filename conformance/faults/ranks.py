@@ -68,7 +68,7 @@ def bias_added_by_every_rank() -> object:
     return _bias_share(lambda s: 1)
 
 
-@_sum("", "divided by tp twice, or on one rank only")
+@_sum("", "down bias divided by tp twice")
 def bias_divided_in_prepare_and_in_forward() -> object:
     """Prepared weights hold bias / tp, and the kernel divides by tp again."""
     return _bias_share(lambda s: 1 / s.tp_size**2)

@@ -109,7 +109,7 @@ def _cut_otherwise(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tenso
         if alignment != shard.alignment:
             words = f"lanes cut in multiples of {alignment}, not {shard.alignment}"
             yield words, lanes_of(config, replace(shard, alignment=alignment)).gate
-    dealt = torch.arange(rank, blocks, tp)
+    dealt = torch.arange(blocks)[rank::tp]
     yield "K blocks dealt to the ranks of tp one by one", _lanes_in(dealt)
     yield from _padded(config, shard)
 
@@ -121,12 +121,16 @@ def _padded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
     if missing <= 0:
         return
     last = torch.arange(config.intermediate - missing - len(own), config.intermediate)
-    yield "as many lanes as rank 0 of tp, the last ones of the layer", last
+    yield (
+        "as many lanes as rank 0 of tp, the last ones of the layer (the padding holds "
+        "lanes of the tp rank before)",
+        last,
+    )
     behind = "padding behind the rank's lanes holds"
     at = torch.arange(len(own), len(own) + missing)
     for words, rank in relatives(shard, "tp").items():
         theirs = lanes_of(config, replace(shard, tp_rank=rank)).gate
-        if len(theirs) == len(own) + missing:
+        if len(theirs) == len(own) + missing and rank != shard.tp_rank - 1:
             yield f"{behind} lanes of {words}", torch.cat((own, theirs[at]))
     yield f"{behind} the layer's first lanes", torch.cat((own, at - len(own)))
     if len(own):

@@ -30,6 +30,7 @@ from mxmoe.conformance.why_numbers.causes import causes
 from mxmoe.conformance.why_numbers.honest_size import likeliest
 from mxmoe.conformance.why_numbers.hypotheses import fits_of_numbers
 from mxmoe.conformance.why_numbers.hypotheses import too_large
+from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.moved import merged
 from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
@@ -83,17 +84,37 @@ class Seen:
         """Sentences that are true of the output of one rank."""
         case = replace(self.group.case, shard=self.group.ranks[r])
         fits = causes(
-            situation_of(case, self.group.data),
+            self._situation(r),
             judge.judged(case, self.group.data),
             self.outputs[r],
             judge.subject.arithmetic,
         )
         return merged([str(fit) for fit in fits])
 
+    def _situation(self, r: int) -> Situation:
+        case = replace(self.group.case, shard=self.group.ranks[r])
+        return situation_of(case, self.group.data)
+
+    def like_right_ranks(self, judge: Judge, names: Sequence[str]) -> list[str]:
+        """Of `names`, those that change nothing on ranks that are right, if any are.
+
+        The same mistake on all ranks is simpler than one of some ranks only.
+        """
+        kept, wrong = list(names), self.wrong
+        right = [r for r in range(len(self.outputs)) if r not in wrong]
+        for r in dict.fromkeys((*right[:1], *right[-1:])):
+            s = self._situation(r)
+            truth, allowed = self.group.partials[r], self.group.allowed[r]
+            for name, cut in rank_cuts(s):
+                if name in kept:
+                    told, _ = cut(s).judged(judge.subject.arithmetic)
+                    if not compare_numbers(told, truth, allowed).within:
+                        kept.remove(name)
+        return kept or list(names)
+
     def cuts(self, judge: Judge, r: int) -> list[str]:
         """As `causes`, of another part of the layer than the rank's own only."""
-        case = replace(self.group.case, shard=self.group.ranks[r])
-        s, arithmetic = situation_of(case, self.group.data), judge.subject.arithmetic
+        s, arithmetic = self._situation(r), judge.subject.arithmetic
         if too_large(s.part, LARGEST_FIT):
             return []
         out = self.outputs[r].double()
@@ -146,30 +167,32 @@ def _agreed(ours: list[str], theirs: list[str], there: Seen) -> str:
 
 def _cut(judge: Judge, here: Seen, there: Seen | None) -> str:
     """The line of another cut that is true of all wrong ranks; or ""."""
-    ours = _cuts_of_all(judge, here)
+    ours = _cuts_of_all(judge, here, _RANKS)
     if there is None:
         return _line(ours, f" ({here.whose()})") if ours else ""
-    theirs = _cuts_of_all(judge, there)
+    # Of a rank that is right there nothing more can be learnt.
+    others = not set(here.wrong) & set(there.wrong)
+    theirs = _cuts_of_all(judge, there, 1 if others else _RANKS)
     if same := [name for name in ours if name in theirs]:
         return _line(same, f" ({here.whose()})")
     note = f" (in case {there.group.case}) ({there.whose()})"
     return _line(theirs, note) if theirs else ""
 
 
-def _cuts_of_all(judge: Judge, seen: Seen) -> list[str]:
+def _cuts_of_all(judge: Judge, seen: Seen, fewest: int) -> list[str]:
     """Sentences that are true of the first, a middle and the last of the wrong ranks.
 
-    One wrong rank alone is explained by more than its part.
+    fewest : fewer wrong ranks are not asked: their causes are not their parts only.
     """
     wrong = sorted(seen.wrong)
-    if len(wrong) < _RANKS:
+    if len(wrong) < fewest:
         return []
     first, *others = dict.fromkeys((wrong[0], wrong[-1], wrong[len(wrong) // 2]))
     names = seen.cuts(judge, first)
     for r in others:
         theirs = seen.cuts(judge, r) if names else []
         names = [name for name in names if name in theirs]
-    return names
+    return seen.like_right_ranks(judge, names)
 
 
 def why_apart(
@@ -230,19 +253,28 @@ def _of_worst(judge: Judge, here: Seen, there: Seen | None) -> list[str]:
     difference = compare_numbers(out, group.partials[first], group.allowed[first])
     said = explained_output(judge, case, group.data, out, difference)
     whose = f"rank {group.ranks[first].label()}"
-    if len(here.wrong) >= _RANKS and (same := _of_next(judge, here, there, said)):
-        whose = here.whose()
-        said = [_line(same) if line.startswith(_BEHAVES) else line for line in said]
+    names, note = _named(said)
+    if len(here.wrong) >= _RANKS and (same := _of_next(judge, here, there, names)):
+        whose, names, note = here.whose(), same, ""
+    if names:
+        names = (there or here).like_right_ranks(judge, names)
+    line = _line(names, note)
+    said = [line if one.startswith(_BEHAVES) else one for one in said]
     return _said_of(said, whose)
 
 
-def _of_next(
-    judge: Judge, here: Seen, there: Seen | None, said: Sequence[str]
-) -> list[str]:
-    """The causes in `said` that are true of the next worst rank, too."""
+def _named(said: Sequence[str]) -> tuple[list[str], str]:
+    """(the causes that a line of `said` names, what it remarks behind them)."""
     line = next((line for line in said if line.startswith(_BEHAVES)), "")
-    names = line.removeprefix(_BEHAVES).partition(" (in case")[0].split("; or ")
-    for seen in (here, there) if line else ():
+    causes, where, case = line.removeprefix(_BEHAVES).partition(" (in case")
+    return causes.split("; or ") if line else [], f"{where}{case}"
+
+
+def _of_next(
+    judge: Judge, here: Seen, there: Seen | None, names: Sequence[str]
+) -> list[str]:
+    """Those of `names` that are true of the next worst rank, too."""
+    for seen in (here, there) if names else ():
         other = next((r for r in here.wrong[1:] if seen and r in seen.wrong), None)
         if seen is not None and other is not None:
             theirs = seen.causes(judge, other)
