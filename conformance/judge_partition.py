@@ -21,15 +21,13 @@ from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
-from mxmoe.conformance.why_bytes.describe import kind_line
-from mxmoe.conformance.why_bytes.describe import missing_line
 from mxmoe.conformance.why_bytes.describe import prepared_tensors
+from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts.layout import Entry
@@ -83,7 +81,7 @@ def _prepare_all(
         except Failure as error:
             lines = [f"rank {rank.label()}: {error.text}"]
             raise judge.fail(error.verdict, lines, case=case, what="prepare") from error
-        problem = _wrong_form(layout, one, weights, config)
+        problem = wrong_form(layout, one, weights, config)
         if problem is not None:
             lines = [f"rank {rank.label()}: {problem}"]
             raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
@@ -91,21 +89,6 @@ def _prepare_all(
         prepared[rank] = replace(one, tensors=on_cpu)
         parts[rank] = layout.restore(prepared[rank])
     return _Ranks(prepared=prepared, parts=parts)
-
-
-def _wrong_form(
-    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
-) -> str | None:
-    """What keeps a rank's tensors from being restored, or None."""
-    found = prepared_tensors(prepared)
-    expected = expected_tensors(layout, weights, config, prepared.shard)
-    for name, tensor in expected.items():
-        if name not in found:
-            return missing_line(name, found)
-        wrong_kind = kind_line(found[name], tensor.dtype, tensor.shape)
-        if wrong_kind is not None:
-            return f"{name}: {wrong_kind}"
-    return None
 
 
 def _faults(

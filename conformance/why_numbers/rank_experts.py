@@ -78,7 +78,7 @@ def _served(s: Situation, every: ExpertWeights) -> Iterator[tuple[str, Hypothesi
     for words, n in relatives(shard, "ep").items():
         theirs = range(n * len(own), (n + 1) * len(own))
         yield f"it were {words}", _serving(every, theirs, theirs)
-        local = ", as if ids were local" if n == 0 else ""
+        local = ", as if ids were local" if words.startswith("rank 0") else ""
         words = f"the rank's experts serve the ids of {words}{local}"
         yield words, _serving(every, own, theirs)
     early, late = max(own.start - 1, 0), min(own.stop, last)

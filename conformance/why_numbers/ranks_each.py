@@ -240,17 +240,20 @@ def _of_all(parts: Parts, right: Each) -> Iterator[Each]:
     tp, ep = ranks[0].tp_size, ranks[0].ep_size
     same_tp = _alike([s.tp_rank for s in ranks])
     same_ep = _alike([s.ep_rank for s in ranks])
-    if ep > 1:
-        name = f"every expert-parallel rank computes all experts ({ep} times the sum)"
-        yield replace(right, name=name, mix=same_tp)
-    if tp > 1:
-        name = f"every tensor-parallel rank computes all lanes ({tp} times the sum)"
-        yield replace(right, name=name, mix=same_ep)
-        share = [1 / tp - 1] * n
-        name = "every tensor-parallel rank computes all lanes, and its share of the "
-        yield replace(right, name=f"{name}down bias", mix=same_ep, bias=_row(share))
-    name = f"every rank computes the whole layer ({n} times the sum)"
+    all_of = " and ".join(
+        words for words, size in (("experts", ep), ("lanes", tp)) if size > 1
+    )
+    name = f"every rank computes the whole layer: all {all_of} ({n} times the sum)"
     yield replace(right, name=name, mix=torch.ones_like(right.mix))
+    if tp > 1:
+        share = _row([1 / tp - 1] * n)
+        name = "every rank computes all lanes, and adds its share of the down bias"
+        yield replace(right, name=name, mix=same_ep, bias=share)
+        name = f"every rank computes all lanes ({tp} times the sum)"
+        yield replace(right, name=name, mix=same_ep)
+    if ep > 1:
+        name = f"every rank computes all experts ({ep} times the sum)"
+        yield replace(right, name=name, mix=same_tp)
     yield replace(right, name="mean over ranks, not the sum", mix=right.mix / n)
     for kind, size in (("tp", tp), ("ep", ep)):
         if 1 < size < n:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 
@@ -61,14 +62,15 @@ def explain_sum(found: torch.Tensor, terms: Terms) -> list[str]:
     ]
 
 
-def mixtures(terms: Terms) -> Iterator[Mixture]:
-    """Hypotheses that differ, those that say most first."""
-    seen = set[tuple[object, ...]]()
+def mixtures(terms: Terms) -> list[Mixture]:
+    """Hypotheses that differ; with two ranks, several names have one meaning."""
+    found = dict[tuple[object, ...], Mixture]()
     for mixture in _all_mixtures(terms):
-        # With two ranks, several names have one meaning.
-        if (mixture.ranks, mixture.residual) not in seen:
-            seen.add((mixture.ranks, mixture.residual))
-            yield mixture
+        meaning = mixture.ranks, mixture.residual
+        other = found.get(meaning)
+        name = mixture.name if other is None else f"{other.name}, or {mixture.name}"
+        found[meaning] = replace(mixture, name=name)
+    return list(found.values())
 
 
 def _all_mixtures(terms: Terms) -> Iterator[Mixture]:
