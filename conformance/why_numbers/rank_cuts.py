@@ -103,7 +103,7 @@ def _rows(
         ("gate_up rows begin one lane early", 2 * first - 2 + pairs),
         ("gate_up rows begin one lane late", 2 * first + 2 + pairs),
         (
-            "gate_up rows begin at the first lane's number, not twice that",
+            "gate_up rows begin at the first lane, not at twice that",
             first + pairs,
         ),
         ("gate_up rows cut as if all gates came before all ups", halves),

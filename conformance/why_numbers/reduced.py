@@ -35,7 +35,10 @@ def explain_reduced(found: Tensor, terms: Terms, arithmetic: Arithmetic) -> list
     if named := explain_sum(found, terms):
         return named
     truth, allowed = terms.partials.sum(dim=0), terms.allowed.sum(dim=0)
-    told = [*_in_places(found, truth, allowed, terms), *_on_the_way(truth, terms)]
+    told = [
+        *_in_places(found, truth, allowed, terms),
+        *_on_the_way(truth, allowed, terms),
+    ]
     names = [
         name
         for name, sums, room in told
@@ -77,7 +80,7 @@ def _in_places(
             yield mixture.name + where, torch.where(mask, mixed, truth), room * mask
 
 
-def _on_the_way(truth: Tensor, terms: Terms) -> Iterator[_Told]:
+def _on_the_way(truth: Tensor, allowed: Tensor, terms: Terms) -> Iterator[_Told]:
     """Outputs that are not as they were when they are added."""
     none = torch.zeros_like(truth)
     for name, dtype in FORMATS.items():
@@ -91,4 +94,4 @@ def _on_the_way(truth: Tensor, terms: Terms) -> Iterator[_Told]:
         for by, words in ((1, "n - 1"), (-1, "n + 1")):
             moved = truth - part + part.roll(by, 0)
             name = f"token n takes the output of rank {label} for token {words}"
-            yield name, moved, none
+            yield name, moved, allowed.roll(by, 0)
