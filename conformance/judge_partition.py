@@ -21,15 +21,14 @@ from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
-from mxmoe.conformance.why_bytes.describe import kind_line
-from mxmoe.conformance.why_bytes.describe import missing_line
 from mxmoe.conformance.why_bytes.describe import prepared_tensors
+from mxmoe.conformance.why_bytes.describe import why_lines
+from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts.layout import Entry
@@ -67,9 +66,10 @@ def judge_partition(judge: Judge, case: Case) -> None:
         raise not_run(f"{case} names one rank, which holds everything")
     data = judge.data(case)
     ranks = _prepare_all(judge, case, layout, data.weights, data.config)
-    for line in _faults(layout, ranks, data.weights, data.config):
+    searching = judge.record.searching
+    for lines in _faults(layout, ranks, data.weights, data.config, searching):
         what = f"bytes of {len(ranks.parts)} ranks"
-        raise judge.fail(Verdict.MISMATCH, line, case=case, what=what)
+        raise judge.fail(Verdict.MISMATCH, lines, case=case, what=what)
 
 
 def _prepare_all(
@@ -83,7 +83,7 @@ def _prepare_all(
         except Failure as error:
             lines = [f"rank {rank.label()}: {error.text}"]
             raise judge.fail(error.verdict, lines, case=case, what="prepare") from error
-        problem = _wrong_form(layout, one, weights, config)
+        problem = wrong_form(layout, one, weights, config)
         if problem is not None:
             lines = [f"rank {rank.label()}: {problem}"]
             raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
@@ -93,25 +93,17 @@ def _prepare_all(
     return _Ranks(prepared=prepared, parts=parts)
 
 
-def _wrong_form(
-    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
-) -> str | None:
-    """What keeps a rank's tensors from being restored, or None."""
-    found = prepared_tensors(prepared)
-    expected = expected_tensors(layout, weights, config, prepared.shard)
-    for name, tensor in expected.items():
-        if name not in found:
-            return missing_line(name, found)
-        wrong_kind = kind_line(found[name], tensor.dtype, tensor.shape)
-        if wrong_kind is not None:
-            return f"{name}: {wrong_kind}"
-    return None
-
-
 def _faults(
-    layout: Layout, ranks: _Ranks, weights: ExpertWeights, config: MoEConfig
+    layout: Layout,
+    ranks: _Ranks,
+    weights: ExpertWeights,
+    config: MoEConfig,
+    searching: bool,
 ) -> Iterator[list[str]]:
-    """The lines of each thing that is wrong, worst first."""
+    """The lines of each thing that is wrong, worst first.
+
+    searching : a smaller case is looked for, so that nothing is explained.
+    """
     for rank, part in ranks.parts.items():
         own = shard_weights(weights, config, rank)
         for name in _CUT:
@@ -122,8 +114,14 @@ def _faults(
             found = part.tensors()[name].to(wanted.dtype)
             difference = compare_bytes(found, wanted)
             if difference is not None:
-                where = _whose(name, found, ranks, weights, config)
-                yield _byte_lines(name, rank, difference, config) + where
+                lines = _byte_lines(name, rank, difference, config)
+                if not searching:
+                    whose = _whose(name, found, ranks, weights, config)
+                    expert = difference.at[0]
+                    lines += whose or _edits(
+                        layout, ranks.prepared[rank], name, weights, expert
+                    )
+                yield lines
     if config.has_bias:
         yield from _bias_faults(ranks, weights, config)
     for rank, prepared in ranks.prepared.items():
@@ -180,7 +178,27 @@ def _whose(
         theirs = shard_weights(weights, config, other).tensors()[name]
         if theirs.shape == found.shape and compare_bytes(found, theirs) is None:
             return [f"why    it holds the part of rank {other.label()}"]
-    return ["why    what it holds is no rank's part as a whole"]
+    return []
+
+
+def _edits(
+    layout: Layout,
+    prepared: PreparedWeights,
+    source: str,
+    weights: ExpertWeights,
+    expert: int,
+) -> list[str]:
+    """The edits that give what a rank holds of the checkpoint's tensor `source`.
+
+    expert : the first of the rank that differs.
+    """
+    config, rank = prepared.config, prepared.shard
+    chains = layout.chains(config, layout.aligned(rank))
+    [name] = [
+        n for n, c in chains.items() if isinstance(c, Chain) and c.source == source
+    ]
+    found = prepared_tensors(prepared)
+    return why_lines(name, found, layout, weights, config, rank, expert)
 
 
 def _bias_faults(

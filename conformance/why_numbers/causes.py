@@ -47,6 +47,7 @@ from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
 from mxmoe.conformance.why_numbers.padding import explain_padding
+from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots import explain_slots
 from mxmoe.conformance.why_numbers.slots import fitted_slots
@@ -57,7 +58,7 @@ from mxmoe.reference.types import ExpertWeights
 
 # Fits compute the layer some hundred times: this one is larger than the telling case
 # and the layers of the default checkpoint.
-_LARGEST_FIT = 11 * 2**16
+LARGEST_FIT = 11 * 2**16
 
 _MATRICES = ("gate_up", "down")
 
@@ -65,6 +66,7 @@ _MATRICES = ("gate_up", "down")
 CHEAP = {
     "output",
     "bytes",
+    "cuts",
     "weights",
     "steps",
     "contents",
@@ -80,7 +82,7 @@ CHEAP = {
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
 _FACTOR = "the whole output times"
-_MORE = ("bytes", "weights")
+_MORE = ("bytes", "cuts", "weights")
 # The family of sentences about what is not finite.
 NONFINITE = "not finite"
 
@@ -151,7 +153,7 @@ def _taken_beyond(
 ) -> list[Fit]:
     """Rows taken from elsewhere, if what is not finite lay beyond their buffer."""
     rows = found.isfinite().all(dim=1)
-    if not rows.any() or too_large(s.part, _LARGEST_FIT) or not has_lanes(s.part):
+    if not rows.any() or too_large(s.part, LARGEST_FIT) or not has_lanes(s.part):
         return []
     wrong = wrong_output(found, judged, Experts(s, arithmetic))
     if not wrong.bad[rows].any():
@@ -182,6 +184,9 @@ def _families(
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
+    if not too_large(s.part, LARGEST_FIT):
+        cuts = rank_cuts(s)
+        yield "cuts", lambda: fits_of_numbers(found, s, arithmetic, right, cuts)
     empty = partial(explain_empty_slots, found, judged, s, arithmetic, before)
     if before is not None:
         yield (
@@ -208,7 +213,7 @@ def _families(
     def rows() -> list[Fit]:
         return [Fit(name, 0.0) for name in explain_rows(wrong)]
 
-    if not too_large(s.part, _LARGEST_FIT):
+    if not too_large(s.part, LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))
@@ -225,7 +230,7 @@ def _families(
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
-    if too_large(s.part, _LARGEST_FIT):
+    if too_large(s.part, LARGEST_FIT):
         yield "rows", rows
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):

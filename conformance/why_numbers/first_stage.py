@@ -82,7 +82,8 @@ def _sizes(top_k: int, shard: Shard) -> Iterator[dict[str, int]]:
         experts, unknown = max(experts, top_k), top_k * lanes
         if unknown <= _MOST_UNKNOWN and experts % shard.ep_size == 0:
             hidden = -(-_ROWS_OF_LANE * unknown // _ROUND) * _ROUND
-            yield {"experts": experts, "hidden": hidden, "intermediate": lanes}
+            every = lanes * shard.tp_size
+            yield {"experts": experts, "hidden": hidden, "intermediate": every}
 
 
 def _stage(

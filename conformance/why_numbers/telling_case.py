@@ -31,6 +31,7 @@ from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.why_numbers.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
 
 # Experts, top_k, hidden, intermediate: odd numbers of K blocks and 37 tokens, which no
 # tile divides; then what kernels with larger tiles support.
@@ -162,8 +163,22 @@ def _case(
     tokens: int,
 ) -> Case | None:
     names = ("experts", "top_k", "hidden", "intermediate")
-    sizes = [dict(zip(names, shape, strict=True)) for shape in shapes]
+    sizes = [
+        dict(zip(names, shape, strict=True)) | {"intermediate": lanes}
+        for shape in shapes
+        for lanes in lanes_with_a_rest(shape[-1], like.shard)
+    ]
     return first_accepted(judge, like, own, sizes, tokens)
+
+
+def lanes_with_a_rest(each: int, shard: Shard) -> list[int]:
+    """Lanes of the whole layer: the last rank of tp has fewer than `each`, or as many.
+
+    Ranks that share equally hide how the rest is cut.
+    """
+    tp, alignment = shard.tp_size, shard.alignment
+    rest = tp > 1 and each % alignment == 0 and each > alignment
+    return [each * tp - alignment, each * tp] if rest else [each * tp]
 
 
 def first_accepted(
@@ -175,12 +190,11 @@ def first_accepted(
 ) -> Case | None:
     """The first case of these sizes that the candidate takes, on the rank of `like`.
 
-    sizes : fields of `own` with other values; ``intermediate`` is of one rank.
+    sizes : fields of `own` with other values.
     """
     claims, shard = judge.subject.capabilities, like.shard
     for size in sizes:
-        lanes = size["intermediate"] * shard.tp_size
-        config = replace(own, **(size | {"intermediate": lanes}))
+        config = replace(own, **size)
         if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
             continue
         return Case(config=config, shard=shard, tokens=tokens, hot=like.hot)
