@@ -169,12 +169,15 @@ class Experts:
         return [e for e in ids.tolist() if 0 <= e < self.count]
 
     @cached_property
+    def served(self) -> Tensor:
+        """The slots [t, k] that this rank serves."""
+        ids = self.situation.routing.ids - self.first
+        return (ids >= 0) & (ids < self.count)
+
+    @cached_property
     def weights(self) -> Tensor:
         """Routing weights [t, k]; 0 where this rank does not serve the slot."""
-        routing = self.situation.routing
-        ids = routing.ids - self.first
-        served = (ids >= 0) & (ids < self.count)
-        return torch.where(served, routing.weights.double(), 0)
+        return torch.where(self.served, self.situation.routing.weights.double(), 0)
 
     def slots(self, otherwise: Otherwise) -> Tensor:
         """What each slot adds to each token: [t, k, h], 0 where none is."""
