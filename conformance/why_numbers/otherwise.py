@@ -19,6 +19,8 @@ import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.why_numbers.confined import Confined
+from mxmoe.conformance.why_numbers.confined import ConfinedToken
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
@@ -47,6 +49,12 @@ _BETTER = 0.95
 # Fewer columns are like those of many a hypothesis.
 _FEWEST = 16
 _TINY = torch.finfo(torch.float64).tiny
+# What is confined to a tenth of the lanes explains about a tenth of the error when it
+# is fitted as if it were in all of them, and k slots explain k of h by chance.
+_ALONG = 0.1
+_FLAT = 2.0**-30
+# Lanes that fit the worst token best, which are held against all.
+_CONFINED = 3
 # Places that are nearly as likely as the likeliest one; the first are the simplest.
 _PLACES = 12
 # Mean squares that differ by less are those of the same slots.
@@ -115,9 +123,17 @@ def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit
     worst = _WorstToken(wrong)
     fits = []
     for hypothesis in hypotheses:
-        if worst.may_be(hypothesis):
-            for where, left in _held(wrong, wrong.experts.slots(hypothesis)):
-                fits.append(Fit(hypothesis.name, left, place=where))
+        change = worst.change(hypothesis)
+        if change is None:
+            continue
+        held: list[tuple[str, float]] = []
+        if worst.may_be(change):
+            held = list(_held(wrong, wrong.experts.slots(hypothesis)))
+        for confined in () if held else worst.confined(hypothesis, change):
+            for where, left in _held(wrong, confined.slots(wrong.experts)):
+                inside = f", {confined.words}{where or ' only'}"
+                held.append((inside, left))
+        fits += [Fit(hypothesis.name, left, place=where) for where, left in held]
     return fits
 
 
@@ -137,24 +153,56 @@ class _WorstToken:
         self._allowed = wrong.allowed[token, bad].clamp(min=_TINY)
         self._error = (wrong.found[token, bad] - right) / self._allowed
         self._before = float(self._error.square().mean().sqrt())
+        self._inside = ConfinedToken(wrong.experts, token, bad)
         self._chosen = _choices(len(wrong.slots[token]))
 
-    def may_be(self, hypothesis: Otherwise) -> bool:
-        """Whether some of the slots as in the hypothesis give what was found."""
+    def change(self, hypothesis: Otherwise) -> Tensor | None:
+        """What it does to the slots [k, columns]; None if nothing, or not finite."""
         slots = self._experts.slots_of(self._token, hypothesis)
         change = slots[:, self._bad] - self._slots
         size = float(change.norm())
-        if not math.isfinite(size) or not size:
-            return False
+        return change if math.isfinite(size) and size else None
+
+    def may_be(self, change: Tensor) -> bool:
+        """Whether some of the slots, or columns, changed so give what was found."""
         left = (self._error - self._chosen @ (change / self._allowed)).square()
         best = left.sum(dim=1).amin()
         if self._columns.shape[1]:
             before = self._error.square()
             some = before.sum() + (left - before) @ self._columns
             best = torch.minimum(best, some.amin())
-        error = math.sqrt(max(float(best) / len(self._error), 0.0))
-        most = _NEAR * (1 + size / float(self._size))
-        return error <= min(most, _BETTER * self._before)
+        return float(best) <= self._most(float(change.norm()))
+
+    def _most(self, size: float) -> float:
+        """The sum of squares that a change of this size may leave."""
+        most = min(_NEAR * (1 + size / float(self._size)), _BETTER * self._before)
+        return most**2 * len(self._error)
+
+    def confined(self, hypothesis: Otherwise, change: Tensor) -> list[Confined]:
+        """The hypothesis in the lanes, or K blocks, that may be it."""
+        if not self._tells(change):
+            return []
+        most, found = self._most(float(change.norm())), []
+        for some, changes in self._inside.changes(hypothesis):
+            scaled = changes / self._allowed[:, None]
+            left = self._error[:, None] - torch.einsum(
+                "sk,khm->shm", self._chosen, scaled
+            )
+            squares = left.square().sum(dim=1).amin(dim=0)
+            for n in squares.argsort()[:_CONFINED].tolist():
+                if float(squares[n]) <= most:
+                    found.append((float(squares[n]), some[n]))
+        found.sort(key=lambda pair: pair[0])
+        return [confined for _, confined in found[:_CONFINED]]
+
+    def _tells(self, change: Tensor) -> bool:
+        """Whether the error goes along with what the hypothesis does, at least."""
+        slots = change / self._allowed
+        gram, along = slots @ slots.T, slots @ self._error
+        weak = float(gram.trace()) * _FLAT * torch.eye(len(gram))
+        explained = float(along @ torch.linalg.solve(gram + weak, along))
+        chance = len(gram) / len(self._error)
+        return explained >= (chance + _ALONG) * float(self._error.square().sum())
 
 
 def _choices(count: int) -> Tensor:
