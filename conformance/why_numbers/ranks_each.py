@@ -153,6 +153,12 @@ def _of_some(parts: Parts, wrong: Sequence[int], right: Each) -> Iterator[Each]:
             mix = right.mix.clone()
             mix[some, some] = factor
             yield replace(right, name=f"{_ranks(parts, some)} {words}", mix=mix)
+    for s, rank in enumerate(parts.ranks):
+        if s not in some and bool(parts.partials[s].any()):
+            mix = right.mix.clone()
+            mix[some, s] = 1
+            words = f"the part of {rank.label()} added to their own"
+            yield replace(right, name=f"{_ranks(parts, some)}: {words}", mix=mix)
 
 
 def _as_others(
@@ -268,7 +274,8 @@ def _of_all(parts: Parts, right: Each) -> Iterator[Each]:
         name = f"every rank computes all experts ({ep} times the sum)"
         yield replace(right, name=name, mix=same_tp)
     yield replace(right, name="mean over ranks, not the sum", mix=right.mix / n)
-    for kind, size in (("tp", tp), ("ep", ep)):
+    factors = {"tp or ep": tp} if tp == ep else {"tp": tp, "ep": ep}
+    for kind, size in factors.items():
         if 1 < size < n:
             name = f"the output of each rank divided by {kind} = {size}"
             yield replace(right, name=name, mix=right.mix / size)
