@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 
@@ -226,8 +227,35 @@ def _bias_faults(
         yield [
             f"{DIVIDED}: the shares of {tp} ranks sum to {difference.found:.6g} at "
             f"[e={expert + e.start}, {row}], expected {difference.expected:.6g} "
-            f"({ratio:.4g} times)"
+            f"({ratio:.4g} times)",
+            *_why_shares(shares, truth),
         ]
+
+
+def _why_shares(shares: Sequence[torch.Tensor], truth: torch.Tensor) -> list[str]:
+    """How the ranks of tp share a bias, if each holds one multiple of it.
+
+    shares : [e, h] of each rank. truth : their sum as it should be.
+    """
+    tp, size = len(shares), float(truth.square().sum())
+    held = [float((share * truth).sum()) / size if size else 0.0 for share in shares]
+    for share, part in zip(shares, held, strict=True):
+        told = part * truth
+        if not compare_numbers(share, told, half_ulp(told, torch.bfloat16)).within:
+            return []
+    parts = [round(part * tp, 3) for part in held]
+    for words, expected in (
+        ("not divided by tp", [tp] * tp),
+        ("divided by tp twice", [round(1 / tp, 3)] * tp),
+        ("on rank 0 of tp only", [tp] + [0] * (tp - 1)),
+        ("divided by tp, on rank 0 of tp only", [1] + [0] * (tp - 1)),
+        ("on no rank", [0] * tp),
+    ):
+        if parts == expected:
+            return [f"why    behaves as if: down bias {words}"]
+    return [
+        f"why    the ranks of tp hold {', '.join(map(str, parts))} times their share"
+    ]
 
 
 def _bias(part: ExpertWeights) -> torch.Tensor:

@@ -91,7 +91,7 @@ def last_rank_adds_nothing(candidate: Any) -> object:
     return calling(candidate, forward)
 
 
-@_sum("", "every rank holds the part of rank 0 of tp")
+@_sum("", "holds the part of")
 def every_rank_is_rank_0(candidate: Any) -> object:
     """The rank is not handed down: each holds the lanes of rank 0."""
     return as_rank(candidate, lambda s: replace(s, tp_rank=0))
@@ -217,7 +217,7 @@ def bytes_of_the_next_rank() -> object:
     return _packing(lambda s: replace(s, ep_rank=(s.ep_rank + 1) % s.ep_size))
 
 
-@_bytes("", "down_scales: rank", "no rank's part as a whole")
+@_bytes("", "down_scales: rank", "why    down_scales: expert")
 def scales_of_another_expert() -> object:
     """Down scales are those of the next expert of the rank."""
 
@@ -228,7 +228,7 @@ def scales_of_another_expert() -> object:
     return replace(PLAIN, pack=packed)
 
 
-@_bytes("", "down_bias: the shares of")
+@_bytes("", "down_bias: the shares of", "on rank 0 of tp only")
 def bias_on_rank_0_only() -> object:
     """Other ranks hold zeros for the down bias, and rank 0 all of it."""
 
@@ -273,7 +273,7 @@ def padding_of_ones() -> object:
     return laid_out(edit)
 
 
-@_bytes("", "down_bias: the shares of", "times)")
+@_bytes("", "down_bias: the shares of", "not divided by tp")
 def prepared_bias_not_divided() -> object:
     """fc2_bias holds the whole bias on every rank."""
 

@@ -21,13 +21,21 @@ from mxmoe.conformance.why_numbers.rank_lanes import Lanes
 from mxmoe.conformance.why_numbers.rank_lanes import lanes_of
 from mxmoe.conformance.why_numbers.rank_lanes import other_lanes
 from mxmoe.conformance.why_numbers.rank_lanes import shifted_lanes
-from mxmoe.reference.types import BLOCK
+from mxmoe.conformance.why_numbers.rank_tensors import cut_at
+from mxmoe.conformance.why_numbers.rank_tensors import taken
+from mxmoe.reference.types import BLOCK_BYTES
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import Shard
 
 Tensor = torch.Tensor
 _GATE_UP = ("gate_up_blocks", "gate_up_scales", "gate_up_bias")
 _DOWN = ("down_blocks", "down_scales")
+# What of gate_up may begin elsewhere, of one half or of both.
+_OF_HALVES = {
+    "rows begin": _GATE_UP,
+    "scales begin": ("gate_up_scales",),
+    "bias begins": ("gate_up_bias",),
+}
 
 
 def rank_cuts(s: Situation) -> Iterator[tuple[str, Hypothesis]]:
@@ -52,7 +60,7 @@ def _as_rank(whole: ExpertWeights, shard: Shard) -> Hypothesis:
     def apply(s: Situation) -> Situation:
         lanes = lanes_of(s.config, shard)
         experts = shard.expert_range(s.config)
-        part = _cut(whole, experts, lanes, (*_GATE_UP, *_DOWN, "down_bias"))
+        part = cut_at(whole, experts, lanes, (*_GATE_UP, *_DOWN, "down_bias"))
         return replace(s, part=replace(s.part, **part), shard=shard)
 
     return apply
@@ -73,20 +81,24 @@ def _lanes(s: Situation, whole: ExpertWeights) -> Iterator[tuple[str, Hypothesis
         moved = Lanes.all_alike(_inside(own.gate + by, s.config.intermediate))
         for words, names in (
             ("all lanes begin", (*_GATE_UP, *_DOWN)),
-            ("gate_up rows begin", _GATE_UP),
             ("down columns begin", _DOWN),
-            ("gate_up scales begin", ("gate_up_scales",)),
             ("down scales begin", ("down_scales",)),
-            ("gate_up bias begins", ("gate_up_bias",)),
         ):
-            if any(getattr(whole, name) is not None for name in names):
-                yield f"{words} {where}", _with(s, whole, moved, names)
-        for words, lanes in (
-            ("gate rows begin", replace(own, gate=moved.gate)),
-            ("up rows begin", replace(own, up=moved.up)),
+            yield f"{words} {where}", _with(s, whole, moved, names)
+        for half, lanes in (
+            ("gate_up", moved),
+            ("gate", replace(own, gate=moved.gate)),
+            ("up", replace(own, up=moved.up)),
         ):
-            yield f"{words} {where}", _with(s, whole, lanes, _GATE_UP)
+            for of_half, some in _OF_HALVES.items():
+                if any(getattr(whole, name) is not None for name in some):
+                    yield f"{half} {of_half} {where}", _with(s, whole, lanes, some)
     yield from _rows(s, whole, own.gate)
+    first = int(own.gate[0])
+    for words, begin in (("half", first // 2), ("twice", 2 * first)):
+        if first and begin + len(own.gate) <= s.config.intermediate:
+            name = f"down codes, not their scales, begin at {words} their first lane"
+            yield name, _with_codes(s, whole, begin)
 
 
 def _rows(
@@ -124,7 +136,7 @@ def _with(
 
     @cache
     def part() -> ExpertWeights:
-        return replace(s.part, **_cut(whole, experts, lanes, names))
+        return replace(s.part, **cut_at(whole, experts, lanes, names))
 
     return lambda some: replace(some, part=part())
 
@@ -135,32 +147,21 @@ def _with_rows(s: Situation, whole: ExpertWeights, rows: Tensor) -> Hypothesis:
     @cache
     def part() -> ExpertWeights:
         present = [name for name in _GATE_UP if getattr(whole, name) is not None]
-        cut = {name: _taken(whole, name, experts, rows) for name in present}
+        cut = {name: taken(whole, name, experts, rows) for name in present}
         return replace(s.part, **cut)
 
     return lambda some: replace(some, part=part())
 
 
-def _cut(
-    whole: ExpertWeights, experts: range, lanes: Lanes, names: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """Those of some tensors that there are, at other lanes."""
-    blocks = torch.div(lanes.down[::BLOCK], BLOCK, rounding_mode="floor")
-    rows = lanes.rows()
-    present = [name for name in names if getattr(whole, name) is not None]
-    return {
-        name: _taken(whole, name, experts, rows if name in _GATE_UP else blocks)
-        for name in present
-    }
+def _with_codes(s: Situation, whole: ExpertWeights, first: int) -> Hypothesis:
+    """Codes of down are those from lane `first` on, under the rank's own scales."""
+    experts = s.shard.expert_range(s.config)
+    count = s.part.down_blocks.shape[2] * BLOCK_BYTES
 
+    @cache
+    def part() -> ExpertWeights:
+        codes = whole.down_blocks[experts.start : experts.stop].flatten(2)
+        codes = codes[:, :, first // 2 : first // 2 + count]
+        return replace(s.part, down_blocks=codes.unflatten(2, (-1, BLOCK_BYTES)))
 
-def _taken(whole: ExpertWeights, name: str, experts: range, index: Tensor) -> Tensor:
-    """Rows of gate_up or blocks of down, where -1 holds zeros; all of the down bias."""
-    tensor: Tensor = getattr(whole, name)[experts.start : experts.stop]
-    if name == "down_bias":
-        return tensor
-    axis = 2 if name in _DOWN else 1
-    shape = [1] * tensor.ndim
-    shape[axis] = -1
-    found = tensor.index_select(axis, index.clamp(min=0))
-    return found.masked_fill(index.reshape(shape) < 0, 0)
+    return lambda some: replace(some, part=part())

@@ -98,6 +98,14 @@ def _served(s: Situation, every: ExpertWeights) -> Iterator[tuple[str, Hypothesi
         there = [e for e in experts if 0 <= e < count]
         if there and sorted(set(there)) != whole:
             yield words, _serving(every, there, there)
+    for words, other, place in (
+        ("the next rank's first expert visit this rank's last", own.stop, -1),
+        ("the last expert of the rank before visit this rank's first", early, 0),
+        ("the last expert of the rank before visit this rank's last", early, -1),
+    ):
+        if 0 <= other < count and other not in own:
+            holding = [*own, own[place]]
+            yield f"slots of {words}", _serving(every, holding, [*own, other])
 
 
 def _biases_of_others(

@@ -105,6 +105,8 @@ def _cut_otherwise(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tenso
             "first ranks, until none is left",
             _of_blocks(rank * each + min(rank, rest), each + (rank < rest)),
         )
+    if i % (tp * BLOCK):
+        yield from _apart(config, shard)
     for alignment in _ALIGNMENTS:
         if alignment != shard.alignment:
             words = f"lanes cut in multiples of {alignment}, not {shard.alignment}"
@@ -112,6 +114,19 @@ def _cut_otherwise(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tenso
     dealt = torch.arange(blocks)[rank::tp]
     yield "K blocks dealt to the ranks of tp one by one", _lanes_in(dealt)
     yield from _padded(config, shard)
+
+
+def _apart(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
+    """Ranks that share lanes as if there were no K blocks."""
+    rank, tp, i = shard.tp_rank, shard.tp_size, config.intermediate
+    each, words = i // tp, "i // tp lanes for each rank, K blocks cut apart"
+    alike = _from_to(rank * each, (rank + 1) * each)
+    if not i % tp:
+        yield words, alike
+        return
+    yield f"{words}; the rest on no rank", alike
+    last = _from_to(rank * each, i) if rank == tp - 1 else alike
+    yield f"{words}; the rest on the last", last
 
 
 def _padded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
@@ -140,6 +155,12 @@ def _padded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Tensor]]:
 
 def _of_blocks(first: int, count: int) -> Tensor:
     return torch.arange(first * BLOCK, (first + count) * BLOCK)
+
+
+def _from_to(start: int, stop: int) -> Tensor:
+    """Lanes of whole K blocks, -1 for those beyond."""
+    lanes = torch.arange(start // BLOCK * BLOCK, -(-stop // BLOCK) * BLOCK)
+    return torch.where((lanes >= start) & (lanes < stop), lanes, -1)
 
 
 def _lanes_in(blocks: Tensor) -> Tensor:

@@ -166,12 +166,13 @@ def _agreed(ours: list[str], theirs: list[str], there: Seen) -> str:
 
 def _cut(judge: Judge, here: Seen, there: Seen | None) -> str:
     """The line of another cut that is true of all wrong ranks; or ""."""
-    ours = _cuts_of_all(judge, here, _RANKS)
     if there is None:
+        ours = _cuts_of_all(judge, here, _RANKS)
         return _line(ours, f" ({here.whose()})") if ours else ""
     # Of a rank that is right there nothing more can be learnt.
     others = not set(here.wrong) & set(there.wrong)
     theirs = _cuts_of_all(judge, there, 1 if others else _RANKS)
+    ours = _cuts_of_all(judge, here, _RANKS) if theirs else []
     if same := [name for name in ours if name in theirs]:
         return _line(same, f" ({here.whose()})")
     note = f" (in case {there.group.case}) ({there.whose()})"

@@ -27,6 +27,7 @@ from mxmoe.reference.types import Shard
 Tensor = torch.Tensor
 # So many ranks are told of one by one.
 _SHOWN = 3
+_PAIR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,12 @@ def _of_some(parts: Parts, wrong: Sequence[int], right: Each) -> Iterator[Each]:
             mix = right.mix.clone()
             mix[some, some] = factor
             yield replace(right, name=f"{_ranks(parts, some)} {words}", mix=mix)
+    for s, rank in enumerate(parts.ranks):
+        if s not in some and bool(parts.partials[s].any()):
+            mix = right.mix.clone()
+            mix[some, s] = 1
+            words = f"the part of {rank.label()} added to their own"
+            yield replace(right, name=f"{_ranks(parts, some)}: {words}", mix=mix)
 
 
 def _as_others(
@@ -160,6 +167,9 @@ def _as_others(
     """Ranks that take themselves for others."""
     ranks = parts.ranks
     tp, ep = ranks[0].tp_size, ranks[0].ep_size
+    some = list(_as_some_others(outputs, parts, wrong, right))
+    if len(wrong) < len(ranks) == _PAIR:
+        yield from some  # one rank of two is no rule
     for words, choose in _CHOICES:
         taken = [choose(rank) for rank in ranks]
         if all(0 <= s.tp_rank < tp and 0 <= s.ep_rank < ep for s in taken):
@@ -168,20 +178,29 @@ def _as_others(
     for s, rank in enumerate(ranks):
         name = f"every rank holds the part of {rank.label()}"
         yield replace(right, name=name, mix=right.mix[[s] * len(ranks)])
+    yield from some
+
+
+def _as_some_others(
+    outputs: Sequence[Tensor], parts: Parts, wrong: Sequence[int], right: Each
+) -> Iterator[Each]:
+    """Each of few wrong ranks holds the part of another, by name."""
+    ranks = parts.ranks
     likes = {
         r: [s for s in range(len(ranks)) if s != r and parts.is_rank(outputs[r], s)]
         for r in wrong
     }
-    if all(likes.values()) and len(likes) <= _SHOWN:
-        for s in likes[wrong[0]]:
-            chosen = list(range(len(ranks)))
-            for r in wrong:
-                chosen[r] = s if s in likes[r] else likes[r][0]
-            words = " and ".join(
-                f"rank {ranks[r].label()} holds the part of {ranks[chosen[r]].label()}"
-                for r in wrong
-            )
-            yield replace(right, name=words, mix=right.mix[chosen])
+    if not all(likes.values()) or len(likes) > _SHOWN:
+        return
+    for s in likes[wrong[0]]:
+        chosen = list(range(len(ranks)))
+        for r in wrong:
+            chosen[r] = s if s in likes[r] else likes[r][0]
+        words = " and ".join(
+            f"rank {ranks[r].label()} holds the part of {ranks[chosen[r]].label()}"
+            for r in wrong
+        )
+        yield replace(right, name=words, mix=right.mix[chosen])
 
 
 def _turned(kind: str, by: int) -> Callable[[Shard], Shard]:
@@ -255,7 +274,8 @@ def _of_all(parts: Parts, right: Each) -> Iterator[Each]:
         name = f"every rank computes all experts ({ep} times the sum)"
         yield replace(right, name=name, mix=same_tp)
     yield replace(right, name="mean over ranks, not the sum", mix=right.mix / n)
-    for kind, size in (("tp", tp), ("ep", ep)):
+    factors = {"tp or ep": tp} if tp == ep else {"tp": tp, "ep": ep}
+    for kind, size in factors.items():
         if 1 < size < n:
             name = f"the output of each rank divided by {kind} = {size}"
             yield replace(right, name=name, mix=right.mix / size)

@@ -31,7 +31,6 @@ from mxmoe.conformance.judge_ranks import judge_each_rank
 from mxmoe.conformance.judge_ranks import judge_sum
 from mxmoe.conformance.record import Record
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.strategies import ALL_RANKS
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.why_numbers.hypotheses import fits_of_numbers
@@ -39,6 +38,7 @@ from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ARITHMETIC
+from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -205,6 +205,67 @@ def scaled(factor: Callable[[Shard], float]) -> object:
     return calling(PLAIN, forward)
 
 
+def _apart(rest: bool) -> object:
+    """i // tp lanes for each rank; others are taken out between the GEMMs."""
+
+    def prepare(w: Any, c: Any, s: Any, d: Any) -> object:
+        return PLAIN.prepare(w, c, replace(s, tp_size=1, tp_rank=0), d)
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        i, s = p.config.intermediate, p.shard
+        each = i // s.tp_size
+        stop = i if rest and s.tp_rank == s.tp_size - 1 else (s.tp_rank + 1) * each
+        lanes = torch.arange(i)
+        held = (lanes >= s.tp_rank * each) & (lanes < stop)
+        some = replace(PLAIN, activate=lambda z, a: swiglu(z, a) * held)
+        return some.forward(p, x, r)
+
+    claims = {**CLAIMS, "layout": None}
+    return changed(
+        PLAIN, prepare=prepare, forward=forward, trace=None, capabilities=claims
+    )
+
+
+def _up_bias_of_rank_0(w: ExpertWeights, c: MoEConfig, s: Shard) -> dict[str, Tensor]:
+    own, first = pack(w, c, s), pack(w, c, replace(s, tp_rank=0))
+    bias = own["gate_up_bias"]
+    bias[:, 1::2] = first["gate_up_bias"][:, 1 : bias.shape[1] : 2]
+    return own
+
+
+def _codes_at_half(w: ExpertWeights, c: MoEConfig, s: Shard) -> dict[str, Tensor]:
+    own, lanes = pack(w, c, s), s.intermediate_range(c)
+    first, count = lanes.start // 4, len(lanes) // 2
+    codes = w.down_blocks.flatten(2)[:, :, first : first + count]
+    return own | {"down_blocks": codes.unflatten(2, (-1, 16)).clone()}
+
+
+def _one_more(p: Any, ids: Tensor) -> Tensor:
+    stop = p.shard.expert_range(p.config).stop
+    return torch.where(ids == stop, stop - 1, ids)
+
+
+class _Shared:
+    """Ranks add what rank 0 left in a buffer."""
+
+    def __init__(self) -> None:
+        self.left: Tensor | None = None
+
+    def forward(self, p: Any, x: Tensor, r: Routing) -> Tensor:
+        out = PLAIN.forward(p, x, r)
+        if p.shard.tp_rank == p.shard.ep_rank == 0:
+            self.left = out.clone()
+        elif self.left is not None:
+            out = (out.float() + self.left.float()).to(out.dtype)
+        return out
+
+
+def packing(
+    packed: Callable[[ExpertWeights, MoEConfig, Shard], dict[str, Tensor]],
+) -> Plain:
+    return replace(PLAIN, pack=packed, capabilities={**CLAIMS, "layout": None})
+
+
 NO_CLAMP = replace(
     PLAIN, activate=lambda z, a: swiglu(z, replace(a, limit=float("inf")))
 )
@@ -280,8 +341,24 @@ PLANTED: dict[str, tuple[str, object]] = {
     ),
     "down bias on rank 0 of ep only": (OF_BOTH, sharing(lambda s: s.ep_rank == 0)),
     "the output of each rank divided by tp = 2": (
-        OF_BOTH,
+        "e8k2h64i160/tp2r0-ep4r0/t17/s0",
         scaled(lambda s: 1 / s.tp_size),
+    ),
+    "i // tp lanes for each rank, K blocks cut apart; the rest on no rank (every "
+    "rank)": (OF_TP, _apart(rest=False)),
+    "i // tp lanes for each rank, K blocks cut apart; the rest on the last (every "
+    "rank)": (OF_TP, _apart(rest=True)),
+    "up bias begins where those of rank 0 of tp do (ranks tp3r1, tp3r2)": (
+        OF_TP,
+        packing(_up_bias_of_rank_0),
+    ),
+    "down codes, not their scales, begin at half their first lane (ranks tp3r1, "
+    "tp3r2)": (OF_TP, packing(_codes_at_half)),
+    "slots of the next rank's first expert visit this rank's last (ranks "
+    "tp1r0-ep4r0, tp1r0-ep4r1, tp1r0-ep4r2)": (OF_EP, routed(_one_more)),
+    "ranks tp3r1, tp3r2: the part of tp3r0 added to their own": (
+        OF_TP,
+        calling(PLAIN, _Shared().forward),
     ),
     "ranks tp3r1, tp3r2 missing": (OF_TP, scaled(lambda s: s.tp_rank == 0)),
 }
@@ -408,8 +485,22 @@ def test_bytes_of_another_form_are_said_and_not_read(settings: Settings) -> None
     )
 
 
+# First, middle and last ones, with few lanes and with none.
+RANKS = (
+    WHOLE,
+    *(Shard(tp_size=2, tp_rank=r) for r in range(2)),
+    Shard(tp_size=3, tp_rank=2),
+    Shard(tp_size=4, tp_rank=2, alignment=128),
+    *(Shard(tp_size=8, tp_rank=r) for r in (1, 7)),
+    Shard(ep_size=2, ep_rank=1),
+    *(Shard(ep_size=4, ep_rank=r) for r in (0, 2, 3)),
+    Shard(tp_size=3, tp_rank=2, ep_size=2, ep_rank=1),
+    Shard(tp_size=16, tp_rank=15, ep_size=4, ep_rank=0),
+)
+
+
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("shard", ALL_RANKS, ids=Shard.label)
+@pytest.mark.parametrize("shard", RANKS, ids=Shard.label)
 def test_every_cut_of_every_rank_can_be_made(shard: Shard, has_bias: bool) -> None:
     config = MoEConfig(
         hidden=32, intermediate=160, experts=4, top_k=2, has_bias=has_bias
