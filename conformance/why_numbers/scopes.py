@@ -21,6 +21,8 @@ Tensor = torch.Tensor
 
 # Halves of groups of so many lanes, columns, rows or tokens: what a warp divides.
 _HALVES = (1, 2, 4, 8, 16, 32, 64)
+# Columns and lanes that a tile of a GEMM may end at.
+COLUMNS = (16, 32, 64, 128)
 # More tokens are asked for at multiples of a tile only.
 _EVERY_TOKEN = 64
 # More slots take long, and are asked for in the simplest places only.
@@ -97,8 +99,9 @@ def _slot_scopes(
     yield 0, "", every
     for words, mask in _by_expert(ids, served, bad):
         yield 1, words, mask
-    if bad.any() and not bad.all():
-        yield 1, f"for {number_words('token', bad)} only", bad[:, None] & every
+    words = number_words("token", bad)
+    if bad.any() and not bad.all() and few_words(words):
+        yield 1, f"for {words} only", bad[:, None] & every
     slot = torch.arange(k).expand(t, k)
     for n in range(k) if k > 1 else ():
         yield 1, f"in slot {n} only", slot == n
@@ -208,6 +211,11 @@ def number_words(what: str, mask: Tensor) -> str:
                     return f"{one} {what}s"
                 return f"the {name} {half} of each {2 * half} {what}s"
     return ranges(what, mask)
+
+
+def few_words(words: str) -> bool:
+    """Whether all of them are said."""
+    return not words.endswith("...")
 
 
 def _of(ids: Tensor, experts: list[int]) -> Tensor:
