@@ -50,10 +50,10 @@ _BETTER = 0.95
 # Fewer columns are like those of many a hypothesis.
 _FEWEST = 16
 _TINY = torch.finfo(torch.float64).tiny
-# What is confined to a tenth of the lanes explains about a tenth of the error when it
+# What is confined to a sixth of the lanes explains about as much of the error when it
 # is fitted as if it were in all of them. By chance k slots explain k of h squares, with
 # a variance of 2 k; so many standard deviations beyond that are none.
-_ALONG = 0.1
+_ALONG = 0.15
 _SPREAD = 4.0
 _FLAT = 2.0**-30
 # Lanes that fit the worst token best, which are held against all.
