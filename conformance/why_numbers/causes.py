@@ -220,7 +220,8 @@ def _families(
 
     if not too_large(s.part, _LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
-    yield _CONFINED, lambda: explain_confined(wrong, partly)
+    # Weights first: they are what is most often confined to lanes.
+    yield _CONFINED, lambda: explain_confined(wrong, reversed(partly))
     if not too_large(s.part, _LARGEST_FIT):
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))

@@ -66,18 +66,33 @@ def explain_constants(wrong: Wrong) -> list[Fit]:
     at = ratio.amax(dim=1).argsort(descending=True)[:_TOKENS]
     fits = []
     for constants in _constants(wrong):
-        values = _fitted(constants, wrong, at)
-        if values is None:
-            continue
-        for rounded in dict.fromkeys(_rounded(values)):
-            if rounded == constants.right:
-                continue
-            named = replace(constants.of(rounded), name=constants.named(rounded))
-            found = explain_otherwise(wrong, [named])
-            if found:
+        for inside in _inside(wrong, at):
+            if found := _explained(constants, wrong, at, inside):
                 fits += found
                 break
     return fits
+
+
+def _inside(wrong: Wrong, at: Tensor) -> Iterator[Tensor]:
+    """Slots [n, k] of some tokens that a constant may belong to: all, an expert's."""
+    ids, served = wrong.experts.situation.routing.ids[at], wrong.experts.served[at]
+    yield served
+    experts = [e for e in ids[served].unique().tolist() if (ids == e).any(dim=1).all()]
+    # More of them are common to tokens by chance.
+    if len(experts) == 1 and len(at) == _TOKENS and ids.shape[1] > 1:
+        yield served & (ids == experts[0])
+
+
+def _explained(
+    constants: _Constants, wrong: Wrong, at: Tensor, inside: Tensor
+) -> list[Fit]:
+    values = _fitted(constants, wrong, at, inside.double()[..., None])
+    for rounded in dict.fromkeys(_rounded(values or [])):
+        if rounded and rounded != constants.right:
+            named = replace(constants.of(rounded), name=constants.named(rounded))
+            if found := explain_otherwise(wrong, [named]):
+                return found
+    return []
 
 
 def _constants(wrong: Wrong) -> Iterator[_Constants]:
@@ -220,14 +235,18 @@ def _blocks(matrix: str, count: int) -> _Constants:
     return _Constants((1.0,) * count, named, of)
 
 
-def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | None:
+def _fitted(
+    constants: _Constants, wrong: Wrong, at: Tensor, inside: Tensor
+) -> list[float] | None:
+    """inside : [n, k, 1], 1 where the tokens `at` have other values."""
+    rest = ((1 - inside) * wrong.slots[at]).sum(dim=1)
     size = wrong.allowed[at].clamp(min=_TINY)
     found = wrong.found[at] / size
     experts = wrong.experts.of_tokens(at)
 
     def output(values: list[float]) -> Tensor:
         layer = _unrounded(constants.of(tuple(values)))
-        return experts.slots(layer).sum(dim=1) / size
+        return (rest + (inside * experts.slots(layer)).sum(dim=1)) / size
 
     values, first = list(constants.right), 0.0
     for step in range(_STEPS):
@@ -244,10 +263,10 @@ def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | No
         columns = torch.stack(slopes, dim=1)
         if not columns.isfinite().all() or not columns.any():
             return None
-        rest = (found - here).flatten()[:, None]
-        change = torch.linalg.lstsq(columns, rest, driver="gelsd").solution[:, 0]
-        left = float((rest[:, 0] - columns @ change).norm())
-        if error > math.sqrt(len(rest)) and left > _FLAT * error:
+        off = (found - here).flatten()[:, None]
+        change = torch.linalg.lstsq(columns, off, driver="gelsd").solution[:, 0]
+        left = float((off[:, 0] - columns @ change).norm())
+        if error > math.sqrt(len(off)) and left > _FLAT * error:
             return None
         values = [v + d for v, d in zip(values, change.tolist(), strict=True)]
         if float(change.norm()) < _DONE:

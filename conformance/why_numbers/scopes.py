@@ -80,9 +80,9 @@ def slot_scopes(ids: Tensor, served: Tensor, bad: Tensor, worst: int) -> SlotSco
         if not alike or SEVERAL <= alike[0][0] == level:
             alike.append((level, words, mask))
     scopes = [scope for alike in found.values() for scope in alike]
-    levels, words, masks = zip(*scopes, strict=True)
+    levels, said, masks = zip(*scopes, strict=True)
     return SlotScopes(
-        words=list(words), level=list(levels), masks=torch.stack(masks).double()
+        words=list(said), level=list(levels), masks=torch.stack(masks).double()
     )
 
 
