@@ -19,6 +19,7 @@ import torch
 
 from mxmoe.conformance.why_numbers.expert_content import Matrix
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
+from mxmoe.conformance.why_numbers.honest_size import likely_share
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Steps
 from mxmoe.conformance.why_numbers.layer_steps import gated
@@ -42,6 +43,8 @@ _DONE = 2.0**-14
 _DIFFERENCE = 2.0**-8
 # Tokens that values are fitted to: some hundred numbers each, for fourteen unknowns.
 _TOKENS = 4
+# A number of fewer digits is named if it is not less likely by more: e**2 to 1.
+_SIMPLER = 2.0
 # All but the two zeros.
 _CODES = (*range(1, 8), *range(9, 16))
 # Of a matrix; more unknowns would take long.
@@ -87,12 +90,16 @@ def _explained(
     constants: _Constants, wrong: Wrong, at: Tensor, inside: Tensor
 ) -> list[Fit]:
     values = _fitted(constants, wrong, at, inside.double()[..., None])
-    for rounded in dict.fromkeys(_rounded(values or [])):
-        if rounded and rounded != constants.right:
+    found = []
+    for rounded in dict.fromkeys(_rounded(values) if values else ()):
+        if rounded != constants.right:
             named = replace(constants.of(rounded), name=constants.named(rounded))
-            if found := explain_otherwise(wrong, [named]):
-                return found
-    return []
+            found.append(explain_otherwise(wrong, [named]))
+    left = [min(fit.left for fit in fits) for fits in found if fits]
+    # The simplest of those that are about as likely as the likeliest.
+    share = likely_share(wrong.found.numel(), nats=_SIMPLER)
+    most = min(left, default=0.0) / share
+    return next((f for f in found if f and min(x.left for x in f) <= most), [])
 
 
 def _constants(wrong: Wrong) -> Iterator[_Constants]:
