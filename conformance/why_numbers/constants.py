@@ -71,7 +71,11 @@ def explain_constants(wrong: Wrong) -> list[Fit]:
     for constants in _constants(wrong):
         for inside in _inside(wrong, at):
             if found := _explained(constants, wrong, at, inside):
-                fits += found
+                # Where it does not hold everywhere, fitted to slots of that place.
+                place = found[0].place.removeprefix(", ")
+                own = wrong.scopes.called(place) if place else None
+                again = [] if own is None else _explained(constants, wrong, at, own[at])
+                fits += again or found
                 break
     return fits
 
@@ -89,7 +93,7 @@ def _inside(wrong: Wrong, at: Tensor) -> Iterator[Tensor]:
 def _explained(
     constants: _Constants, wrong: Wrong, at: Tensor, inside: Tensor
 ) -> list[Fit]:
-    values = _fitted(constants, wrong, at, inside.double()[..., None])
+    values = _fitted(constants, wrong, at, inside[..., None].double())
     found = []
     for rounded in dict.fromkeys(_rounded(values) if values else ()):
         if rounded != constants.right:

@@ -49,6 +49,10 @@ class SlotScopes:
         a, b = _pair_indices(self.masks.shape[2])
         return self.masks[..., a] * self.masks[..., b]
 
+    def called(self, words: str) -> Tensor | None:
+        """The slots [t, k] of a scope, if there is one of these words."""
+        return self.masks[self.words.index(words)] if words in self.words else None
+
     def squares(self, error: Tensor, change: Tensor) -> Tensor:
         """Of error [t, h] less the change [t, k, h] within each scope: [m]."""
         gram = torch.einsum("tkh,tlh->tkl", change, change)
