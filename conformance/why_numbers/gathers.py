@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
+from mxmoe.conformance.why_numbers.expert_rows import rows_in_another_order
 from mxmoe.conformance.why_numbers.honest_size import has_honest_size
 from mxmoe.conformance.why_numbers.honest_size import honest_variance
 from mxmoe.conformance.why_numbers.honest_size import part_left
+from mxmoe.conformance.why_numbers.index_numbers import index_numbers
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.otherwise import Wrong
 from mxmoe.conformance.why_numbers.slot_sources import slot_sources
@@ -36,6 +39,7 @@ _WIDEST = 16.0
 _PAIRS = 2048
 _TOKENS = 8
 _SHOWN = 3
+_SUM = "the sum over slots"
 _NUMBERS = {
     "n": "n = token * top_k + slot",
     "p": "p = its position sorted by expert",
@@ -48,30 +52,46 @@ _NUMBERS = {
 class _Place:
     """rows : what each row makes of each slot's expert, [n, e, h]. own : [t, k].
 
-    weighs : it is the routing weight that is taken, and the row stays.
+    sources : (words, where alone, the rows [t * k] that slots take). weighs : the
+    routing weight is taken from there. stays : the row is not.
     """
 
     taker: str
     thing: str
     rows: Tensor
     own: Tensor
-    sources: list[tuple[str, Tensor]]
+    sources: list[tuple[str, str, Tensor]]
     weighs: bool = False
+    stays: bool = False
 
-    def taken(self, wrong: Wrong, source: Tensor) -> Tensor:
-        """What slots [t, k] add that take rows `source` [t, k]: [t, k, h]."""
+    def taken(
+        self, wrong: Wrong, source: Tensor, at: int | slice = slice(None)
+    ) -> Tensor:
+        """What slots [t, k] add that take rows `source` [t, k]: [t, k, h].
+
+        at : of one token, whose slots take `source` [m, k] in turn: [m, k, h].
+        """
         experts = wrong.experts
+        weights = experts.weights[at]
         if self.weighs:
-            weights = torch.where(
-                experts.weights != 0, experts.weights.flatten()[source], 0
-            )
-            return weights[..., None] * self.rows[self.own, 0]
+            weights = torch.where(weights != 0, experts.weights.flatten()[source], 0)
+        taken = self.own[at] if self.stays else source
         if self.rows.shape[1] == 1:
-            rows = self.rows[source, 0]
+            rows = self.rows[taken, 0]
         else:
-            local = experts.situation.routing.ids.long() - experts.first
-            rows = self.rows[source, local.clamp(0, experts.count - 1)]
-        return experts.weights[..., None] * rows
+            local = experts.situation.routing.ids[at].long() - experts.first
+            rows = self.rows[taken, local.clamp(0, experts.count - 1)]
+        return weights[..., None] * rows
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """A map under which the output is right. left : part of the mean square error."""
+
+    place: _Place
+    name: str
+    where: str
+    left: float
 
 
 def places_of(wrong: Wrong) -> list[_Place]:
@@ -85,7 +105,7 @@ def places_of(wrong: Wrong) -> list[_Place]:
 
 def explain_gathers(wrong: Wrong, places: list[_Place]) -> list[Fit]:
     """Each index map under which the output is right."""
-    return _named([(place, *one) for place in places for one in _mapped(wrong, place)])
+    return _named([one for place in places for one in _mapped(wrong, place)])
 
 
 def explain_taken(wrong: Wrong, places: list[_Place]) -> list[Fit]:
@@ -105,7 +125,9 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
     made = [experts.rows(c, RIGHT.steps, x, one) for c in contents]
     by_token = torch.stack(made, dim=1)
     own = n // k
-    tokens = list(token_sources(ids))
+    ordered = list(rows_in_another_order(ids))
+    tokens = [(words, "", source) for words, source in token_sources(ids)]
+    tokens += [(words, where, source // k) for words, where, source in ordered]
     yield _Place("GEMM1", "the hidden states", by_token, own, tokens)
     between = torch.zeros(t, k, contents[0].down.dense.shape[1]).double()
     for e in experts.visited():
@@ -114,33 +136,42 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
         between[mine] = experts.intermediate(contents[e], RIGHT.steps, rows)
     flat = between.flatten(0, 1)
     by_slot = torch.stack([experts.down(c, flat) for c in contents], dim=1)
-    slots = list(slot_sources(ids))
+    slots = [
+        (words, "", source)
+        for words, source in (*slot_sources(ids), *index_numbers(ids))
+    ]
+    slots += ordered
     yield _Place("GEMM2", "the intermediate", by_slot, n, slots)
     local = (ids.long() - experts.first).clamp(0, experts.count - 1)
     served = (experts.weights != 0)[..., None]
     results = torch.where(served, by_token[own, local], 0).flatten(0, 1)
     results = results[:, None]
-    yield _Place("the sum over slots", "the result", results, n, slots)
-    yield _Place("the sum over slots", "the weight", results, n, slots, weighs=True)
+    adding = partial(_Place, _SUM, rows=results, own=n, sources=slots)
+    yield adding("the result")
+    yield adding("the weight", weighs=True, stays=True)
+    yield adding("the weighted result", weighs=True)
 
 
-def _named(mapped: list[tuple[_Place, str, float]]) -> list[Fit]:
+def _named(mapped: list[_Mapped]) -> list[Fit]:
     """One sentence a map, also where several places may be the one that uses it."""
     fits = []
-    for name in dict.fromkeys(name for _, name, _ in mapped):
-        places = [place for place, other, _ in mapped if other == name]
+    for name, where in dict.fromkeys((one.name, one.where) for one in mapped):
+        alike = [one for one in mapped if (one.name, one.where) == (name, where)]
+        places = [one.place for one in alike]
         takers = " or ".join(dict.fromkeys(p.taker for p in places))
+        if len(places) > 1 and places[-1].taker == _SUM:
+            takers += " (the gather or the un-permute)"
         thing = f"{places[0].thing} of " if len(places) == 1 else ""
         words = f"{takers} takes {thing}{name}, not its own{meanings(name)}"
-        fits.append(Fit(words, min(left for _, other, left in mapped if other == name)))
+        fits.append(Fit(words, min(one.left for one in alike), place=where))
     return fits
 
 
-def _mapped(wrong: Wrong, place: _Place) -> Iterator[tuple[str, float]]:
-    """(the words of a map under which the output is right, what it leaves)."""
+def _mapped(wrong: Wrong, place: _Place) -> Iterator[_Mapped]:
+    """The maps under which the output is right."""
     finite, bad = wrong.found.isfinite().all(dim=1), wrong.bad.any(dim=1)
     served = wrong.experts.weights != 0
-    for name, flat in place.sources:
+    for name, where, flat in _likely(wrong, place):
         source = flat.reshape(place.own.shape)
         beyond = (source < 0) & served
         known = ~beyond.any(dim=1)
@@ -154,7 +185,24 @@ def _mapped(wrong: Wrong, place: _Place) -> Iterator[tuple[str, float]]:
             continue
         left = rest_of_error(wrong, place.taken(wrong, source.clamp(min=0)), known)
         if left is not None:
-            yield name, left
+            yield _Mapped(place, name, where, left)
+
+
+def _likely(wrong: Wrong, place: _Place) -> list[tuple[str, str, Tensor]]:
+    """The sources that the worst finite token does not refute."""
+    ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
+    finite = wrong.found.isfinite().all(dim=1)
+    token = int(ratio.amax(dim=1).where(finite, -1.0).argmax())
+    every = torch.stack([flat for _, _, flat in place.sources])
+    source = every.unflatten(1, place.own.shape)[:, token]
+    served = wrong.experts.weights[token] != 0
+    slots = place.taken(wrong, source.clamp(min=0), token)
+    told = slots.sum(dim=1)
+    room = wrong.allowed[token] * (1 + _growth(wrong, slots, token))
+    room = room + half_ulp(told, wrong.experts.arithmetic.output)
+    within = ((wrong.found[token] - told).abs() <= room).all(dim=1)
+    likely = within | ((source < 0) & served).any(dim=1)
+    return [place.sources[n] for n in likely.nonzero()[:, 0].tolist()]
 
 
 def meanings(name: str) -> str:
@@ -176,10 +224,11 @@ def rest_of_error(wrong: Wrong, slots: Tensor, at: Tensor) -> float | None:
     return part_left(rest, found - wrong.truth[at], wrong.allowed[at])
 
 
-def _growth(wrong: Wrong, slots: Tensor) -> Tensor:
-    size = wrong.slots.norm(dim=2).clamp(min=_TINY)
-    change = (slots - wrong.slots).norm(dim=2)
-    served = wrong.experts.weights != 0
+def _growth(wrong: Wrong, slots: Tensor, at: int | slice = slice(None)) -> Tensor:
+    """[t, 1] of slots [t, k, h], or [m, 1] of those of one token [m, k, h]."""
+    size = wrong.slots[at].norm(dim=-1).clamp(min=_TINY)
+    change = (slots - wrong.slots[at]).norm(dim=-1)
+    served = wrong.experts.weights[at] != 0
     grown = torch.where(served, change / size, 0).clamp(max=_WIDEST)
     return grown.amax(dim=1, keepdim=True)
 

@@ -1,0 +1,159 @@
+"""Rules of indices are named: of rows that are taken, and of slots that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+
+from mxmoe.conformance.case import Case
+from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import dequantize
+from mxmoe.conformance.faults.plain import subject_of
+
+Tensor = torch.Tensor
+Why = Callable[[Case, Tensor], str]
+SMALL, LONG = "e8k4h96i160/tp1r0/t37/s0", "e4k2h64i64/tp1r0/t150/s0"
+
+
+class Layer:
+    """What the slots of a case make of their rows. n : numbers of slots, [t, k]."""
+
+    def __init__(self, word: str) -> None:
+        self.case = parse_case(word)
+        self.data: CaseData = make_case_data(self.case)
+        self.ids, self.weights = self.data.routing.ids, self.data.routing.weights
+        (self.t, self.k), config = self.ids.shape, self.data.config
+        self.n = torch.arange(self.t * self.k).reshape(self.t, self.k)
+        self.experts = range(config.experts)
+        self.p = subject_of(PLAIN).prepare(self.data.weights, config, self.case.shard)
+        x = self.data.hidden_states.float()
+        self.act = torch.zeros(self.t, self.k, config.intermediate)
+        for e in self.experts:
+            rows = x[self.of(e) // self.k]
+            self.act[self.ids == e] = PLAIN.expert(self.p, e, rows)["activation"]
+        self.down = self.results()
+
+    def of(self, e: int) -> Tensor:
+        """The slots of expert e, in order."""
+        return self.n[self.ids == e]
+
+    def results(self, between: Tensor | None = None) -> Tensor:
+        """What GEMM2 and its bias make of the intermediate of these slots [t, k]."""
+        act = self.act.flatten(0, 1)[self.n if between is None else between]
+        found = torch.zeros(self.t, self.k, self.data.config.hidden)
+        for e in self.experts:
+            own = self.ids == e
+            w2 = dequantize(
+                self.p["down_blocks"][e], self.p["down_scales"][e], torch.float32
+            )
+            found[own] = act[own] @ w2.T + self.p["down_bias"][e].float()
+        return found
+
+    def added(
+        self, *, down: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """The output [t, h]."""
+        total = PLAIN.mix(
+            self.weights if weights is None else weights,
+            self.down if down is None else down,
+        )
+        return total.to(self.data.hidden_states.dtype)
+
+    def rows(self, order: Callable[[Tensor], Tensor]) -> Tensor:
+        """The slot [t, k] that each takes, `order` of the slots of its expert."""
+        found = self.n.clone()
+        for e in self.experts:
+            found[self.ids == e] = order(self.of(e))
+        return found
+
+    def without(self, gone: Callable[[int], Tensor]) -> Tensor:
+        """The output where slots of expert e for which gone(e) [c] holds are missing."""
+        weights = self.weights.clone()
+        for e in self.experts:
+            weights[self.ids == e] *= ~gone(e)
+        return self.added(weights=weights)
+
+
+layer = cache(Layer)
+
+GEMM2_ROWS: dict[str, Callable[[Layer], Tensor]] = {
+    "slot n // top_k, not": lambda s: s.n // s.k,
+    "slot n % t, not": lambda s: s.n % s.t,
+    "slot n * top_k, modulo": lambda s: s.n * s.k % s.n.numel(),
+    "the slot at position n // top_k of": lambda s: s.ids.flatten().argsort(
+        stable=True
+    )[s.n // s.k],
+    "slot n // top_k * top_k, not": lambda s: s.n // s.k * s.k,
+    "slot n xor 2, not": lambda s: (s.n ^ 2).clamp(max=s.n.numel() - 1),
+}
+
+
+@pytest.mark.parametrize("words", GEMM2_ROWS)
+def test_a_wrong_map_of_the_rows_of_gemm2_is_named(why: Why, words: str) -> None:
+    small = layer(SMALL)
+    out = small.added(down=small.results(GEMM2_ROWS[words](small)))
+    assert f"GEMM2 takes the intermediate of {words}" in why(small.case, out)
+
+
+def late(order: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda rows: torch.cat((rows[:16], order(rows[16:])))
+
+
+def rest(order: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def of(rows: Tensor) -> Tensor:
+        full = len(rows) // 16 * 16
+        return torch.cat((rows[:full], order(rows[full:])))
+
+    return of
+
+
+def pairs(rows: Tensor) -> Tensor:
+    at = torch.arange(len(rows))
+    return rows[torch.where(at ^ 1 < len(rows), at ^ 1, at)]
+
+
+ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "the opposite row of its expert, not its own, in its rows from 16 on": late(
+        lambda x: x.flip(0)
+    ),
+    "the next row of its expert, not its own, in its rows behind its full tiles of 16": (
+        rest(lambda x: x.roll(-1))
+    ),
+    "the row before of its expert, not its own, in its first 32 rows": lambda x: (
+        torch.cat((x[:32].roll(1), x[32:]))
+    ),
+    "the opposite row of its expert, not its own, in its rows, each tile of 16": (
+        lambda x: torch.cat([part.flip(0) for part in x.split(16)])
+    ),
+    "row r xor 1 of its expert, not its own (r = its row of its expert), in its rows "
+    "from 16 on": late(pairs),
+    "the row half of them further of its expert, not its own": lambda x: x.roll(
+        -(len(x) // 2)
+    ),
+}
+BOTH = "GEMM1 or GEMM2 or the sum over slots (the gather or the un-permute) takes "
+
+
+@pytest.mark.parametrize("words", ORDERS)
+def test_rows_of_an_expert_in_another_order_are_named(why: Why, words: str) -> None:
+    many = layer(LONG)
+    source = many.rows(ORDERS[words])
+    line = why(many.case, many.added(down=many.down.flatten(0, 1)[source]))
+    assert BOTH + words in line
+
+
+def test_results_that_are_added_to_other_tokens_with_their_weights_are_named(
+    why: Why,
+) -> None:
+    many = layer(LONG)
+    source = many.rows(late(lambda x: x.flip(0)))
+    down = many.down.flatten(0, 1)[source]
+    out = many.added(down=down, weights=many.weights.flatten()[source])
+    words = "the sum over slots takes the weighted result of the opposite row of its"
+    assert words in why(many.case, out)
