@@ -42,6 +42,7 @@ from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
+from mxmoe.conformance.why_numbers.otherwise_block_shifts import block_shifts
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
@@ -214,7 +215,7 @@ def _families(
     for family, hypotheses in (
         ("activations", activations_otherwise(1)),
         ("steps", steps_otherwise(blocks)),
-        ("contents", contents_otherwise(blocks)),
+        ("contents", (*contents_otherwise(blocks), *block_shifts(blocks))),
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses, partly)
     yield "empty slots", empty

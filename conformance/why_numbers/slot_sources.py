@@ -46,7 +46,7 @@ def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield _TABLE, n % t * k + n // t
     yield "slot n stored as [top_k, t]", n % k * t + n // k
     for tile in TILES:
-        q = _padded(ids, tile).clamp(max=t * k - 1)
+        q = padded_places(ids, tile).clamp(max=t * k - 1)
         yield f"slot q for tiles of {tile}, at most the last", q
     yield from _of_its_expert(ids, order, p)
 
@@ -99,7 +99,7 @@ def expert_sources(ids: Tensor, experts: int) -> Iterator[tuple[str, Tensor]]:
         yield f"the expert at the end of its tile of {tile} of p", flat[order[end]]
         # Tiles are counted where experts are padded, and looked up where they are not.
         count = torch.bincount(flat[flat >= 0], minlength=experts)
-        first = _padded(ids, tile) // tile * tile
+        first = padded_places(ids, tile) // tile * tile
         behind = torch.searchsorted(count.cumsum(0), first, right=True)
         words = f"the expert that unpadded rows have at q // {tile} * {tile}"
         yield words, torch.where(flat < 0, flat, behind.clamp(max=experts - 1))
@@ -219,7 +219,7 @@ def _first(ids: Tensor) -> Tensor:
     return torch.where(same, p, len(p)).amin(dim=1)
 
 
-def _padded(ids: Tensor, tile: int) -> Tensor:
+def padded_places(ids: Tensor, tile: int) -> Tensor:
     """Each slot's place [t * k] where each expert begins at a multiple of `tile`."""
     flat, (_, p) = ids.flatten().long(), _sorted(ids)
     last = int(flat.max()) + 1 if len(flat) else 0

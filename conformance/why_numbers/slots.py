@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -18,6 +19,7 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
+from mxmoe.conformance.why_numbers.left_out import LeftOut
 from mxmoe.conformance.why_numbers.moved import ranges
 from mxmoe.conformance.why_numbers.slot_sources import last_slots
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_rows
@@ -28,6 +30,8 @@ from mxmoe.reference.types import Shard
 
 # A weight is told from another if they differ by this part of the given one.
 _TOLD = 0.02
+# A factor that is known to less than half of 1 tells 0 from 1, and 1 from 2.
+_TELLS = 0.5
 # Slots that are asked for by pairs.
 _PAIRED = 8
 # And a factor on all of an expert's slots from 1.
@@ -67,6 +71,11 @@ class Slots:
         return part_left(after, before, size)
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_factors`."""
+        return self._factors
+
+    @cached_property
+    def _factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(what each given weight was multiplied by, how far that is known), [t, k]."""
         sums = self.weights[..., None] * self.down
         size = (self.weights[..., None] * self.allowed).sum(dim=1)
@@ -151,20 +160,25 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     normal = torch.where(total > 0, given / total, 0)
     yield "routing weights of this rank's slots normalised to a sum of 1", normal
     yield from _left_out(slots)
+    yield from _twice(slots)
     yield from _by_expert(slots)
     yield from _by_slot(slots)
     yield from _by_token(slots)
 
 
 def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
-    factors, known = slots.factors()
-    known = known.clamp(min=_TOLD)
+    gone, known = _times(slots, 0)
     served = slots.weights != 0
-    gone = served & (factors.abs() <= known) & ((factors - 1).abs() > known)
     kept = torch.where(gone, 0, slots.weights)
     if not gone.any():
         return
-    words = [_which(slots, gone, served)]
+    words = [which] if (which := _which(slots, gone, served)) else []
+    if not words:
+        left = LeftOut(ids=slots.ids, gone=gone, known=known, served=served)
+        rules = list(left.rules())
+        for rule, cause, these in rules:
+            yield f"left out: {rule}{cause}", torch.where(these, 0, slots.weights)
+        words = [] if rules else [_listed(slots, gone, served)]
     if int(gone.sum()) == 1:
         there = gone.flatten().tolist()
         last = [name for name, n in last_slots(slots.ids, served) if there[n]]
@@ -175,7 +189,27 @@ def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
         yield f"left out: {which}", kept
 
 
+def _twice(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
+    """Slots that are added twice by a rule."""
+    more, known = _times(slots, 2)
+    served = slots.weights != 0
+    if not more.any():
+        return
+    rules = LeftOut(ids=slots.ids, gone=more, known=known, served=served).rules()
+    for rule, _, these in rules:
+        yield f"added twice: {rule}", torch.where(these, 2, 1) * slots.weights
+
+
+def _times(slots: Slots, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(slots [t, k] that count `factor` times and not once, those that tell)."""
+    factors, known = slots.factors()
+    room = known.clamp(min=_TOLD)
+    off = ((factors - factor).abs() <= room) & ((factors - 1).abs() > room)
+    return off & (slots.weights != 0), known < _TELLS
+
+
 def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
+    """What few words say; or ""."""
     if torch.equal(gone, served):
         return "every slot"
     experts = slots.ids[gone].unique()
@@ -191,13 +225,14 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
         alone[:, slot] = served[:, slot]
         if torch.equal(gone, alone):
             return f"slot {slot} of each token"
-    tokens = gone.any(dim=1)
     capacity = _capacity(slots, gone, served)
     if capacity is not None:
         return f"the tokens of an expert after its first {capacity}"
-    rows = next(sets_of_rows(slots.ids, gone, served), None)
-    if rows is not None:
-        return rows
+    return next(sets_of_rows(slots.ids, gone, served), "")
+
+
+def _listed(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
+    tokens = gone.any(dim=1)
     if torch.equal(gone, served & tokens[:, None]):
         return f"{ranges('token', tokens)}"
     first = ", ".join(

@@ -1,9 +1,10 @@
-"""Rules of indices are named: of rows that are taken, and of slots that are left out."""
+"""Rules of indices are named: of rows that are taken, of slots that are left out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ class Layer:
         (self.t, self.k), config = self.ids.shape, self.data.config
         self.n = torch.arange(self.t * self.k).reshape(self.t, self.k)
         self.experts = range(config.experts)
-        self.p = subject_of(PLAIN).prepare(self.data.weights, config, self.case.shard)
+        subject, shard = subject_of(PLAIN), self.case.shard
+        self.p: Any = subject.prepare(self.data.weights, config, shard)
         x = self.data.hidden_states.float()
         self.act = torch.zeros(self.t, self.k, config.intermediate)
         for e in self.experts:
@@ -71,13 +73,6 @@ class Layer:
         for e in self.experts:
             found[self.ids == e] = order(self.of(e))
         return found
-
-    def without(self, gone: Callable[[int], Tensor]) -> Tensor:
-        """The output where slots of expert e for which gone(e) [c] holds are missing."""
-        weights = self.weights.clone()
-        for e in self.experts:
-            weights[self.ids == e] *= ~gone(e)
-        return self.added(weights=weights)
 
 
 layer = cache(Layer)
@@ -122,7 +117,7 @@ ORDERS: dict[str, Callable[[Tensor], Tensor]] = {
     "the opposite row of its expert, not its own, in its rows from 16 on": late(
         lambda x: x.flip(0)
     ),
-    "the next row of its expert, not its own, in its rows behind its full tiles of 16": (
+    "the next row of its expert, not its own, in its rows behind its full tiles of": (
         rest(lambda x: x.roll(-1))
     ),
     "the row before of its expert, not its own, in its first 32 rows": lambda x: (
@@ -157,3 +152,83 @@ def test_results_that_are_added_to_other_tokens_with_their_weights_are_named(
     out = many.added(down=down, weights=many.weights.flatten()[source])
     words = "the sum over slots takes the weighted result of the opposite row of its"
     assert words in why(many.case, out)
+
+
+def beside(s: Layer, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Slots [t, k] whose token visits another expert f with at(e, f), e its own."""
+    return at(s.ids[:, :, None], s.ids[:, None, :]).any(dim=2)
+
+
+MISSING: dict[str, Callable[[Layer], Tensor]] = {
+    "where the token also visits the next expert (": lambda s: beside(
+        s, lambda e, f: f == e + 1
+    ),
+    "where the token also visits a later expert of its group of 2 (": lambda s: beside(
+        s, lambda e, f: (f // 2 == e // 2) & (f > e)
+    ),
+    "where the token also has a later slot of its group of 2 (": lambda s: s.n % 2 == 0,
+}
+
+
+@pytest.mark.parametrize("words", MISSING)
+def test_slots_left_out_for_other_slots_of_the_token_are_named(
+    why: Why, words: str
+) -> None:
+    small = layer(SMALL)
+    out = small.added(weights=small.weights.where(~MISSING[words](small), 0))
+    assert f"left out: {words}" in why(small.case, out)
+
+
+def counted(gone: Callable[[Tensor, int], Tensor]) -> Callable[[Layer], Tensor]:
+    """`gone` of rows and their number, for each expert."""
+
+    def of(s: Layer) -> Tensor:
+        found = torch.zeros_like(s.ids, dtype=torch.bool)
+        for e in s.experts:
+            count = len(s.of(e))
+            found[s.ids == e] = gone(torch.arange(count), count)
+        return found
+
+    return of
+
+
+COUNTS: dict[str, Callable[[Layer], Tensor]] = {
+    "the slots of each expert after its first c mod 16, 32 or 64 of c (a count": (
+        counted(lambda row, c: row >= c % 64)
+    ),
+    "all before the last tile of 16, 32 or 64 rows of an expert": counted(
+        lambda row, c: row < (c - 1) // 16 * 16
+    ),
+    "the second half of each tile of 32 rows of an expert": counted(
+        lambda row, c: row % 32 >= 16
+    ),
+    "when all are sorted by expert, slots from number 150 on": lambda s: (
+        s.ids.flatten().argsort(stable=True).argsort().reshape(s.ids.shape) >= 150
+    ),
+}
+
+
+@pytest.mark.parametrize("words", COUNTS)
+def test_slots_left_out_by_their_place_are_named(why: Why, words: str) -> None:
+    many = layer(LONG)
+    gone = COUNTS[words](many)
+    out = many.added(weights=many.weights.where(~gone, 0))
+    assert f"left out: {words}" in why(many.case, out)
+
+
+def test_slots_added_twice_by_a_rule_are_named(why: Why) -> None:
+    many = layer(LONG)
+    more = counted(lambda row, c: row >= c % 64)(many)
+    out = many.added(weights=many.weights * torch.where(more, 2, 1))
+    words = (
+        "added twice: the slots of each expert after its first c mod 16, 32 or 64 of c"
+    )
+    assert words in why(many.case, out)
+
+
+def test_slots_left_out_by_no_rule_are_listed(why: Why) -> None:
+    many = layer(LONG)
+    random = torch.Generator().manual_seed(0)
+    gone = torch.rand(many.ids.shape, generator=random) < 0.3
+    line = why(many.case, many.added(weights=many.weights.where(~gone, 0)))
+    assert f"left out: {int(gone.sum())} of {gone.numel()} slots, first" in line
