@@ -42,7 +42,7 @@ from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
-from mxmoe.conformance.why_numbers.otherwise_block_shifts import block_shifts
+from mxmoe.conformance.why_numbers.otherwise_block_shifts import explain_block_shifts
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
@@ -73,6 +73,7 @@ CHEAP = {
     "steps",
     "contents",
     "confined",
+    "block shifts",
     "empty slots",
     "slots",
     "biases",
@@ -215,7 +216,7 @@ def _families(
     for family, hypotheses in (
         ("activations", activations_otherwise(1)),
         ("steps", steps_otherwise(blocks)),
-        ("contents", (*contents_otherwise(blocks), *block_shifts(blocks))),
+        ("contents", contents_otherwise(blocks)),
     ):
         yield family, partial(explain_otherwise, wrong, hypotheses, partly)
     yield "empty slots", empty
@@ -228,6 +229,7 @@ def _families(
         yield "constants", lambda: explain_constants(wrong)
     # Weights first: they are what is most often confined to lanes.
     yield _CONFINED, lambda: explain_confined(wrong, reversed(partly))
+    yield "block shifts", lambda: explain_block_shifts(wrong, blocks)
     if not too_large(s.part, LARGEST_FIT):
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))

@@ -12,39 +12,43 @@ from functools import partial
 
 from mxmoe.conformance.why_numbers.expert_content import Matrix
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
+from mxmoe.conformance.why_numbers.layer_steps import Fit
+from mxmoe.conformance.why_numbers.otherwise import Wrong
+from mxmoe.conformance.why_numbers.otherwise import explain_confined
+from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise_contents import edited
 
-# Blocks of 32 in a K tile of 64, 96, 128 or 256.
-_STEPS = (1, 2, 3, 4, 8)
-_PARTS = {
-    "scales": ("scales",),
-    "codes": ("elements", "codes"),
-    "codes and scales": ("elements", "codes", "scales"),
-}
+_BOTH = ("elements", "scales")
+
+# Steps, in blocks of 32, of scales and of codes: what K tiles of 64 to 256 have. Other
+# scales take the products of the codes that are there; other codes are multiplied.
+_STEPS = {("scales",): (2, 3, 4, 8), ("elements",): (2, 4), _BOTH: (1, 2, 4)}
+_WORDS = {("scales",): "scales", ("elements",): "codes", _BOTH: "codes and scales"}
 
 
-def block_shifts(blocks: dict[str, int]) -> Iterator[Otherwise]:
-    """blocks : how many K blocks each matrix has."""
+def explain_block_shifts(wrong: Wrong, blocks: dict[str, int]) -> list[Fit]:
+    """Shifts of all K blocks, or of some, under which the output is right.
+
+    blocks : how many each matrix has.
+    """
+    partly = list[Otherwise]()
+    fits = explain_otherwise(wrong, _shifts(blocks), partly)
+    return fits or explain_confined(wrong, partly)
+
+
+def _shifts(blocks: dict[str, int]) -> Iterator[Otherwise]:
     for matrix, count in blocks.items():
-        for part, names in _PARTS.items():
-            for by in _STEPS:
-                # Of one block, codes or scales alone are asked for elsewhere.
-                if by >= count or (by == 1 and len(names) < len(_PARTS)):
-                    continue
+        for names, steps in _STEPS.items():
+            for by in (by for by in steps if by < count):
+                which = "the K block" if by == 1 else f"{by} K blocks"
                 for words, step in (("before", by), ("after", -by)):
-                    name = f"{part} of {matrix} of {by} K blocks {words}"
                     change = partial(_shifted, names, step)
                     yield Otherwise(
-                        name=name.replace(" 1 K blocks", " the K block"),
+                        name=f"{_WORDS[names]} of {matrix} of {which} {words}",
                         edit=edited(change, (matrix,)),
                     )
 
 
 def _shifted(names: tuple[str, ...], by: int, m: Matrix) -> Matrix:
     """`names` of block g are those of block g - by, around."""
-    parts = {name: getattr(m, name) for name in names}
-    moved = {
-        name: x.reshape(*m.scales.shape, -1).roll(by, 1).reshape(x.shape)
-        for name, x in parts.items()
-    }
-    return replace(m, **moved)
+    return replace(m, **{name: getattr(m, name).roll(by, 1) for name in names})
