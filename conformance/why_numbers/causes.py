@@ -48,6 +48,7 @@ from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
 from mxmoe.conformance.why_numbers.padding import explain_padding
 from mxmoe.conformance.why_numbers.rows import explain_rows
+from mxmoe.conformance.why_numbers.slots import explain_left_out
 from mxmoe.conformance.why_numbers.slots import explain_slots
 from mxmoe.conformance.why_numbers.slots import fitted_slots
 from mxmoe.conformance.why_numbers.slots import slots_of
@@ -69,6 +70,7 @@ CHEAP = {
     "steps",
     "contents",
     "empty slots",
+    "left out",
     "slots",
     "biases",
     "fitted slots",
@@ -79,8 +81,9 @@ CHEAP = {
 # Searches that fit a great deal, and so are asked where nothing else fits.
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
-_FACTOR = "the whole output times"
-_MORE = ("bytes", "weights")
+# What is asked too if the output itself says this: one factor on everything is what
+# other weights do to one token; of tokens that are zero it may be the slots that are.
+_ASKED_TOO = {"the whole output times": "weights", "output: token": "left out"}
 # The family of sentences about what is not finite.
 NONFINITE = "not finite"
 
@@ -133,10 +136,14 @@ def causes(
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
         if likely and far:
-            # One factor on everything is what other weights do to one token.
-            if not any(_FACTOR in fit.name for fit in likely) or family not in _MORE:
+            more = {
+                other
+                for words, other in _ASKED_TOO.items()
+                if any(words in fit.name for fit in likely)
+            }
+            if not more:
                 break
-            if family != "weights":
+            if family not in more:
                 continue
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
@@ -189,6 +196,7 @@ def _families(
             lambda: explain_former_routing(found, output.truth, s, arithmetic, before),
         )
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
+    yield "left out", lambda: explain_left_out(slots)
     if wrong is None:
         yield "empty slots", empty
         yield "slots", lambda: explain_slots(slots)
@@ -208,6 +216,9 @@ def _families(
     def rows() -> list[Fit]:
         return [Fit(name, 0.0) for name in explain_rows(wrong)]
 
+    def addresses() -> list[Fit]:
+        return explain_otherwise(wrong, addresses_otherwise(s.part))
+
     if not too_large(s.part, _LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
         yield "exchanged", lambda: explain_exchanged(wrong)
@@ -219,13 +230,13 @@ def _families(
         yield "padding", lambda: explain_padding(wrong)
         tails = partial(row_tails_otherwise, s.part.gate_up_blocks.shape[1])
         yield "row tails", lambda: explain_otherwise(wrong, tails())
-        addresses = partial(addresses_otherwise, s.part)
-        yield "addresses", lambda: explain_otherwise(wrong, addresses())
+        yield "addresses", addresses
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     if too_large(s.part, _LARGEST_FIT):
+        yield "addresses", addresses
         yield "rows", rows
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):

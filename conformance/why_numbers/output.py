@@ -14,6 +14,7 @@ import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.conformance.why_numbers.honest_size import has_honest_size
 from mxmoe.conformance.why_numbers.honest_size import honest_variance
 from mxmoe.conformance.why_numbers.honest_size import part_left
@@ -30,6 +31,7 @@ _APART = 0.5
 
 # A factor nearer to 1 than this is a rounding, and not told from one here.
 _SMALLEST_FACTOR = 2.0**-10
+_NEAR = 0.1
 
 
 # One wrong number may be the largest by chance.
@@ -131,7 +133,10 @@ def _factor(output: Output) -> Iterator[_Told]:
         # What is multiplied is the error as well.
         allowed = output.allowed * abs(factor)
         if output.gives(factor * truth, allowed):
-            yield f"the whole output times {factor:.4g}", factor * truth, allowed
+            # What is near to 1 is told by the digits behind it.
+            near = abs(factor - 1) < _NEAR
+            said = f"{factor:.4g}" if near else f"{factor:.3g}"
+            yield f"the whole output times {said}", factor * truth, allowed
     bad = output.bad()
     for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
         if place.any() and not place.all():
@@ -162,8 +167,18 @@ def _columns(output: Output) -> Iterator[_Told]:
     if places:
         bad = int(output.bad().any(dim=0).sum())
         order = order_of(places, output.found.shape[1], bad)
-        for name in moved("column", places, len(order)):
+        known = [f"columns in another order: {name}" for name in _row_orders(order)]
+        for name in known or moved("column", places, len(order)):
             yield name, output.truth[:, order], output.allowed[:, order]
+
+
+def _row_orders(order: torch.Tensor) -> Iterator[str]:
+    """Row orders of W2 that give columns `order` [h]: known ones, but no shifts."""
+    rows = torch.arange(len(order))[None]
+    for edit in EDITS:
+        fits = edit.fits("down_bias", rows) and "shifted" not in edit.name
+        if fits and torch.equal(edit.apply(rows)[0], order):
+            yield edit.name
 
 
 def _added(output: Output) -> Iterator[_Told]:
