@@ -196,12 +196,12 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
     if whole and len(experts) <= 4:
         named = ", ".join(str(e) for e in experts.tolist())
         return f"all of expert{'s' * (len(experts) > 1)} {named}"
-    first = int(experts[0])
-    if torch.equal(gone, served & (slots.ids >= first)):
-        others = slots.ids[served & (slots.ids < first)]
-        return f"all of the experts from {_roundest(int(others.max()), first)} on"
-    least = slots.weights.masked_fill(~served, torch.inf).amin(dim=1, keepdim=True)
-    if torch.equal(gone, served & (slots.weights == least)):
+    least = int(experts[0])
+    if torch.equal(gone, served & (slots.ids >= least)):
+        others = slots.ids[served & (slots.ids < least)]
+        return f"all of the experts from {_roundest(int(others.max()), least)} on"
+    light = slots.weights.masked_fill(~served, torch.inf).amin(dim=1, keepdim=True)
+    if torch.equal(gone, served & (slots.weights == light)):
         return "each token's slot with the smallest routing weight"
     for slot in range(gone.shape[1]):
         alone = torch.zeros_like(gone)

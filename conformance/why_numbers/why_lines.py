@@ -128,11 +128,9 @@ def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
     served = (ids >= owned.start) & (ids < owned.stop)
     if int(bad.sum()) == 1 and bad.numel() >= _RICH:
         token, column = bad.nonzero()[0].tolist()
-        last = bad[-1, -1]
-        which = "the last column of the last token" if last else f"column {column}"
-        return (
-            f"wrong is one element only, {which}{'' if last else f' of token {token}'}:"
-        )
+        where = f"column {column} of token {token}"
+        where = "the last column of the last token" if bad[-1, -1] else where
+        return f"wrong is one element only, {where}:"
     tokens = bad.any(dim=1)
     if sets := list(sets_of_tokens(ids, tokens, served)):
         return f"wrong are exactly the tokens in {'; or '.join(sets[:_SETS])}:"
@@ -159,9 +157,10 @@ def _agreed(
     ]
     if same or there_too:
         return same or there_too, ""
-    if not told.wrong and ours:
+    seen = {fit.family for fit in here} <= _OF_PLACES
+    if ours and seen and not told.wrong:
         return ours, f" (case {told.case} is right)"
-    if one_token and ours and not theirs and {f.family for f in here} <= _OF_PLACES:
+    if ours and seen and not theirs and one_token:
         return [], ""
     if NONFINITE in {fit.family for fit in there}:
         return theirs, f" (in case {told.case}{told.how})"
