@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from mxmoe.conformance.why_bytes.chain_edits import Edited
@@ -50,6 +51,11 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
             pad = steps.pad("K", 1, k // BLOCK, to // BLOCK)
             words = f"K padded to a multiple of {multiple}"
             yield words, with_steps(chain, n, n + 1, pad)
+    for name, cut in _unpadded(config, shard):
+        if name in names:
+            n = names.index(name)
+            words = "sliced at i / tp, not at lanes padded to a multiple"
+            yield words, with_steps(chain, n, n + 1, cut)
     if "slice rank" in names:
         n = names.index("slice rank")
         if shard.tp_size > 1 and chain.steps[n - 1].name.startswith("pad rows"):
@@ -60,6 +66,19 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
             cut_first = _sliced_first(config, shard, unit)
         edited = (*chain.steps[: n - 1], *cut_first, *chain.steps[n + 1 :])
         yield "sliced at i / tp before padding", replace(chain, steps=edited)
+
+
+def _unpadded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Step]]:
+    """The cuts of ``checkpoint.v1`` at i / tp: (the name of the right one, another)."""
+    groups = config.intermediate // BLOCK
+    for what, axis, count, unit in (
+        ("rank's rows", 0, config.intermediate, 2),
+        ("rank's blocks", 1, groups, 1),
+    ):
+        each = -(-count // shard.tp_size)
+        start, stop = (min(count, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
+        cut = steps.cut(what, axis, unit * count, unit * start, unit * stop)
+        yield cut.name, cut
 
 
 def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
