@@ -30,6 +30,8 @@ from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.why_bytes.describe import kind_line
 from mxmoe.conformance.why_bytes.describe import missing_line
 from mxmoe.conformance.why_bytes.describe import prepared_tensors
+from mxmoe.conformance.why_bytes.describe import why_lines
+from mxmoe.conformance.why_bytes.finished_tensor import explain_tensor
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts.layout import Entry
@@ -40,6 +42,10 @@ from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Shard
 
 DIVIDED = "down_bias"
+# Values of padding that are listed.
+_LISTED = 4
+# Of a factor, that roundings to bfloat16 leave: 2**-8 at most.
+_ALIKE = 2.0**-7
 _CUT = (
     "gate_up_blocks",
     "gate_up_scales",
@@ -84,8 +90,8 @@ def _prepare_all(
             lines = [f"rank {rank.label()}: {error.text}"]
             raise judge.fail(error.verdict, lines, case=case, what="prepare") from error
         problem = _wrong_form(layout, one, weights, config)
-        if problem is not None:
-            lines = [f"rank {rank.label()}: {problem}"]
+        if problem:
+            lines = [f"rank {rank.label()}: {problem[0]}", *problem[1:]]
             raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
         on_cpu = {name: t.cpu() for name, t in prepared_tensors(one).items()}
         prepared[rank] = replace(one, tensors=on_cpu)
@@ -95,17 +101,22 @@ def _prepare_all(
 
 def _wrong_form(
     layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
-) -> str | None:
-    """What keeps a rank's tensors from being restored, or None."""
-    found = prepared_tensors(prepared)
-    expected = expected_tensors(layout, weights, config, prepared.shard)
+) -> list[str]:
+    """What keeps a rank's tensors from being restored, and why; or []."""
+    found, shard = prepared_tensors(prepared), prepared.shard
+    expected = expected_tensors(layout, weights, config, shard)
     for name, tensor in expected.items():
         if name not in found:
-            return missing_line(name, found)
-        wrong_kind = kind_line(found[name], tensor.dtype, tensor.shape)
-        if wrong_kind is not None:
-            return f"{name}: {wrong_kind}"
-    return None
+            return [missing_line(name, found)]
+        got = found[name]
+        wrong_kind = kind_line(got, tensor.dtype, tensor.shape)
+        if wrong_kind is None:
+            continue
+        lines = [f"{name}: {wrong_kind}"]
+        if got.dtype == tensor.dtype:
+            lines += why_lines(name, found, layout, weights, config, shard, 0)
+        return lines
+    return []
 
 
 def _faults(
@@ -122,7 +133,7 @@ def _faults(
             found = part.tensors()[name].to(wanted.dtype)
             difference = compare_bytes(found, wanted)
             if difference is not None:
-                where = _whose(name, found, ranks, weights, config)
+                where = _whose(name, found, wanted, ranks, weights, config)
                 yield _byte_lines(name, rank, difference, config) + where
     if config.has_bias:
         yield from _bias_faults(ranks, weights, config)
@@ -135,7 +146,13 @@ def _faults(
             difference = compare_bytes(tensor, expected[name])
             if difference is not None:
                 fault = _rest(difference, chains[name])
-                yield [f"{name} of rank {rank.label()}: {fault}"]
+                lines = [f"{name} of rank {rank.label()}: {fault}"]
+                if isinstance(chains[name], Chain):
+                    there = tensor[tensor != expected[name]].unique()
+                    held = ", ".join(f"{float(x):g}" for x in there[:_LISTED])
+                    more = ", ..." if len(there) > _LISTED else ""
+                    lines.append(f"why    the padding holds {held}{more}")
+                yield lines
 
 
 def _rest(difference: ByteDifference, entry: Entry) -> str:
@@ -171,15 +188,18 @@ def _byte_lines(
 def _whose(
     name: str,
     found: torch.Tensor,
+    wanted: torch.Tensor,
     ranks: _Ranks,
     weights: ExpertWeights,
     config: MoEConfig,
 ) -> list[str]:
-    """Whose entries were found instead, if they are another rank's."""
+    """Whose entries were found instead, or what was done to the rank's own."""
     for other in ranks.parts:
         theirs = shard_weights(weights, config, other).tensors()[name]
         if theirs.shape == found.shape and compare_bytes(found, theirs) is None:
             return [f"why    it holds the part of rank {other.label()}"]
+    if edits := explain_tensor(name, found, wanted, most=1):
+        return [f"why    {name}: {'; or '.join(edits)}"]
     return ["why    what it holds is no rank's part as a whole"]
 
 
@@ -208,8 +228,29 @@ def _bias_faults(
         yield [
             f"{DIVIDED}: the shares of {tp} ranks sum to {difference.found:.6g} at "
             f"[e={expert + e.start}, {row}], expected {difference.expected:.6g} "
-            f"({ratio:.4g} times)"
+            f"({ratio:.4g} times)",
+            *_why_shares(ranks, mine, truth),
         ]
+
+
+def _why_shares(ranks: _Ranks, mine: list[Shard], truth: torch.Tensor) -> Iterator[str]:
+    """How often each rank holds its share of the bias, if that is one factor."""
+    tp = mine[0].tp_size
+    words = {0.0: "zeros", float(tp): "the whole bias, not divided by tp"}
+    words[1 / tp] = "its share divided by tp again"
+    held: dict[str, list[str]] = {}
+    for rank in mine:
+        bias, told = _bias(ranks.parts[rank]).double(), truth != 0
+        factors = (bias / truth)[told]
+        factor = float(factors.median()) if bool(told.any()) else 1.0
+        if bool((factors - factor).abs().max() > _ALIKE):
+            return
+        if abs(factor - 1) > _ALIKE:
+            said = words.get(round(factor, 4), f"its share times {factor:.4g}")
+            held.setdefault(said, []).append(rank.label())
+    for said, who in held.items():
+        every = "every rank" if len(who) == tp else ", ".join(who)
+        yield f"why    {DIVIDED}: {every} holds {said}"
 
 
 def _bias(part: ExpertWeights) -> torch.Tensor:

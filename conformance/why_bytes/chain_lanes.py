@@ -51,10 +51,9 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
             pad = steps.pad("K", 1, k // BLOCK, to // BLOCK)
             words = f"K padded to a multiple of {multiple}"
             yield words, with_steps(chain, n, n + 1, pad)
-    for name, cut in _unpadded(config, shard):
+    for words, name, cut in _unpadded(config, shard):
         if name in names:
             n = names.index(name)
-            words = "sliced at i / tp, not at lanes padded to a multiple"
             yield words, with_steps(chain, n, n + 1, cut)
     if "slice rank" in names:
         n = names.index("slice rank")
@@ -68,17 +67,23 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
         yield "sliced at i / tp before padding", replace(chain, steps=edited)
 
 
-def _unpadded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, Step]]:
-    """The cuts of ``checkpoint.v1`` at i / tp: (the name of the right one, another)."""
-    groups = config.intermediate // BLOCK
-    for what, axis, count, unit in (
-        ("rank's rows", 0, config.intermediate, 2),
-        ("rank's blocks", 1, groups, 1),
+def _unpadded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, str, Step]]:
+    """The cuts of ``checkpoint.v1`` at i / tp: (words, the right one's name, a cut)."""
+    i, tp = config.intermediate, shard.tp_size
+    for words, each in (
+        ("sliced at i / tp, not at lanes padded to a multiple", -(-i // tp)),
+        ("sliced at i // tp lanes, in whole blocks only", i // tp // BLOCK * BLOCK),
     ):
-        each = -(-count // shard.tp_size)
-        start, stop = (min(count, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
-        cut = steps.cut(what, axis, unit * count, unit * start, unit * stop)
-        yield cut.name, cut
+        start, stop = (min(i, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
+        yield words, *_cut("rank's rows", 0, 2 * i, 2 * start, 2 * stop)
+        if not each % BLOCK:
+            blocks = (n // BLOCK for n in (i, start, stop))
+            yield words, *_cut("rank's blocks", 1, *blocks)
+
+
+def _cut(what: str, axis: int, size: int, start: int, stop: int) -> tuple[str, Step]:
+    cut = steps.cut(what, axis, size, start, stop)
+    return cut.name, cut
 
 
 def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:

@@ -46,6 +46,7 @@ from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
+from mxmoe.conformance.why_numbers.packed_rows import explain_packed_rows
 from mxmoe.conformance.why_numbers.padding import explain_padding
 from mxmoe.conformance.why_numbers.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots import explain_left_out
@@ -71,6 +72,7 @@ CHEAP = {
     "contents",
     "empty slots",
     "left out",
+    "packed rows",
     "slots",
     "biases",
     "fitted slots",
@@ -83,7 +85,10 @@ _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
 # What is asked too if the output itself says this: one factor on everything is what
 # other weights do to one token; of tokens that are zero it may be the slots that are.
-_ASKED_TOO = {"the whole output times": "weights", "output: token": "left out"}
+_ASKED_TOO = {
+    "the whole output times": ("weights",),
+    "output: token": ("packed rows", "left out"),
+}
 # The family of sentences about what is not finite.
 NONFINITE = "not finite"
 
@@ -138,8 +143,9 @@ def causes(
         if likely and far:
             more = {
                 other
-                for words, other in _ASKED_TOO.items()
+                for words, others in _ASKED_TOO.items()
                 if any(words in fit.name for fit in likely)
+                for other in others
             }
             if not more:
                 break
@@ -195,6 +201,10 @@ def _families(
             "former routing",
             lambda: explain_former_routing(found, output.truth, s, arithmetic, before),
         )
+    yield (
+        "packed rows",
+        lambda: explain_packed_rows(found, output.truth, s, arithmetic),
+    )
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     yield "left out", lambda: explain_left_out(slots)
     if wrong is None:

@@ -31,7 +31,6 @@ _APART = 0.5
 
 # A factor nearer to 1 than this is a rounding, and not told from one here.
 _SMALLEST_FACTOR = 2.0**-10
-_NEAR = 0.1
 
 
 # One wrong number may be the largest by chance.
@@ -129,14 +128,17 @@ def _factor(output: Output) -> Iterator[_Told]:
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = float((weight * truth**2).sum())
     factor = float((weight * found * truth).sum()) / size if size else 0.0
-    if factor and abs(factor - 1) > _SMALLEST_FACTOR:
-        # What is multiplied is the error as well.
-        allowed = output.allowed * abs(factor)
-        if output.gives(factor * truth, allowed):
-            # What is near to 1 is told by the digits behind it.
-            near = abs(factor - 1) < _NEAR
-            said = f"{factor:.4g}" if near else f"{factor:.3g}"
-            yield f"the whole output times {said}", factor * truth, allowed
+    # Fitted to so many elements, it is known better than any of them.
+    known = size**-0.5 if size else 0.0
+    for digits in (1, 2, 3, 4):
+        short = float(f"{factor:.{digits}g}")
+        near = abs(short - factor) <= known or digits == 4
+        if short and abs(short - 1) > _SMALLEST_FACTOR and near:
+            # What is multiplied is the error as well.
+            allowed = output.allowed * abs(short)
+            if output.gives(short * truth, allowed):
+                yield f"the whole output times {short:g}", short * truth, allowed
+                break
     bad = output.bad()
     for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
         if place.any() and not place.all():
