@@ -27,10 +27,15 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.verdict import unsupported
+from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.ranks_sum import Terms
 from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
 from mxmoe.reference.moe import moe
 from mxmoe.reference.types import Shard
+
+# Sentences that are printed of one rank.
+_SHOWN = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +164,7 @@ def judge_each_rank(judge: Judge, case: Case) -> None:
                 "and should get exactly 0 from it"
             )
         if not judge.record.searching:
-            lines += [other_rank_line(group, r, out)]
+            lines += [other_rank_line(judge, group, r, out)]
         raise judge.fail(
             Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
             lines,
@@ -201,13 +206,19 @@ def ranks_line(group: Group, outputs: list[torch.Tensor]) -> str:
     return f"out of their own bound: {count} ranks, {', '.join(bad)}"
 
 
-def other_rank_line(group: Group, r: int, out: torch.Tensor) -> str:
-    """Whose part `out` is, if it is another rank's."""
+def other_rank_line(judge: Judge, group: Group, r: int, out: torch.Tensor) -> str:
+    """Whose part `out` is, if it is another rank's, or what its own behaves like."""
     for s, rank in enumerate(group.ranks):
         if s != r and compare_numbers(out, group.partials[s], group.allowed[s]).within:
             return f"why    behaves as if: it were rank {rank.label()}"
     if compare_numbers(out, group.whole, group.allowed.sum(dim=0)).within:
         return "why    behaves as if: it held the whole layer"
+    own = replace(group.case, shard=group.ranks[r])
+    judged = judge.judged(own, group.data)
+    situation = situation_of(own, group.data)
+    fits = causes(situation, judged, out, judge.subject.arithmetic)
+    if fits:
+        return f"why    behaves as if: {'; or '.join(map(str, fits[:_SHOWN]))}"
     return "why    it is no other rank's part"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from mxmoe.conformance.as_routing import as_routing
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.logits import LOGIT_KINDS
@@ -18,6 +20,8 @@ from mxmoe.conformance.routing_bounds import weight_bound
 from mxmoe.conformance.routing_laws import ROUTING_LAWS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.routing import why_choice
 from mxmoe.conformance.why_numbers.routing import why_weights
 from mxmoe.reference.routing import route
@@ -156,13 +160,33 @@ def test_minus_one_contributes_nothing(judge: Judge) -> None:
                     [
                         f"token {token} changes by "
                         f"{float(difference[token].max()):.3g} when the weight of "
-                        f"its empty slot goes from 0 to {weight:g}"
+                        f"its empty slot goes from 0 to {weight:g}",
+                        *_why_empty(judge, case, data, weight, out),
                     ],
                     case=case,
                     what="id -1",
                 )
 
     judge.for_all(check, always=("no_expert",), tokens=(1, 3, 17), share=0.5)
+
+
+def _why_empty(
+    judge: Judge, case: Case, data: CaseData, weight: float, out: torch.Tensor
+) -> list[str]:
+    """What is done with slots without an expert, if they have this weight."""
+    if judge.record.searching:
+        return []
+    ids, weights = data.routing.ids, data.routing.weights
+    given = Routing(ids, weights.masked_fill(ids < 0, weight))
+    data = replace(data, routing=given)
+    judged, arithmetic = judge.judged(case, data), judge.subject.arithmetic
+    fits = causes(situation_of(case, data), judged, out, arithmetic)
+    names = "; or ".join(map(str, fits[:_SHOWN]))
+    return [f"why    behaves as if: {names}"] if fits else []
+
+
+# Sentences that are printed.
+_SHOWN = 4
 
 
 def _route(judge: Judge, logits: torch.Tensor, top_k: int, kind: str) -> Routing:

@@ -14,6 +14,7 @@ from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import route
 from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.reference.types import Routing
 
 _fused = faults_of("L3", "test_fused_routing_stays_within_the_bound")
 _trace = faults_of("L3", "test_traced_stages_stay_within_the_bound")
@@ -93,7 +94,13 @@ def trace_slots_reversed(candidate: Any) -> object:
 @_trace("", "trace down")
 def trace_down_weighted(candidate: Any) -> object:
     """down is taken after the routing weight."""
-    return _tracing(candidate, lambda s: s | {"down": s["down"] / 2})
+
+    def trace(p: Any, x: Tensor, r: Routing) -> Stages:
+        stages = candidate.trace(p, x, r)
+        weights = r.weights[..., None].to(stages["down"])
+        return {**stages, "down": stages["down"] * weights}
+
+    return spoiled(candidate, trace=trace)
 
 
 @_trace("", "trace down", "expected [")

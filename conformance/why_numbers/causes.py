@@ -85,8 +85,9 @@ _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
 # What is asked too if the output itself says this: one factor on everything is what
 # other weights do to one token; of tokens that are zero it may be the slots that are.
+_FACTOR = "the whole output times"
 _ASKED_TOO = {
-    "the whole output times": ("weights",),
+    _FACTOR: ("weights",),
     "output: token": ("packed rows", "left out"),
 }
 # The family of sentences about what is not finite.
@@ -153,10 +154,20 @@ def causes(
                 continue
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
+    fits = _as_likely(fits)
     sized = [fit for fit in fits if fit.family == "noise"]
     if sized:
         return likeliest(sized, found.numel())
     return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def _as_likely(fits: list[Fit]) -> list[Fit]:
+    """One factor on the output is as likely as weights that give the same."""
+    least = min((fit.left for fit in fits if fit.family == "weights"), default=1.0)
+    return [
+        replace(fit, left=min(fit.left, least)) if _FACTOR in fit.name else fit
+        for fit in fits
+    ]
 
 
 def _taken_beyond(

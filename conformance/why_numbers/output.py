@@ -33,6 +33,8 @@ _APART = 0.5
 _SMALLEST_FACTOR = 2.0**-10
 
 
+_FACTOR = "the whole output times"
+
 # One wrong number may be the largest by chance.
 _FEWEST_LIMITED = 3
 
@@ -72,7 +74,11 @@ class Output:
     def fit(self, name: str, told: torch.Tensor, allowed: torch.Tensor) -> Fit | None:
         """`name`, if what it leaves has the size of honest errors."""
         rest, dtype = self.found - told, self.arithmetic.output
-        if not has_honest_size(rest, honest_variance(told, allowed, dtype)):
+        variance = honest_variance(told, allowed, dtype)
+        if name.startswith(_FACTOR):
+            # What was multiplied behind its rounding was rounded again.
+            variance = variance + half_ulp(told, dtype) ** 2 / 3
+        if not has_honest_size(rest, variance):
             return None
         return Fit(name, part_left(rest, self.found - self.truth, self.allowed))
 
@@ -128,17 +134,18 @@ def _factor(output: Output) -> Iterator[_Told]:
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = float((weight * truth**2).sum())
     factor = float((weight * found * truth).sum()) / size if size else 0.0
-    # Fitted to so many elements, it is known better than any of them.
-    known = size**-0.5 if size else 0.0
+    # Fitted to so many elements, it is known better than any of them; twice that for
+    # roundings that they share.
+    known = 2 * size**-0.5 if size else 0.0
     for digits in (1, 2, 3, 4):
         short = float(f"{factor:.{digits}g}")
         near = abs(short - factor) <= known or digits == 4
         if short and abs(short - 1) > _SMALLEST_FACTOR and near:
             # What is multiplied is the error as well.
-            allowed = output.allowed * abs(short)
-            if output.gives(short * truth, allowed):
-                yield f"the whole output times {short:g}", short * truth, allowed
-                break
+            allowed = output.allowed * abs(factor)
+            if output.gives(factor * truth, allowed):
+                yield f"{_FACTOR} {short:g}", factor * truth, allowed
+            break
     bad = output.bad()
     for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
         if place.any() and not place.all():
