@@ -61,11 +61,6 @@ def explain_noise(wrong: Wrong) -> list[Fit]:
     honest = honest_variance(wrong.right, wrong.allowed, dtype)
     before = _unlikely(error, honest)
     fits = []
-    for words, variance in _sigmoids(wrong):
-        total = variance + honest
-        if _normal(error / total.sqrt(), total.flatten().argsort().chunk(_PARTS)):
-            left = math.exp(2 * (_unlikely(error, total) - before) / count)
-            fits.append(Fit(f"{words}: errors have that size", left))
     for words, variance in _places(wrong):
         often = _OFTEN if words.startswith("sums") else (1,)
         parts = variance.flatten().argsort().chunk(_PARTS)
@@ -144,30 +139,6 @@ _WORDS = {
     "slots": "slots added up in",
     "out": "output rounded to",
 }
-
-
-def _sigmoids(wrong: Wrong) -> Iterator[tuple[str, Tensor]]:
-    """The variance [t, h] of sigmoids that are rounded to few bits, by their own size.
-
-    What is near to 1 has small errors, so they are not those of an intermediate.
-    """
-    experts, s = wrong.experts, wrong.experts.situation
-    activation, ids = s.config.activation, s.routing.ids - wrong.experts.first
-    for dtype in (torch.bfloat16, torch.float16):
-        found = torch.zeros_like(wrong.right)
-        for local in experts.visited():
-            mine = ids == local
-            tokens, p = mine.nonzero()[:, 0], experts.weights[mine][:, None]
-            content = experts.content(local)
-            z = s.hidden_states[tokens].double() @ content.gate_up.dense.T
-            halves = split_halves(z + content.gate_up.bias)
-            gate, up = clamped(*halves, activation)
-            sigmoid = torch.sigmoid(activation.alpha * gate)
-            error = sigmoid.to(dtype).double() - sigmoid
-            lanes = (error * gate * (up + activation.beta)).square()
-            rows = p**2 * (lanes @ content.down.dense.square().T)
-            found.index_add_(0, tokens, rows)
-        yield f"sigmoid rounded to {str(dtype).removeprefix('torch.')}", found
 
 
 def _sums(x: Tensor, w: Tensor) -> Tensor:

@@ -57,8 +57,18 @@ def explain_stage(
         return []
     if stage == "combine":
         return list(map(str, causes(s, judged, stages[stage], arithmetic)))
-    if moved := explain_moved_stage(stage, stages[stage], judged, s):
-        return [f"{stage} {words}" for words in moved]
+    names = _made_otherwise(stage, stages, judged, s, arithmetic)
+    moved = [] if names else explain_moved_stage(stage, stages[stage], judged, s)
+    return names or [f"{stage} {words}" for words in moved]
+
+
+def _made_otherwise(
+    stage: str,
+    stages: dict[str, Tensor],
+    judged: Judged,
+    s: Situation,
+    arithmetic: Arithmetic,
+) -> list[str]:
     if stage == "activation":
         return explain_activation(stages, judged, s, arithmetic)
     if too_large(s.part) or not has_lanes(s.part):
