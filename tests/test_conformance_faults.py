@@ -91,7 +91,7 @@ def test_fault_is_found_and_named(fault: Fault, settings: Settings) -> None:
 
 def test_a_cause_that_is_not_said_is_missed(settings: Settings) -> None:
     fault = replace(FAULTS["drop_limit"], says=("no clamp", "down bias ignored"))
-    with pytest.raises(AssertionError, match="expected .*down bias ignored"):
+    with pytest.raises(AssertionError, match=r"expected .*down bias ignored"):
         found_in(fault, settings)
 
 

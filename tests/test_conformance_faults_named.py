@@ -48,7 +48,7 @@ def test_what_is_demanded_is_more_than_the_name_of_the_check() -> None:
     ("sentence", "faults"),
     [
         (r"all (\d+) faults that show in bytes", BYTES),
-        (r"of (\d+) that show in numbers only", NUMBERS),
+        (r"Of (\d+) that show in numbers only", NUMBERS),
         (r"the cause of (\d+) is demanded", [*filter(names_cause, NUMBERS)]),
     ],
 )

@@ -61,6 +61,9 @@ from mxmoe.reference.types import ExpertWeights
 # and the layers of the default checkpoint.
 _LARGEST_FIT = 11 * 2**16
 
+# Bytes of W1 of an expert: of many so small ones, offsets may overflow.
+_SMALL_EXPERT = 2**13
+
 _MATRICES = ("gate_up", "down")
 
 # Searches that take little time.
@@ -257,7 +260,8 @@ def _families(
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     if too_large(s.part, _LARGEST_FIT):
-        yield "addresses", addresses
+        if s.part.gate_up_blocks[:1].numel() <= _SMALL_EXPERT:
+            yield "addresses", addresses
         yield "rows", rows
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):

@@ -26,6 +26,7 @@ Tensor = torch.Tensor
 _UNITS = (64, 128, 256)
 # Elements that are multiplied in all; more would take a second.
 _LARGEST = 2**27
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class _Tail:
 
     of_expert : rows lie in memory as those of one expert, not as all tokens. around :
     behind the last weight row of an expert lies its first, not the next expert's.
-    again : behind a row of the other operand lies the same row, not the next.
+    again : GEMM2 reads the same row again, not what lies behind it.
     """
 
     first: int
@@ -77,11 +78,22 @@ def explain_tails(wrong: Wrong) -> list[Fit]:
     for name, tail in _tails(
         s.hidden_states.shape[1], s.part.down_scales.shape[2] * 32
     ):
+        if tail.again and not _may_be(wrong, tail):
+            continue
         slots, known = _slots(experts, tail)
         if bool((known & bad).any()):
             left = rest_of_error(wrong, slots, known)
             fits += [] if left is None else [Fit(name, left)]
     return fits
+
+
+def _may_be(wrong: Wrong, tail: _Tail) -> bool:
+    """Whether it gives the token that is furthest off, of which it reads no other."""
+    ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
+    at = ratio.amax(dim=1).argmax()[None]
+    slots, _ = _slots(wrong.experts.of_tokens(at), tail)
+    left = wrong.found[at] - slots.sum(dim=1)
+    return bool(left.norm() < (wrong.found[at] - wrong.right[at]).norm() / 2)
 
 
 def _tails(h: int, i: int) -> Iterator[tuple[str, _Tail]]:
@@ -102,8 +114,9 @@ def _tails(h: int, i: int) -> Iterator[tuple[str, _Tail]]:
                 if first:
                     yield next_rows, replace(tail, of_expert=False)
                 yield next_rows, tail
-                again = f"{words}: the row's first ones times the next weight row's"
-                yield again, replace(tail, again=True)
+                if last:
+                    again = f"{words}: the row's first ones with the next weight row's"
+                    yield again, replace(tail, again=True)
 
 
 def _slots(experts: Experts, tail: _Tail) -> tuple[Tensor, Tensor]:
@@ -116,7 +129,6 @@ def _slots(experts: Experts, tail: _Tail) -> tuple[Tensor, Tensor]:
         mine = ids == local
         tokens = mine.nonzero()[:, 0]
         behind = x[tokens].roll(-1, 0) if tail.of_expert else x.roll(-1, 0)[tokens]
-        behind = x[tokens] if tail.again else behind
         found[mine] = tail.rows(experts, local, x[tokens], behind)
         if not tail.again:
             known[tokens[-1] if tail.of_expert else len(x) - 1] = False

@@ -8,13 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mxmoe.conformance.bounds import judge_rank
 from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.faults.plain import FLOAT32
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import judge_output
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
+from mxmoe.conformance.why_numbers.causes import causes
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.reference.types import ARITHMETIC
 from mxmoe.reference.types import Activation
 
 Tensor = torch.Tensor
@@ -44,12 +49,26 @@ FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("words", FACTORS)
 def test_factors_of_fewer_bits_are_named(words: str) -> None:
+    """Of few lanes: of many, some fall on the other side of a tie."""
     store = FACTORS[words]
 
     def product(x: Tensor, w: Tensor) -> Tensor:
         return store(x) @ store(w).T
 
-    assert words in why(replace(FLOAT32, product=product)).split("; or ")
+    case, few = parse_case(CASE), ARITHMETIC["fp32"]
+    data = make_case_data(case, hidden_dtype=few.output)
+    subject = subject_of(replace(FLOAT32, product=product))
+    prepared = subject.prepare(data.weights, data.config, case.shard)
+    out = subject.forward(prepared, data.hidden_states, data.routing)
+    judged = judge_rank(
+        data.weights,
+        data.config,
+        data.hidden_states,
+        data.routing,
+        shard=case.shard,
+        arithmetic=few,
+    )
+    assert words in map(str, causes(situation_of(case, data), judged, out, few))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
