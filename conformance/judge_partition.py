@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 
@@ -27,11 +28,9 @@ from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
-from mxmoe.conformance.why_bytes.describe import kind_line
-from mxmoe.conformance.why_bytes.describe import missing_line
 from mxmoe.conformance.why_bytes.describe import prepared_tensors
 from mxmoe.conformance.why_bytes.describe import why_lines
-from mxmoe.conformance.why_bytes.finished_tensor import explain_tensor
+from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts.layout import Entry
@@ -44,8 +43,6 @@ from mxmoe.reference.types import Shard
 DIVIDED = "down_bias"
 # Values of padding that are listed.
 _LISTED = 4
-# Of a factor, that roundings to bfloat16 leave: 2**-8 at most.
-_ALIKE = 2.0**-7
 _CUT = (
     "gate_up_blocks",
     "gate_up_scales",
@@ -73,9 +70,10 @@ def judge_partition(judge: Judge, case: Case) -> None:
         raise not_run(f"{case} names one rank, which holds everything")
     data = judge.data(case)
     ranks = _prepare_all(judge, case, layout, data.weights, data.config)
-    for line in _faults(layout, ranks, data.weights, data.config):
+    searching = judge.record.searching
+    for lines in _faults(layout, ranks, data.weights, data.config, searching):
         what = f"bytes of {len(ranks.parts)} ranks"
-        raise judge.fail(Verdict.MISMATCH, line, case=case, what=what)
+        raise judge.fail(Verdict.MISMATCH, lines, case=case, what=what)
 
 
 def _prepare_all(
@@ -89,9 +87,11 @@ def _prepare_all(
         except Failure as error:
             lines = [f"rank {rank.label()}: {error.text}"]
             raise judge.fail(error.verdict, lines, case=case, what="prepare") from error
-        problem = _wrong_form(layout, one, weights, config)
-        if problem:
-            lines = [f"rank {rank.label()}: {problem[0]}", *problem[1:]]
+        problem = wrong_form(layout, one, weights, config)
+        if problem is not None:
+            lines = [f"rank {rank.label()}: {problem}"]
+            if not judge.record.searching:
+                lines += _why_form(layout, one, weights, problem)
             raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
         on_cpu = {name: t.cpu() for name, t in prepared_tensors(one).items()}
         prepared[rank] = replace(one, tensors=on_cpu)
@@ -99,30 +99,29 @@ def _prepare_all(
     return _Ranks(prepared=prepared, parts=parts)
 
 
-def _wrong_form(
-    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
+def _why_form(
+    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, problem: str
 ) -> list[str]:
-    """What keeps a rank's tensors from being restored, and why; or []."""
-    found, shard = prepared_tensors(prepared), prepared.shard
-    expected = expected_tensors(layout, weights, config, shard)
-    for name, tensor in expected.items():
-        if name not in found:
-            return [missing_line(name, found)]
-        got = found[name]
-        wrong_kind = kind_line(got, tensor.dtype, tensor.shape)
-        if wrong_kind is None:
-            continue
-        lines = [f"{name}: {wrong_kind}"]
-        if got.dtype == tensor.dtype:
-            lines += why_lines(name, found, layout, weights, config, shard, 0)
-        return lines
-    return []
+    """The edits that give a tensor of another shape, which `problem` begins with."""
+    name, found = problem.partition(":")[0], prepared_tensors(prepared)
+    config, rank = prepared.config, prepared.shard
+    expected = expected_tensors(layout, weights, config, rank)
+    if name not in found or found[name].dtype != expected[name].dtype:
+        return []
+    return why_lines(name, found, layout, weights, config, rank, 0)
 
 
 def _faults(
-    layout: Layout, ranks: _Ranks, weights: ExpertWeights, config: MoEConfig
+    layout: Layout,
+    ranks: _Ranks,
+    weights: ExpertWeights,
+    config: MoEConfig,
+    searching: bool,
 ) -> Iterator[list[str]]:
-    """The lines of each thing that is wrong, worst first."""
+    """The lines of each thing that is wrong, worst first.
+
+    searching : a smaller case is looked for, so that nothing is explained.
+    """
     for rank, part in ranks.parts.items():
         own = shard_weights(weights, config, rank)
         for name in _CUT:
@@ -133,8 +132,14 @@ def _faults(
             found = part.tensors()[name].to(wanted.dtype)
             difference = compare_bytes(found, wanted)
             if difference is not None:
-                where = _whose(name, found, wanted, ranks, weights, config)
-                yield _byte_lines(name, rank, difference, config) + where
+                lines = _byte_lines(name, rank, difference, config)
+                if not searching:
+                    whose = _whose(name, found, ranks, weights, config)
+                    expert = difference.at[0]
+                    lines += whose or _edits(
+                        layout, ranks.prepared[rank], name, weights, expert
+                    )
+                yield lines
     if config.has_bias:
         yield from _bias_faults(ranks, weights, config)
     for rank, prepared in ranks.prepared.items():
@@ -188,19 +193,36 @@ def _byte_lines(
 def _whose(
     name: str,
     found: torch.Tensor,
-    wanted: torch.Tensor,
     ranks: _Ranks,
     weights: ExpertWeights,
     config: MoEConfig,
 ) -> list[str]:
-    """Whose entries were found instead, or what was done to the rank's own."""
+    """Whose entries were found instead, if they are another rank's."""
     for other in ranks.parts:
         theirs = shard_weights(weights, config, other).tensors()[name]
         if theirs.shape == found.shape and compare_bytes(found, theirs) is None:
             return [f"why    it holds the part of rank {other.label()}"]
-    if edits := explain_tensor(name, found, wanted, most=1):
-        return [f"why    {name}: {'; or '.join(edits)}"]
-    return ["why    what it holds is no rank's part as a whole"]
+    return []
+
+
+def _edits(
+    layout: Layout,
+    prepared: PreparedWeights,
+    source: str,
+    weights: ExpertWeights,
+    expert: int,
+) -> list[str]:
+    """The edits that give what a rank holds of the checkpoint's tensor `source`.
+
+    expert : the first of the rank that differs.
+    """
+    config, rank = prepared.config, prepared.shard
+    chains = layout.chains(config, layout.aligned(rank))
+    [name] = [
+        n for n, c in chains.items() if isinstance(c, Chain) and c.source == source
+    ]
+    found = prepared_tensors(prepared)
+    return why_lines(name, found, layout, weights, config, rank, expert)
 
 
 def _bias_faults(
@@ -229,28 +251,34 @@ def _bias_faults(
             f"{DIVIDED}: the shares of {tp} ranks sum to {difference.found:.6g} at "
             f"[e={expert + e.start}, {row}], expected {difference.expected:.6g} "
             f"({ratio:.4g} times)",
-            *_why_shares(ranks, mine, truth),
+            *_why_shares(shares, truth),
         ]
 
 
-def _why_shares(ranks: _Ranks, mine: list[Shard], truth: torch.Tensor) -> Iterator[str]:
-    """How often each rank holds its share of the bias, if that is one factor."""
-    tp = mine[0].tp_size
-    words = {0.0: "zeros", float(tp): "the whole bias, not divided by tp"}
-    words[1 / tp] = "its share divided by tp again"
-    held: dict[str, list[str]] = {}
-    for rank in mine:
-        bias, told = _bias(ranks.parts[rank]).double(), truth != 0
-        factors = (bias / truth)[told]
-        factor = float(factors.median()) if bool(told.any()) else 1.0
-        if bool((factors - factor).abs().max() > _ALIKE):
-            return
-        if abs(factor - 1) > _ALIKE:
-            said = words.get(round(factor, 4), f"its share times {factor:.4g}")
-            held.setdefault(said, []).append(rank.label())
-    for said, who in held.items():
-        every = "every rank" if len(who) == tp else ", ".join(who)
-        yield f"why    {DIVIDED}: {every} holds {said}"
+def _why_shares(shares: Sequence[torch.Tensor], truth: torch.Tensor) -> list[str]:
+    """How the ranks of tp share a bias, if each holds one multiple of it.
+
+    shares : [e, h] of each rank. truth : their sum as it should be.
+    """
+    tp, size = len(shares), float(truth.square().sum())
+    held = [float((share * truth).sum()) / size if size else 0.0 for share in shares]
+    for share, part in zip(shares, held, strict=True):
+        told = part * truth
+        if not compare_numbers(share, told, half_ulp(told, torch.bfloat16)).within:
+            return []
+    parts = [round(part * tp, 3) for part in held]
+    for words, expected in (
+        ("not divided by tp", [tp] * tp),
+        ("divided by tp twice", [round(1 / tp, 3)] * tp),
+        ("on rank 0 of tp only", [tp] + [0] * (tp - 1)),
+        ("divided by tp, on rank 0 of tp only", [1] + [0] * (tp - 1)),
+        ("on no rank", [0] * tp),
+    ):
+        if parts == expected:
+            return [f"why    behaves as if: down bias {words}"]
+    return [
+        f"why    the ranks of tp hold {', '.join(map(str, parts))} times their share"
+    ]
 
 
 def _bias(part: ExpertWeights) -> torch.Tensor:

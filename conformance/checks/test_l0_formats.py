@@ -20,7 +20,6 @@ from mxmoe.conformance.verdict import unsupported
 from mxmoe.conformance.why_bytes.decoded_otherwise import why_decoded
 from mxmoe.conformance.why_bytes.encoded_otherwise import Encoded
 from mxmoe.conformance.why_bytes.encoded_otherwise import why_encoded
-from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import encode
 from mxmoe.reference.formats import unpack_nibbles
@@ -172,7 +171,7 @@ def test_encode_follows_the_named_rule(judge: Judge, place: str) -> None:
 
 def _why_encoded(judge: Judge, rule: str) -> list[str]:
     """What explains every probe that is not disputed, asked once more."""
-    given, judge = [], aside(judge)
+    given, judge = [], judge.aside()
     for probe in ENCODER_PROBES:
         if not probe.disputed:
             x = probe.values()

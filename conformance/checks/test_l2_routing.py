@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
 
 from mxmoe.conformance.as_routing import as_routing
-from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_empty_slots import judge_empty_slots
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.logits import LOGIT_KINDS
 from mxmoe.conformance.logits import make_logits
@@ -20,8 +18,6 @@ from mxmoe.conformance.routing_bounds import weight_bound
 from mxmoe.conformance.routing_laws import ROUTING_LAWS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
-from mxmoe.conformance.why_numbers.causes import causes
-from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.routing import why_choice
 from mxmoe.conformance.why_numbers.routing import why_weights
 from mxmoe.reference.routing import route
@@ -132,61 +128,9 @@ def test_routing_law_holds(judge: Judge, law: str) -> None:
 def test_minus_one_contributes_nothing(judge: Judge) -> None:
     """The weight of a slot without an expert has no influence, to the last bit."""
     judge.subject.need("forward")
-
-    def check(case: Case) -> None:
-        data = judge.data(case)
-        inputs = judge.inputs(case, data)
-        empty = inputs.routing.ids < 0
-        if not empty.any():
-            return
-        prepared = judge.subject.prepare(data.weights, data.config, case.shard)
-        outputs = []
-        for weight in (0.0, 1.0, -1000.0):
-            weights = inputs.routing.weights.masked_fill(empty, weight)
-            routing = Routing(inputs.routing.ids, weights)
-            outputs.append(
-                judge.subject.forward(prepared, inputs.hidden_states, routing)
-            )
-        judged = judge.judged(case, data)
-        # Without a claim of determinism two runs may differ by their rounding.
-        slack = 0 if judge.subject.capabilities.deterministic else 2
-        allowed = (slack * judged.allowed["combine"]).to(outputs[0].device)
-        for weight, out in zip((1.0, -1000.0), outputs[1:], strict=True):
-            difference = (out.double() - outputs[0].double()).abs()
-            if not (difference <= allowed).all():
-                token = int((~(difference <= allowed)).any(dim=1).int().argmax())
-                raise judge.fail(
-                    Verdict.MISMATCH,
-                    [
-                        f"token {token} changes by "
-                        f"{float(difference[token].max()):.3g} when the weight of "
-                        f"its empty slot goes from 0 to {weight:g}",
-                        *_why_empty(judge, case, data, weight, out),
-                    ],
-                    case=case,
-                    what="id -1",
-                )
-
-    judge.for_all(check, always=("no_expert",), tokens=(1, 3, 17), share=0.5)
-
-
-def _why_empty(
-    judge: Judge, case: Case, data: CaseData, weight: float, out: torch.Tensor
-) -> list[str]:
-    """What is done with slots without an expert, if they have this weight."""
-    if judge.record.searching:
-        return []
-    ids, weights = data.routing.ids, data.routing.weights
-    given = Routing(ids, weights.masked_fill(ids < 0, weight))
-    data = replace(data, routing=given)
-    judged, arithmetic = judge.judged(case, data), judge.subject.arithmetic
-    fits = causes(situation_of(case, data), judged, out, arithmetic)
-    names = "; or ".join(map(str, fits[:_SHOWN]))
-    return [f"why    behaves as if: {names}"] if fits else []
-
-
-# Sentences that are printed.
-_SHOWN = 4
+    judge.for_all(
+        judge_empty_slots, always=("no_expert",), tokens=(1, 3, 17), share=0.5
+    )
 
 
 def _route(judge: Judge, logits: torch.Tensor, top_k: int, kind: str) -> Routing:

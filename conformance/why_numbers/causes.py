@@ -20,6 +20,7 @@ from mxmoe.conformance.why_numbers.empty_slots import Former
 from mxmoe.conformance.why_numbers.empty_slots import explain_empty_slots
 from mxmoe.conformance.why_numbers.exchanged import explain_exchanged
 from mxmoe.conformance.why_numbers.expert_content import Experts
+from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.expert_index import explain_expert_index
 from mxmoe.conformance.why_numbers.former_routing import explain_former_routing
 from mxmoe.conformance.why_numbers.gathers import explain_gathers
@@ -36,18 +37,19 @@ from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.noise import explain_noise
 from mxmoe.conformance.why_numbers.nonfinite import explain_nonfinite
 from mxmoe.conformance.why_numbers.otherwise import Wrong
+from mxmoe.conformance.why_numbers.otherwise import explain_confined
 from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
-from mxmoe.conformance.why_numbers.otherwise_row_tails import row_tails_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
 from mxmoe.conformance.why_numbers.packed_rows import explain_packed_rows
 from mxmoe.conformance.why_numbers.padding import explain_padding
+from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots import explain_left_out
 from mxmoe.conformance.why_numbers.slots import explain_slots
@@ -59,7 +61,7 @@ from mxmoe.reference.types import ExpertWeights
 
 # Fits compute the layer some hundred times: this one is larger than the telling case
 # and the layers of the default checkpoint.
-_LARGEST_FIT = 11 * 2**16
+LARGEST_FIT = 11 * 2**16
 
 # Bytes of W1 of an expert: of many so small ones, offsets may overflow.
 _SMALL_EXPERT = 2**13
@@ -70,9 +72,11 @@ _MATRICES = ("gate_up", "down")
 CHEAP = {
     "output",
     "bytes",
+    "cuts",
     "weights",
     "steps",
     "contents",
+    "confined",
     "empty slots",
     "left out",
     "packed rows",
@@ -82,6 +86,10 @@ CHEAP = {
     "rows",
     "noise",
 }
+
+# Asks what these found to be a part of it.
+_CONFINED = "confined"
+_PARTLY = {"activations", "steps", "contents"}
 
 # Searches that fit a great deal, and so are asked where nothing else fits.
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
@@ -141,6 +149,8 @@ def causes(
     if not too_large(situation.part) and has_lanes(situation.part):
         wrong = wrong_output(found, judged, Experts(situation, arithmetic))
         right = part_left(found - wrong.right, found - truth, allowed)
+    if _CONFINED in only:
+        only = {*only, *_PARTLY}
     for family, explain in _families(output, judged, situation, wrong, before):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
@@ -178,7 +188,7 @@ def _taken_beyond(
 ) -> list[Fit]:
     """Rows taken from elsewhere, if what is not finite lay beyond their buffer."""
     rows = found.isfinite().all(dim=1)
-    if not rows.any() or too_large(s.part, _LARGEST_FIT) or not has_lanes(s.part):
+    if not rows.any() or too_large(s.part, LARGEST_FIT) or not has_lanes(s.part):
         return []
     wrong = wrong_output(found, judged, Experts(s, arithmetic))
     if not wrong.bad[rows].any():
@@ -209,6 +219,9 @@ def _families(
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
+    if not too_large(s.part, LARGEST_FIT):
+        cuts = rank_cuts(s)
+        yield "cuts", lambda: fits_of_numbers(found, s, arithmetic, right, cuts)
     empty = partial(explain_empty_slots, found, judged, s, arithmetic, before)
     if before is not None:
         yield (
@@ -227,13 +240,15 @@ def _families(
         yield "fitted slots", lambda: fitted_slots(slots)
         return
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
+    weights = weights_otherwise(s.routing.ids, s.routing.weights)
+    yield "weights", partial(explain_otherwise, wrong, weights)
+    partly = list[Otherwise]()
     for family, hypotheses in (
-        ("weights", weights_otherwise(s.routing.ids, s.routing.weights)),
         ("activations", activations_otherwise(1)),
         ("steps", steps_otherwise(blocks)),
         ("contents", contents_otherwise(blocks)),
     ):
-        yield family, partial(explain_otherwise, wrong, hypotheses)
+        yield family, partial(explain_otherwise, wrong, hypotheses, partly)
     yield "empty slots", empty
     yield "slots", lambda: explain_slots(slots)
 
@@ -243,8 +258,11 @@ def _families(
     def addresses() -> list[Fit]:
         return explain_otherwise(wrong, addresses_otherwise(s.part))
 
-    if not too_large(s.part, _LARGEST_FIT):
+    if not too_large(s.part, LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
+    # Weights first: they are what is most often confined to lanes.
+    yield _CONFINED, lambda: explain_confined(wrong, reversed(partly))
+    if not too_large(s.part, LARGEST_FIT):
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))
         yield "gathers", lambda: explain_gathers(wrong, places())
@@ -252,14 +270,12 @@ def _families(
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)
         yield "padding", lambda: explain_padding(wrong)
-        tails = partial(row_tails_otherwise, s.part.gate_up_blocks.shape[1])
-        yield "row tails", lambda: explain_otherwise(wrong, tails())
         yield "addresses", addresses
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
-    if too_large(s.part, _LARGEST_FIT):
+    if too_large(s.part, LARGEST_FIT):
         if s.part.gate_up_blocks[:1].numel() <= _SMALL_EXPERT:
             yield "addresses", addresses
         yield "rows", rows

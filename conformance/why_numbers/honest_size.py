@@ -43,8 +43,8 @@ def has_honest_size(error: Tensor, variance: Tensor) -> bool:
 def part_left(after: Tensor, before: Tensor, allowed: Tensor) -> float:
     """The part of the mean square of error / allowed that a hypothesis leaves."""
     # Of a token that no expert of the rank serves nothing is allowed.
-    size = allowed.where(allowed > 0, allowed.max() if len(allowed) else _TINY)
-    size = size.clamp(min=_TINY)
+    size = allowed.where(allowed > 0, allowed.max() if len(allowed) else 1.0)
+    size = size.where(size > 0, 1.0)
     return mean_square(after / size) / max(mean_square(before / size), _TINY)
 
 
@@ -56,9 +56,14 @@ def likeliest(fits: list[Fit], count: int, right: float = 1.0) -> list[Fit]:
     left ** (-n / 2), but for a factor. What is so everywhere is simpler than what is so
     in a place.
     """
-    share = math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))
+    share = likely_share(count)
     close = [fit for fit in fits if fit.left <= share * right]
     least = min((fit.left for fit in close), default=0.0)
     likely = [fit for fit in close if fit.left <= least / share]
     everywhere = [fit for fit in likely if not fit.place]
     return list({str(fit): fit for fit in everywhere or likely}.values())
+
+
+def likely_share(count: int, *, nats: float = _LIKELIER) -> float:
+    """A mean square over `count` elements is e**nats times likelier by this factor."""
+    return math.exp(-2 * nats * _ALIKE / max(count, 1))
