@@ -163,7 +163,7 @@ def bias_divided_by_all_ranks() -> object:
     return _bias_share(lambda s: 1 / (s.tp_size * s.ep_size))
 
 
-@_experts("", "every expert-parallel rank computes all experts")
+@_experts("", "every rank computes the whole layer: all experts")
 def experts_not_divided(candidate: Any) -> object:
     """Every expert-parallel rank computes every expert."""
     return as_rank(candidate, lambda s: replace(s, ep_size=1, ep_rank=0))
