@@ -152,7 +152,7 @@ def next_expert(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output("", "left out: all of expert 7")
+@_output("", "the last expert of the rank not computed")
 def last_expert_dropped(candidate: Any) -> object:
     """The last of several experts adds nothing."""
 

@@ -108,6 +108,9 @@ NONFINITE = "not finite"
 # other one is asked as well.
 _NEAR = 32.0
 
+# One element of so many, so far beyond its bound, is no rounding.
+_MANY, _FAR_OFF = 1024, 4.0
+
 
 def causes(
     situation: Situation,
@@ -144,6 +147,8 @@ def causes(
     ratio = _ratio(output)
     if not bool((ratio > 1).any()) and has_honest_size(found - truth, honest):
         return []
+    if _one_number(found - truth, ratio, honest):
+        only = {"output"}
     fits = list[Fit]()
     wrong, right = None, 1.0
     if not too_large(situation.part) and has_lanes(situation.part):
@@ -172,6 +177,17 @@ def causes(
     if sized:
         return likeliest(sized, found.numel())
     return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def _one_number(error: torch.Tensor, ratio: torch.Tensor, honest: torch.Tensor) -> bool:
+    """Whether one of many elements is wrong, and all others have honest errors.
+
+    What is confined to one column of one token explains it, whatever it is.
+    """
+    bad = ratio > 1
+    far = bool((ratio > _FAR_OFF).any()) and ratio.numel() >= _MANY
+    others = error.masked_fill(bad, 0.0)
+    return far and int(bad.sum()) == 1 and has_honest_size(others, honest)
 
 
 def _as_likely(fits: list[Fit]) -> list[Fit]:
