@@ -18,9 +18,8 @@ FEWEST_NAMED = 0.8
 PLACE_ONLY: Mapping[str, str] = MappingProxyType(
     {
         "lanes_rounded_down": (
-            "in the smallest case a rank is left without lanes, and such a rank is "
-            "like any other that owns none; the bytes tell it "
-            "(`lanes_rounded_down_in_prepare`)"
+            "in the smallest case a rank is left without lanes, which is told as a K "
+            "block that is dropped; the bytes tell it (`lanes_rounded_down_in_prepare`)"
         ),
         "last_element_wrong": "one number is what many faults leave",
         "noise_on_one_token": "noise has no cause: the token and the size are told",

@@ -119,7 +119,7 @@ def residual_added_by_every_rank(candidate: Any) -> object:
     )
 
 
-@_sum(_TRT, "tp2r1 holds the part of tp2r0")
+@_sum(_TRT, "as many lanes as rank 0 of tp, the last ones of the layer")
 def valid_i_unclamped() -> object:
     """The last rank takes as many lanes as rank 0, although fewer are left."""
 
@@ -181,7 +181,7 @@ def lanes_from_the_last(candidate: Any) -> object:
     return as_rank(candidate, lambda s: replace(s, tp_rank=s.tp_size - 1 - s.tp_rank))
 
 
-@_own("", "no lane of i", "behaves as if: output all zero")
+@_own("", "no lane of i", "down bias divided by tp, on rank 0 of tp only")
 def rank_without_lanes_adds_nothing(candidate: Any) -> object:
     """A rank that owns no lanes returns early, and its share of the bias is lost."""
 
