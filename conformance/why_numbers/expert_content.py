@@ -109,6 +109,25 @@ class Otherwise:
     steps: Steps = field(default_factory=Steps)
     weigh: Callable[[Tensor], Tensor] = _as_given
 
+    @property
+    def ends_right(self) -> bool:
+        """Whether all is right behind the weights of the second GEMM."""
+        return self.weigh is _as_given and self.steps.ends_right
+
+    def edits_input(
+        self, contents: dict[int, Content], rights: dict[int, Content]
+    ) -> bool:
+        """Whether operands of the first GEMM are all that is made otherwise.
+
+        contents, rights : of the same experts.
+        """
+        same = all(
+            contents[e].down is right.down
+            and contents[e].gate_up.bias is right.gate_up.bias
+            for e, right in rights.items()
+        )
+        return same and self.steps.multiplies_right
+
 
 RIGHT = Otherwise(name="")
 
@@ -169,24 +188,27 @@ class Experts:
         return [e for e in ids.tolist() if 0 <= e < self.count]
 
     @cached_property
+    def served(self) -> Tensor:
+        """The slots [t, k] that this rank serves."""
+        ids = self.situation.routing.ids - self.first
+        return (ids >= 0) & (ids < self.count)
+
+    @cached_property
     def weights(self) -> Tensor:
         """Routing weights [t, k]; 0 where this rank does not serve the slot."""
-        routing = self.situation.routing
-        ids = routing.ids - self.first
-        served = (ids >= 0) & (ids < self.count)
-        return torch.where(served, routing.weights.double(), 0)
+        return torch.where(self.served, self.situation.routing.weights.double(), 0)
 
     def slots(self, otherwise: Otherwise) -> Tensor:
         """What each slot adds to each token: [t, k, h], 0 where none is."""
         s, weights = self.situation, self._weighed(otherwise)
         found = weights.new_zeros(*weights.shape, s.hidden_states.shape[1])
         for local in self.visited():
-            mine, rows = self._visit(local)
+            mine, rows = self.visit(local)
             content, p = otherwise.edit(self, local), weights[mine][:, None]
             found[mine] = self.rows(content, otherwise.steps, rows, p)
         return found
 
-    def _visit(self, local: int) -> tuple[Tensor, Tensor]:
+    def visit(self, local: int) -> tuple[Tensor, Tensor]:
         """(slots [t, k] that visit an expert, the hidden states of each)."""
         if local not in self._visits:
             s = self.situation
@@ -195,7 +217,7 @@ class Experts:
             self._visits[local] = mine, rows
         return self._visits[local]
 
-    def _token(self, token: int) -> Tensor:
+    def token(self, token: int) -> Tensor:
         """[1, h], the same tensor each time."""
         if token not in self._tokens:
             row = self.situation.hidden_states[token : token + 1].double()
@@ -205,7 +227,7 @@ class Experts:
     def slots_of(self, token: int, otherwise: Otherwise) -> Tensor:
         """As `slots`, of one token: [k, h]."""
         s = self.situation
-        row, weights = self._token(token), self._weighed(otherwise)[token]
+        row, weights = self.token(token), self._weighed(otherwise)[token]
         found = row.new_zeros(len(weights), row.shape[1])
         for slot, e in enumerate(s.routing.ids[token].tolist()):
             local = e - self.first
@@ -251,6 +273,10 @@ class Experts:
         """What GEMM2 and its bias make of rows [n, i], as it should be: [n, h]."""
         y = a @ content.down.dense.T + content.down.bias
         return through(y, dtype=self.arithmetic.slot)
+
+    def activated(self, z: Tensor, content: Content) -> Tensor:
+        """What GEMM2 is given of GEMM1's results [n, 2i], as it should be."""
+        return self._activated(z, content.gate_up.bias, RIGHT.steps)
 
     def _activated(self, z: Tensor, bias: Tensor, steps: Steps) -> Tensor:
         """The intermediate of rows [n, 2i]; what is right is computed once."""

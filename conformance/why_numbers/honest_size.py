@@ -56,9 +56,14 @@ def likeliest(fits: list[Fit], count: int, right: float = 1.0) -> list[Fit]:
     left ** (-n / 2), but for a factor. What is so everywhere is simpler than what is so
     in a place.
     """
-    share = math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))
+    share = likely_share(count)
     close = [fit for fit in fits if fit.left <= share * right]
     least = min((fit.left for fit in close), default=0.0)
     likely = [fit for fit in close if fit.left <= least / share]
     everywhere = [fit for fit in likely if not fit.place]
     return list({str(fit): fit for fit in everywhere or likely}.values())
+
+
+def likely_share(count: int) -> float:
+    """A mean square over `count` elements is likelier than another by this factor."""
+    return math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from dataclasses import field
 from dataclasses import replace
 
 import torch
@@ -101,6 +100,10 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def _whole(k: int) -> int:
+    return k
+
+
 def gated(z: Tensor, bias: Tensor, activation: Activation) -> Tensor:
     """The activation as it should be: [n, 2i] without the bias, [2i] -> [n, i]."""
     gate, up = split_halves(z + bias)
@@ -127,8 +130,8 @@ class Steps:
     act: Callable[[Tensor], Tensor] | None = None
     v: Callable[[Tensor], Tensor] = _same
     y: Callable[[Tensor], Tensor] | None = None
-    first: Callable[[int], int] = field(default=lambda k: k)
-    last: Callable[[int], int] = field(default=lambda k: k)
+    first: Callable[[int], int] = _whole
+    last: Callable[[int], int] = _whole
     product1: Callable[[Tensor, Tensor], Tensor] | None = None
     product2: Callable[[Tensor, Tensor], Tensor] | None = None
     down_bias: Callable[[Tensor], Tensor] = _same
@@ -139,6 +142,20 @@ class Steps:
     def activates_right(self) -> bool:
         """Whether the intermediate is what it should be, of a right `z`."""
         return self.gated is gated and self.act is None
+
+    @property
+    def ends_right(self) -> bool:
+        """Whether the second GEMM, its bias and its weight are what they should be."""
+        given = self.v, self.y, self.last, self.product2, self.down_bias
+        plain = given == (_same, None, _whole, None, _same)
+        return plain and self.weighs_bias and not self.weighs_input
+
+    @property
+    def multiplies_right(self) -> bool:
+        """Whether all behind the operands of the first GEMM is what it should be."""
+        given = self.z, self.first, self.product1
+        right = given == (_same, _whole, None) and self.activates_right
+        return right and self.ends_right
 
 
 class Layer:

@@ -9,6 +9,7 @@ import torch
 
 # Rows and columns whose place is looked for; more would take seconds.
 _LOOKED_FOR = 256
+_PLACE = re.compile(r"(.*), ((?:in|for|at) .*) only")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -97,7 +98,22 @@ def merged(names: list[str]) -> list[str]:
             found.append([name])
         else:
             alike.append(name)
-    return [some[0] if len(some) == 1 else _one_of(some) for some in found]
+    said = [some[0] if len(some) == 1 else _one_of(some) for some in found]
+    return list(_by_place(said))
+
+
+def _by_place(names: list[str]) -> Iterator[str]:
+    """The same in several places: ``..., in expert 3, or for token 5, only``."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        told = _PLACE.fullmatch(name)
+        what, where = told.groups() if told else (name, "")
+        places.setdefault(what, []).append(where)
+    for what, some in places.items():
+        if len(some) > 1 and "" not in some:
+            yield f"{what}, {', or '.join(some)}, only"
+        else:
+            yield from (f"{what}, {where} only" if where else what for where in some)
 
 
 def _differs_once(names: list[str]) -> bool:

@@ -13,20 +13,29 @@ import math
 from collections.abc import Iterable
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.why_numbers.confined import Confined
+from mxmoe.conformance.why_numbers.confined import ConfinedToken
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.honest_size import has_honest_size
 from mxmoe.conformance.why_numbers.honest_size import honest_variance
+from mxmoe.conformance.why_numbers.honest_size import likely_share
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import through
-from mxmoe.conformance.why_numbers.moved import ranges
+from mxmoe.conformance.why_numbers.scopes import SEVERAL
+from mxmoe.conformance.why_numbers.scopes import SlotScopes
+from mxmoe.conformance.why_numbers.scopes import number_sets
+from mxmoe.conformance.why_numbers.scopes import number_words
+from mxmoe.conformance.why_numbers.scopes import slot_scopes
+from mxmoe.conformance.why_numbers.slot_sources import TILES
 
 Tensor = torch.Tensor
 
@@ -40,6 +49,16 @@ _BETTER = 0.95
 # Fewer columns are like those of many a hypothesis.
 _FEWEST = 16
 _TINY = torch.finfo(torch.float64).tiny
+# What is confined to a tenth of the lanes explains about a tenth of the error when it
+# is fitted as if it were in all of them, and k slots explain k of h by chance.
+_ALONG = 0.1
+_FLAT = 2.0**-30
+# Lanes that fit the worst token best, which are held against all.
+_CONFINED = 3
+# Places that are nearly as likely as the likeliest one; the first are the simplest.
+_PLACES = 12
+# Mean squares that differ by less are those of the same slots.
+_DIGITS = 6
 # 2**4 choices of the slots of a token at most.
 _SLOTS = 4
 
@@ -59,6 +78,27 @@ class Wrong:
     allowed: Tensor
     bad: Tensor
     slots: Tensor
+
+    @cached_property
+    def worst(self) -> int:
+        """The token that is furthest off."""
+        ratio = (self.found - self.right).abs() / self.allowed.clamp(min=_TINY)
+        return int(ratio.amax(dim=1).argmax())
+
+    @cached_property
+    def scopes(self) -> SlotScopes:
+        """Slots that a fault may be confined to, which the worst token has some of."""
+        ids, served = self.experts.situation.routing.ids, self.experts.served
+        return slot_scopes(ids, served, self.bad.any(dim=1), self.worst)
+
+    @cached_property
+    def columns(self) -> list[tuple[str, Tensor]]:
+        """(words, columns [h]) that a fault may be confined to."""
+        wide, count = self.bad.any(dim=0), self.found.shape[1]
+        found = dict(number_sets("column", count, units=TILES))
+        if wide.any() and not wide.all():
+            found[number_words("column", wide)] = wide
+        return [(f"in {words} only", mask.double()) for words, mask in found.items()]
 
 
 def wrong_output(found: Tensor, judged: Judged, experts: Experts) -> Wrong:
@@ -80,45 +120,89 @@ def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit
     """Each hypothesis, and the place, under which `wrong.found` is right."""
     if not wrong.found.isfinite().all():
         return []
-    ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
-    worst = _WorstToken(wrong, int(ratio.amax(dim=1).argmax()))
+    worst = _WorstToken(wrong)
     fits = []
     for hypothesis in hypotheses:
-        if not worst.may_be(hypothesis):
+        change = worst.change(hypothesis)
+        if change is None:
             continue
-        for where, left in _held(wrong, wrong.experts.slots(hypothesis)):
-            fits.append(Fit(hypothesis.name, left, place=where))
-            break
+        held: list[tuple[str, float]] = []
+        if worst.may_be(change):
+            held = list(_held(wrong, wrong.experts.slots(hypothesis)))
+        for confined in () if held else worst.confined(hypothesis, change):
+            for where, left in _held(wrong, confined.slots(wrong.experts)):
+                inside = f", {confined.words}{where or ' only'}"
+                held.append((inside, left))
+        fits += [Fit(hypothesis.name, left, place=where) for where, left in held]
     return fits
 
 
 class _WorstToken:
     """The token that is furthest off, which refutes almost every hypothesis."""
 
-    def __init__(self, wrong: Wrong, token: int) -> None:
+    def __init__(self, wrong: Wrong) -> None:
+        token = wrong.worst
         bad = wrong.bad[token]
         if int(bad.sum()) < _FEWEST:
             bad = torch.ones_like(bad)
         self._experts, self._token, self._bad = wrong.experts, token, bad
+        self._columns = torch.stack([m[bad] for _, m in wrong.columns], dim=1)
         self._slots = wrong.slots[token][:, bad]
         right = wrong.right[token, bad]
         self._size = right.norm().clamp(min=_TINY)
         self._allowed = wrong.allowed[token, bad].clamp(min=_TINY)
         self._error = (wrong.found[token, bad] - right) / self._allowed
         self._before = float(self._error.square().mean().sqrt())
+        self._inside = ConfinedToken(wrong.experts, token, bad)
         self._chosen = _choices(len(wrong.slots[token]))
 
-    def may_be(self, hypothesis: Otherwise) -> bool:
-        """Whether some of the slots as in the hypothesis give what was found."""
+    def change(self, hypothesis: Otherwise) -> Tensor | None:
+        """What it does to the slots [k, columns]; None if nothing, or not finite."""
         slots = self._experts.slots_of(self._token, hypothesis)
         change = slots[:, self._bad] - self._slots
         size = float(change.norm())
-        if not math.isfinite(size) or not size:
-            return False
-        left = self._error - self._chosen @ (change / self._allowed)
-        error = float(left.square().mean(dim=1).amin().sqrt())
-        most = _NEAR * (1 + size / float(self._size))
-        return error <= min(most, _BETTER * self._before)
+        return change if math.isfinite(size) and size else None
+
+    def may_be(self, change: Tensor) -> bool:
+        """Whether some of the slots, or columns, changed so give what was found."""
+        left = (self._error - self._chosen @ (change / self._allowed)).square()
+        best = left.sum(dim=1).amin()
+        if self._columns.shape[1]:
+            before = self._error.square()
+            some = before.sum() + (left - before) @ self._columns
+            best = torch.minimum(best, some.amin())
+        return float(best) <= self._most(float(change.norm()))
+
+    def _most(self, size: float) -> float:
+        """The sum of squares that a change of this size may leave."""
+        most = min(_NEAR * (1 + size / float(self._size)), _BETTER * self._before)
+        return most**2 * len(self._error)
+
+    def confined(self, hypothesis: Otherwise, change: Tensor) -> list[Confined]:
+        """The hypothesis in the lanes, or K blocks, that may be it."""
+        if not self._tells(change):
+            return []
+        most, found = self._most(float(change.norm())), []
+        for some, changes in self._inside.changes(hypothesis):
+            scaled = changes / self._allowed[:, None]
+            left = self._error[:, None] - torch.einsum(
+                "sk,khm->shm", self._chosen, scaled
+            )
+            squares = left.square().sum(dim=1).amin(dim=0)
+            for n in squares.argsort()[:_CONFINED].tolist():
+                if float(squares[n]) <= most:
+                    found.append((float(squares[n]), some[n]))
+        found.sort(key=lambda pair: pair[0])
+        return [confined for _, confined in found[:_CONFINED]]
+
+    def _tells(self, change: Tensor) -> bool:
+        """Whether the error goes along with what the hypothesis does, at least."""
+        slots = change / self._allowed
+        gram, along = slots @ slots.T, slots @ self._error
+        weak = float(gram.trace()) * _FLAT * torch.eye(len(gram))
+        explained = float(along @ torch.linalg.solve(gram + weak, along))
+        chance = len(gram) / len(self._error)
+        return explained >= (chance + _ALONG) * float(self._error.square().sum())
 
 
 def _choices(count: int) -> Tensor:
@@ -130,12 +214,17 @@ def _choices(count: int) -> Tensor:
 
 
 def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:
-    """(where, mean square of what is left) of each place that explains it all."""
+    """(where, mean square of what is left) of the simplest place that explains it all.
+
+    Several, if what they say is the same here.
+    """
     change = slots - wrong.slots
     growth, dtype = 1 + _growth(wrong, change), wrong.experts.arithmetic.output
     room = wrong.allowed * growth
-    for where, mask, columns in _places(wrong):
-        told = wrong.right + columns * (mask[..., None] * change).sum(dim=1)
+    best = math.inf
+    for level, where, told in _likeliest_places(wrong, change):
+        if level > best:
+            return
         if torch.equal(through(told, dtype=dtype), through(wrong.right, dtype=dtype)):
             # The output's own rounding takes it back, as of one slot of weight 1.
             continue
@@ -143,48 +232,43 @@ def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:
         if not bool((rest.abs() <= room + half_ulp(told, dtype)).all()):
             continue
         if has_honest_size(rest, honest_variance(told, room, dtype)):
+            best = level if level >= SEVERAL else -1
             yield where, part_left(rest, wrong.found - wrong.truth, wrong.allowed)
+
+
+def _likeliest_places(
+    wrong: Wrong, change: Tensor
+) -> Iterator[tuple[int, str, Tensor]]:
+    """(level, words, output) of places where little is left, simplest first."""
+    size = wrong.allowed.clamp(min=_TINY)
+    error, by_slot = (wrong.found - wrong.right) / size, change / size[:, None]
+    whole = change.sum(dim=1)
+    scopes, left = wrong.scopes, wrong.scopes.squares(error, by_slot)
+    of_columns = ((error - whole / size).square() - error.square()).sum(dim=0)
+    masks = torch.stack([mask for _, mask in wrong.columns])
+    left_of_columns = float(error.square().sum()) + masks @ of_columns
+    share = likely_share(wrong.found.numel())
+    # Roundings of the class itself are left in any case.
+    most = float(min(left.min(), left_of_columns.min())) / share + _TINY
+    places = [
+        (scopes.level[n], round(float(left[n]) / most, _DIGITS), n, -1)
+        for n in (left <= most).nonzero()[:, 0].tolist()
+    ]
+    places += [
+        (1, round(float(left_of_columns[n]) / most, _DIGITS), n, n)
+        for n in (left_of_columns <= most).nonzero()[:, 0].tolist()
+    ]
+    for level, _, n, column in sorted(places)[:_PLACES]:
+        if column < 0:
+            words, mask = scopes.words[n], scopes.masks[n]
+            told = wrong.right + (mask[..., None] * change).sum(dim=1)
+        else:
+            words, mask = wrong.columns[column]
+            told = wrong.right + mask * whole
+        yield level, f", {words}" if words else "", told
 
 
 def _growth(wrong: Wrong, change: Tensor) -> Tensor:
     """How much larger the slots of a token are, [t, 1]: what is allowed grows so."""
     size = wrong.slots.norm(dim=2).clamp(min=_TINY)
     return (change.norm(dim=2) / size).clamp(max=_WIDEST).amax(dim=1, keepdim=True)
-
-
-def _places(wrong: Wrong) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(words, slots [t, k], columns [h]) that a fault may be confined to."""
-    every, columns = (
-        torch.ones(wrong.slots.shape[:2]).double(),
-        torch.ones(wrong.found.shape[1]),
-    )
-    yield "", every, columns
-    rows, wide = wrong.bad.any(dim=1), wrong.bad.any(dim=0)
-    ids = wrong.experts.situation.routing.ids
-    visited = [wrong.experts.first + e for e in wrong.experts.visited()]
-    suspects = [e for e in visited if rows[(ids == e).any(dim=1)].all()]
-    if 0 < len(suspects) < len(visited):
-        yield f", in {_experts(suspects)} only", _of(ids, suspects), columns
-    for e in suspects if len(visited) > 1 else ():
-        yield f", in {_experts([e])} only", _of(ids, [e]), columns
-    for e in visited if len(visited) > 2 else ():
-        others = [other for other in visited if other != e]
-        yield f", in every expert but {e}", _of(ids, others), columns
-    if rows.any() and not rows.all():
-        only = rows.double()[:, None] * every
-        yield f", for {ranges('token', rows)} only", only, columns
-    if wide.any() and not wide.all():
-        yield f", in {ranges('column', wide)} only", every, wide.double()
-    for slot in range(every.shape[1]) if every.shape[1] > 1 else ():
-        alone = torch.zeros_like(every)
-        alone[:, slot] = 1
-        yield f", in slot {slot} only", alone, columns
-        yield f", in every slot but {slot}", 1 - alone, columns
-
-
-def _of(ids: Tensor, experts: list[int]) -> Tensor:
-    return torch.isin(ids, torch.tensor(experts, dtype=ids.dtype)).double()
-
-
-def _experts(experts: list[int]) -> str:
-    return f"expert{'s' * (len(experts) > 1)} {', '.join(map(str, experts))}"

@@ -35,7 +35,6 @@ from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.moved import merged
 from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.ranks_each import explain_each
-from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.conformance.why_numbers.telling_case import lanes_with_a_rest
 from mxmoe.conformance.why_numbers.why_lines import names_cause
 from mxmoe.reference.types import WHOLE
@@ -219,7 +218,7 @@ def why_apart(
 
 def told_group(judge: Judge, group: Group) -> Seen | None:
     """A group that tells mistakes apart, and what its ranks give; None if none can."""
-    judge = aside(judge)
+    judge = judge.aside()
     for case in _cases(group):
         try:
             other = group_of(judge, case)

@@ -142,14 +142,14 @@ def sets_of_rows(ids: Tensor, these: Tensor, served: Tensor) -> Iterator[str]:
 
     Which slots are wrong may be known by their tokens only: see `sets_of_tokens`.
     """
-    for words, rows in _row_sets(ids):
+    for words, rows in row_sets(ids):
         if torch.equal(rows & served, these) and int(these.sum()) > 1:
             yield words
 
 
 def sets_of_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]:
     """What exactly the tokens [t] of a mask have a slot of."""
-    for words, rows in _row_sets(ids):
+    for words, rows in row_sets(ids):
         some = (rows & served).any(dim=1)
         if torch.equal(some, tokens) and _FEWEST <= int(some.sum()) < len(some):
             yield words
@@ -180,10 +180,9 @@ def last_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]:
             yield f"that of {words}"
 
 
-def _row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+def row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     """(words, slots [t, k]) that a tile of an expert's rows may treat in its way."""
-    _, p = _sorted(ids)
-    row = (p - _first(ids)).reshape(ids.shape)
+    _, row = position_and_row(ids)
     count = (ids.flatten()[:, None] == ids.flatten()).sum(dim=1).reshape(ids.shape)
     for tile in TILES:
         last = f"the last row of each full tile of {tile} rows of an expert"
@@ -197,6 +196,12 @@ def _row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
         )
     yield "the last row of each expert", row == count - 1
     yield "the first row of each expert", row == 0
+
+
+def position_and_row(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(p, r) of each slot [t, k]."""
+    _, p = _sorted(ids)
+    return p.reshape(ids.shape), (p - _first(ids)).reshape(ids.shape)
 
 
 def _sorted(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,6 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.record import Record
 from mxmoe.conformance.why_numbers.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -89,7 +88,7 @@ def tell(
     config : of `like`. run : gives the output [t, h] of a case. graded : without
     biases, each token of another size.
     """
-    judge = aside(judge)
+    judge = judge.aside()
     found = _told(judge, like, config, run, shapes=_SHAPES, graded=graded)
     if found is None or found.wrong or graded:
         return found
@@ -140,12 +139,6 @@ _GRADED = (
     " with biases of 0 and each token's hidden states times a power of two from "
     f"2^{_SMALLEST:g} to 2^{_LARGEST:g}"
 )
-
-
-def aside(judge: Judge) -> Judge:
-    """A judge that leaves no trace in the record of what is explained."""
-    subject = replace(judge.subject, aside=True)
-    return replace(judge, subject=subject, record=Record(searching=True))
 
 
 def _graded(data: CaseData) -> CaseData:
