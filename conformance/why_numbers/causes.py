@@ -20,6 +20,7 @@ from mxmoe.conformance.why_numbers.empty_slots import Former
 from mxmoe.conformance.why_numbers.empty_slots import explain_empty_slots
 from mxmoe.conformance.why_numbers.exchanged import explain_exchanged
 from mxmoe.conformance.why_numbers.expert_content import Experts
+from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.expert_index import explain_expert_index
 from mxmoe.conformance.why_numbers.former_routing import explain_former_routing
 from mxmoe.conformance.why_numbers.gathers import explain_gathers
@@ -36,12 +37,12 @@ from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.noise import explain_noise
 from mxmoe.conformance.why_numbers.nonfinite import explain_nonfinite
 from mxmoe.conformance.why_numbers.otherwise import Wrong
+from mxmoe.conformance.why_numbers.otherwise import explain_confined
 from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
-from mxmoe.conformance.why_numbers.otherwise_row_tails import row_tails_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
@@ -70,6 +71,7 @@ CHEAP = {
     "weights",
     "steps",
     "contents",
+    "confined",
     "empty slots",
     "slots",
     "biases",
@@ -77,6 +79,10 @@ CHEAP = {
     "rows",
     "noise",
 }
+
+# Asks what these found to be a part of it.
+_CONFINED = "confined"
+_PARTLY = {"activations", "steps", "contents"}
 
 # Searches that fit a great deal, and so are asked where nothing else fits.
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
@@ -131,6 +137,8 @@ def causes(
     if not too_large(situation.part) and has_lanes(situation.part):
         wrong = wrong_output(found, judged, Experts(situation, arithmetic))
         right = part_left(found - wrong.right, found - truth, allowed)
+    if _CONFINED in only:
+        only = {*only, *_PARTLY}
     for family, explain in _families(output, judged, situation, wrong, before):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
@@ -200,13 +208,15 @@ def _families(
         yield "fitted slots", lambda: fitted_slots(slots)
         return
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
+    weights = weights_otherwise(s.routing.ids, s.routing.weights)
+    yield "weights", partial(explain_otherwise, wrong, weights)
+    partly = list[Otherwise]()
     for family, hypotheses in (
-        ("weights", weights_otherwise(s.routing.ids, s.routing.weights)),
         ("activations", activations_otherwise(1)),
         ("steps", steps_otherwise(blocks)),
         ("contents", contents_otherwise(blocks)),
     ):
-        yield family, partial(explain_otherwise, wrong, hypotheses)
+        yield family, partial(explain_otherwise, wrong, hypotheses, partly)
     yield "empty slots", empty
     yield "slots", lambda: explain_slots(slots)
 
@@ -215,6 +225,9 @@ def _families(
 
     if not too_large(s.part, LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
+    # Weights first: they are what is most often confined to lanes.
+    yield _CONFINED, lambda: explain_confined(wrong, reversed(partly))
+    if not too_large(s.part, LARGEST_FIT):
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))
         yield "gathers", lambda: explain_gathers(wrong, places())
@@ -222,8 +235,6 @@ def _families(
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)
         yield "padding", lambda: explain_padding(wrong)
-        tails = partial(row_tails_otherwise, s.part.gate_up_blocks.shape[1])
-        yield "row tails", lambda: explain_otherwise(wrong, tails())
         addresses = partial(addresses_otherwise, s.part)
         yield "addresses", lambda: explain_otherwise(wrong, addresses())
         yield "rows", rows

@@ -19,14 +19,12 @@ from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.layer_steps import in_blocks
 from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.scopes import COLUMNS
 from mxmoe.conformance.why_numbers.scopes import number_sets
 from mxmoe.conformance.why_numbers.scopes import number_words
 from mxmoe.reference.types import BLOCK
 
 Tensor = torch.Tensor
-
-# Lanes that a tile of the first GEMM may end at.
-_TILES = (16, 32, 64, 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class Confined:
 
 def lane_sets(count: int) -> tuple[list[str], Tensor]:
     """(words, masks [m, i]) of lanes."""
-    found = dict(number_sets("lane", count, units=_TILES))
+    found = dict(number_sets("lane", count, units=COLUMNS))
     found |= _windows("lane", count, (BLOCK, 2 * BLOCK))
     return [f"in {words}" for words in found], _stacked(found, count)
 

@@ -19,6 +19,7 @@ import torch
 
 from mxmoe.conformance.why_numbers.expert_content import Matrix
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
+from mxmoe.conformance.why_numbers.honest_size import likely_share
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Steps
 from mxmoe.conformance.why_numbers.layer_steps import gated
@@ -42,6 +43,8 @@ _DONE = 2.0**-14
 _DIFFERENCE = 2.0**-8
 # Tokens that values are fitted to: some hundred numbers each, for fourteen unknowns.
 _TOKENS = 4
+# A number of fewer digits is named if it is not less likely by more: e**2 to 1.
+_SIMPLER = 2.0
 # All but the two zeros.
 _CODES = (*range(1, 8), *range(9, 16))
 # Of a matrix; more unknowns would take long.
@@ -66,18 +69,41 @@ def explain_constants(wrong: Wrong) -> list[Fit]:
     at = ratio.amax(dim=1).argsort(descending=True)[:_TOKENS]
     fits = []
     for constants in _constants(wrong):
-        values = _fitted(constants, wrong, at)
-        if values is None:
-            continue
-        for rounded in dict.fromkeys(_rounded(values)):
-            if rounded == constants.right:
-                continue
-            named = replace(constants.of(rounded), name=constants.named(rounded))
-            found = explain_otherwise(wrong, [named])
-            if found:
-                fits += found
+        for inside in _inside(wrong, at):
+            if found := _explained(constants, wrong, at, inside):
+                # Where it does not hold everywhere, fitted to slots of that place.
+                place = found[0].place.removeprefix(", ")
+                own = wrong.scopes.called(place) if place else None
+                again = [] if own is None else _explained(constants, wrong, at, own[at])
+                fits += again or found
                 break
     return fits
+
+
+def _inside(wrong: Wrong, at: Tensor) -> Iterator[Tensor]:
+    """Slots [n, k] of some tokens that a constant may belong to: all, an expert's."""
+    ids, served = wrong.experts.situation.routing.ids[at], wrong.experts.served[at]
+    yield served
+    experts = [e for e in ids[served].unique().tolist() if (ids == e).any(dim=1).all()]
+    # More of them are common to tokens by chance.
+    if len(experts) == 1 and len(at) == _TOKENS and ids.shape[1] > 1:
+        yield served & (ids == experts[0])
+
+
+def _explained(
+    constants: _Constants, wrong: Wrong, at: Tensor, inside: Tensor
+) -> list[Fit]:
+    values = _fitted(constants, wrong, at, inside[..., None].double())
+    found = []
+    for rounded in dict.fromkeys(_rounded(values) if values else ()):
+        if rounded != constants.right:
+            named = replace(constants.of(rounded), name=constants.named(rounded))
+            found.append(explain_otherwise(wrong, [named]))
+    left = [min(fit.left for fit in fits) for fits in found if fits]
+    # The simplest of those that are about as likely as the likeliest.
+    share = likely_share(wrong.found.numel(), nats=_SIMPLER)
+    most = min(left, default=0.0) / share
+    return next((f for f in found if f and min(x.left for x in f) <= most), [])
 
 
 def _constants(wrong: Wrong) -> Iterator[_Constants]:
@@ -220,14 +246,18 @@ def _blocks(matrix: str, count: int) -> _Constants:
     return _Constants((1.0,) * count, named, of)
 
 
-def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | None:
+def _fitted(
+    constants: _Constants, wrong: Wrong, at: Tensor, inside: Tensor
+) -> list[float] | None:
+    """inside : [n, k, 1], 1 where the tokens `at` have other values."""
+    rest = ((1 - inside) * wrong.slots[at]).sum(dim=1)
     size = wrong.allowed[at].clamp(min=_TINY)
     found = wrong.found[at] / size
     experts = wrong.experts.of_tokens(at)
 
     def output(values: list[float]) -> Tensor:
         layer = _unrounded(constants.of(tuple(values)))
-        return experts.slots(layer).sum(dim=1) / size
+        return (rest + (inside * experts.slots(layer)).sum(dim=1)) / size
 
     values, first = list(constants.right), 0.0
     for step in range(_STEPS):
@@ -244,10 +274,10 @@ def _fitted(constants: _Constants, wrong: Wrong, at: Tensor) -> list[float] | No
         columns = torch.stack(slopes, dim=1)
         if not columns.isfinite().all() or not columns.any():
             return None
-        rest = (found - here).flatten()[:, None]
-        change = torch.linalg.lstsq(columns, rest, driver="gelsd").solution[:, 0]
-        left = float((rest[:, 0] - columns @ change).norm())
-        if error > math.sqrt(len(rest)) and left > _FLAT * error:
+        off = (found - here).flatten()[:, None]
+        change = torch.linalg.lstsq(columns, off, driver="gelsd").solution[:, 0]
+        left = float((off[:, 0] - columns @ change).norm())
+        if error > math.sqrt(len(off)) and left > _FLAT * error:
             return None
         values = [v + d for v, d in zip(values, change.tolist(), strict=True)]
         if float(change.norm()) < _DONE:

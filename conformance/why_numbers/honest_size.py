@@ -64,6 +64,6 @@ def likeliest(fits: list[Fit], count: int, right: float = 1.0) -> list[Fit]:
     return list({str(fit): fit for fit in everywhere or likely}.values())
 
 
-def likely_share(count: int) -> float:
-    """A mean square over `count` elements is likelier than another by this factor."""
-    return math.exp(-2 * _LIKELIER * _ALIKE / max(count, 1))
+def likely_share(count: int, *, nats: float = _LIKELIER) -> float:
+    """A mean square over `count` elements is e**nats times likelier by this factor."""
+    return math.exp(-2 * nats * _ALIKE / max(count, 1))

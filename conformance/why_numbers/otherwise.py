@@ -30,12 +30,13 @@ from mxmoe.conformance.why_numbers.honest_size import likely_share
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.scopes import COLUMNS
 from mxmoe.conformance.why_numbers.scopes import SEVERAL
 from mxmoe.conformance.why_numbers.scopes import SlotScopes
+from mxmoe.conformance.why_numbers.scopes import few_words
 from mxmoe.conformance.why_numbers.scopes import number_sets
 from mxmoe.conformance.why_numbers.scopes import number_words
 from mxmoe.conformance.why_numbers.scopes import slot_scopes
-from mxmoe.conformance.why_numbers.slot_sources import TILES
 
 Tensor = torch.Tensor
 
@@ -49,9 +50,11 @@ _BETTER = 0.95
 # Fewer columns are like those of many a hypothesis.
 _FEWEST = 16
 _TINY = torch.finfo(torch.float64).tiny
-# What is confined to a tenth of the lanes explains about a tenth of the error when it
-# is fitted as if it were in all of them, and k slots explain k of h by chance.
-_ALONG = 0.1
+# What is confined to a sixth of the lanes explains about as much of the error when it
+# is fitted as if it were in all of them. By chance k slots explain k of h squares, with
+# a variance of 2 k; so many standard deviations beyond that are none.
+_ALONG = 0.15
+_SPREAD = 4.0
 _FLAT = 2.0**-30
 # Lanes that fit the worst token best, which are held against all.
 _CONFINED = 3
@@ -95,9 +98,13 @@ class Wrong:
     def columns(self) -> list[tuple[str, Tensor]]:
         """(words, columns [h]) that a fault may be confined to."""
         wide, count = self.bad.any(dim=0), self.found.shape[1]
-        found = dict(number_sets("column", count, units=TILES))
-        if wide.any() and not wide.all():
-            found[number_words("column", wide)] = wide
+        found = dict(number_sets("column", count, units=COLUMNS))
+        if (
+            wide.any()
+            and not wide.all()
+            and few_words(words := number_words("column", wide))
+        ):
+            found[words] = wide
         return [(f"in {words} only", mask.double()) for words, mask in found.items()]
 
 
@@ -116,8 +123,15 @@ def wrong_output(found: Tensor, judged: Judged, experts: Experts) -> Wrong:
     )
 
 
-def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit]:
-    """Each hypothesis, and the place, under which `wrong.found` is right."""
+def explain_otherwise(
+    wrong: Wrong,
+    hypotheses: Iterable[Otherwise],
+    partly: list[Otherwise] | None = None,
+) -> list[Fit]:
+    """Each hypothesis, and the place, under which `wrong.found` is right.
+
+    partly : those that do something like it are added here, for `explain_confined`.
+    """
     if not wrong.found.isfinite().all():
         return []
     worst = _WorstToken(wrong)
@@ -126,14 +140,25 @@ def explain_otherwise(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit
         change = worst.change(hypothesis)
         if change is None:
             continue
-        held: list[tuple[str, float]] = []
+        held = list[tuple[str, float]]()
         if worst.may_be(change):
             held = list(_held(wrong, wrong.experts.slots(hypothesis)))
-        for confined in () if held else worst.confined(hypothesis, change):
+            fits += [Fit(hypothesis.name, left, place=where) for where, left in held]
+        if partly is not None and not held and worst.tells(change):
+            partly.append(hypothesis)
+    return fits
+
+
+def explain_confined(wrong: Wrong, hypotheses: Iterable[Otherwise]) -> list[Fit]:
+    """As `explain_otherwise`, in some lanes or K blocks only."""
+    if not wrong.found.isfinite().all():
+        return []
+    worst, fits = _WorstToken(wrong), []
+    for hypothesis in hypotheses:
+        for confined in worst.confined(hypothesis):
             for where, left in _held(wrong, confined.slots(wrong.experts)):
                 inside = f", {confined.words}{where or ' only'}"
-                held.append((inside, left))
-        fits += [Fit(hypothesis.name, left, place=where) for where, left in held]
+                fits.append(Fit(hypothesis.name, left, place=inside))
     return fits
 
 
@@ -178,31 +203,28 @@ class _WorstToken:
         most = min(_NEAR * (1 + size / float(self._size)), _BETTER * self._before)
         return most**2 * len(self._error)
 
-    def confined(self, hypothesis: Otherwise, change: Tensor) -> list[Confined]:
-        """The hypothesis in the lanes, or K blocks, that may be it."""
-        if not self._tells(change):
-            return []
-        most, found = self._most(float(change.norm())), []
+    def tells(self, change: Tensor) -> bool:
+        """Whether the error goes along with what the hypothesis does, at least."""
+        slots, count = change / self._allowed, len(change)
+        gram, along = slots @ slots.T, slots @ self._error
+        weak = float(gram.trace()) * _FLAT * torch.eye(count)
+        explained = float(along @ torch.linalg.solve(gram + weak, along))
+        chance = (count + _SPREAD * math.sqrt(2 * count)) / len(self._error)
+        return explained >= max(chance, _ALONG) * float(self._error.square().sum())
+
+    def confined(self, hypothesis: Otherwise) -> list[Confined]:
+        """The hypothesis in lanes, or K blocks, of all slots or of one."""
+        found = []
         for some, changes in self._inside.changes(hypothesis):
             scaled = changes / self._allowed[:, None]
-            left = self._error[:, None] - torch.einsum(
-                "sk,khm->shm", self._chosen, scaled
-            )
+            error = self._error[:, None]
+            left = error - torch.cat((scaled.sum(dim=0, keepdim=True), scaled))
             squares = left.square().sum(dim=1).amin(dim=0)
             for n in squares.argsort()[:_CONFINED].tolist():
-                if float(squares[n]) <= most:
+                if float(squares[n]) <= self._most(float(changes[..., n].norm())):
                     found.append((float(squares[n]), some[n]))
         found.sort(key=lambda pair: pair[0])
         return [confined for _, confined in found[:_CONFINED]]
-
-    def _tells(self, change: Tensor) -> bool:
-        """Whether the error goes along with what the hypothesis does, at least."""
-        slots = change / self._allowed
-        gram, along = slots @ slots.T, slots @ self._error
-        weak = float(gram.trace()) * _FLAT * torch.eye(len(gram))
-        explained = float(along @ torch.linalg.solve(gram + weak, along))
-        chance = len(gram) / len(self._error)
-        return explained >= (chance + _ALONG) * float(self._error.square().sum())
 
 
 def _choices(count: int) -> Tensor:

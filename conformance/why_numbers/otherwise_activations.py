@@ -96,6 +96,8 @@ def activations_otherwise(count: int) -> Iterator[Otherwise]:
         if len({name for name, _ in some}) == count:
             words = "; ".join(other for _, other in some)
             yield Otherwise(name=_short(words), steps=_steps(dict(some)))
+    if count == 1:
+        yield from (pair for pair in activations_otherwise(2) if pair.name in _USUAL)
     for other in ALONE if count == 1 else ():
         yield Otherwise(name=other, steps=_steps({"curve": other}))
 
@@ -107,6 +109,10 @@ _SHORT = {
     ),
     "alpha taken as 1; no +1 on the up half": "clamped silu(gate) * up",
 }
+
+
+# Two choices that are made together.
+_USUAL = set(_SHORT.values())
 
 
 def _short(words: str) -> str:

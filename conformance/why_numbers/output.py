@@ -32,12 +32,15 @@ _APART = 0.5
 _SMALLEST_FACTOR = 2.0**-10
 
 
+# A factor for each column is fitted to as many numbers.
+_FEWEST_ROWS = 8
+# Factors that differ by less are one.
+_APART_FACTORS = 0.02
+_SHOWN = 4
+
+
 # One wrong number may be the largest by chance.
 _FEWEST_LIMITED = 3
-
-
-# Numbers of float16 are 2**-24 apart down there; those of bfloat16 at most 2**-7
-_FLOAT16_COARSER = 2.0**-17
 
 
 _Told = tuple[str, torch.Tensor, torch.Tensor]
@@ -86,6 +89,7 @@ def explain_output(output: Output) -> list[Fit]:
             _zeros,
             _limited,
             _factor,
+            _factors,
             _tokens,
             _columns,
             _added,
@@ -144,6 +148,23 @@ def _factor(output: Output) -> Iterator[_Told]:
             if factor and output.gives(told, allowed):
                 words = f"the output of {ranges(what, place)} times {factor:.3g}"
                 yield words, told, allowed
+
+
+def _factors(output: Output) -> Iterator[_Told]:
+    """Each column has a factor of its own: scales by column, missing or in addition."""
+    found, truth = output.found, output.truth
+    if len(truth) < _FEWEST_ROWS:
+        return
+    weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
+    size = (weight * truth**2).sum(dim=0)
+    factor = torch.where(size > 0, (weight * found * truth).sum(dim=0) / size, 1)
+    low, high = float(factor.min()), float(factor.max())
+    told, allowed = factor * truth, output.allowed * factor.abs().clamp(min=1)
+    apart = len(factor.unique()) > 2 and high - low > _APART_FACTORS
+    if apart and output.gives(told, allowed):
+        shown = ", ".join(f"{float(f):.3g}" for f in factor[:_SHOWN])
+        words = f"each column of the output times a factor of its own: {shown}, ..."
+        yield words, told, allowed
 
 
 def _tokens(output: Output) -> Iterator[_Told]:
@@ -262,49 +283,3 @@ def _cut(output: Output) -> Iterator[_Told]:
             told = output.truth + toward * ulp
             if output.gives(told, output.allowed):
                 yield f"output {words} to {name}", told, output.allowed
-
-
-def rounded_twice(
-    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, dtype: torch.dtype
-) -> list[str]:
-    """Whether `found` [t, h] went through float16 on its way to `dtype`.
-
-    A number that is rounded to a tie of `dtype` goes on to the even neighbour, which
-    may be the further one. Most elements are right all the same: it is likelier than no
-    other cause, so it is for outputs that nothing else explains.
-    """
-    chain = (torch.float16, dtype)
-    told = dtype is torch.bfloat16 and _rounded(found, truth, allowed, chain)
-    return ["output rounded to float16, then to bfloat16"] if told else []
-
-
-def through_float16(
-    found: torch.Tensor, truth: torch.Tensor, allowed: torch.Tensor, dtype: torch.dtype
-) -> list[str]:
-    """As `rounded_twice`, where all that is wrong is so small that float16 is coarser.
-
-    There few numbers are what a rounding to float16 gives. The class's own rounding may
-    have come first.
-    """
-    got = found.detach().cpu().double().reshape(truth.shape)
-    bad = ~((got - truth).abs() <= allowed)
-    if dtype is not torch.bfloat16 or not (truth[bad].abs() < _FLOAT16_COARSER).all():
-        return []
-    first = _rounded(got, truth, allowed, (dtype, torch.float16, dtype))
-    names = ["output rounded to float16"] if first else []
-    return names + rounded_twice(got, truth, allowed, dtype)
-
-
-def _rounded(
-    found: torch.Tensor,
-    truth: torch.Tensor,
-    allowed: torch.Tensor,
-    chain: Sequence[torch.dtype],
-) -> bool:
-    """Whether every element is what roundings, one behind the other, may give."""
-    got = found.detach().cpu().double().reshape(truth.shape)
-    own = (allowed - half_ulp(truth, chain[-1])).clamp(min=0)
-    low, high = truth - own, truth + own
-    for dtype in chain:
-        low, high = through(low, dtype=dtype), through(high, dtype=dtype)
-    return bool(((low <= got) & (got <= high)).all())

@@ -21,6 +21,8 @@ Tensor = torch.Tensor
 
 # Halves of groups of so many lanes, columns, rows or tokens: what a warp divides.
 _HALVES = (1, 2, 4, 8, 16, 32, 64)
+# Columns and lanes that a tile of a GEMM may end at.
+COLUMNS = (16, 32, 64, 128)
 # More tokens are asked for at multiples of a tile only.
 _EVERY_TOKEN = 64
 # More slots take long, and are asked for in the simplest places only.
@@ -46,6 +48,10 @@ class SlotScopes:
         """Both of two slots of a token are in the scope, [m, t, pairs]."""
         a, b = _pair_indices(self.masks.shape[2])
         return self.masks[..., a] * self.masks[..., b]
+
+    def called(self, words: str) -> Tensor | None:
+        """The slots [t, k] of a scope, if there is one of these words."""
+        return self.masks[self.words.index(words)] if words in self.words else None
 
     def squares(self, error: Tensor, change: Tensor) -> Tensor:
         """Of error [t, h] less the change [t, k, h] within each scope: [m]."""
@@ -78,10 +84,9 @@ def slot_scopes(ids: Tensor, served: Tensor, bad: Tensor, worst: int) -> SlotSco
         if not alike or SEVERAL <= alike[0][0] == level:
             alike.append((level, words, mask))
     scopes = [scope for alike in found.values() for scope in alike]
+    levels, said, masks = zip(*scopes, strict=True)
     return SlotScopes(
-        words=[words for _, words, _ in scopes],
-        level=[level for level, _, _ in scopes],
-        masks=torch.stack([mask for _, _, mask in scopes]).double(),
+        words=list(said), level=list(levels), masks=torch.stack(masks).double()
     )
 
 
@@ -98,8 +103,9 @@ def _slot_scopes(
     yield 0, "", every
     for words, mask in _by_expert(ids, served, bad):
         yield 1, words, mask
-    if bad.any() and not bad.all():
-        yield 1, f"for {number_words('token', bad)} only", bad[:, None] & every
+    words = number_words("token", bad)
+    if bad.any() and not bad.all() and few_words(words):
+        yield 1, f"for {words} only", bad[:, None] & every
     slot = torch.arange(k).expand(t, k)
     for n in range(k) if k > 1 else ():
         yield 1, f"in slot {n} only", slot == n
@@ -209,6 +215,11 @@ def number_words(what: str, mask: Tensor) -> str:
                     return f"{one} {what}s"
                 return f"the {name} {half} of each {2 * half} {what}s"
     return ranges(what, mask)
+
+
+def few_words(words: str) -> bool:
+    """Whether all of them are said."""
+    return not words.endswith("...")
 
 
 def _of(ids: Tensor, experts: list[int]) -> Tensor:

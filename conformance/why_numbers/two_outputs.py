@@ -26,7 +26,7 @@ from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
 from mxmoe.conformance.why_numbers.otherwise import wrong_output
-from mxmoe.conformance.why_numbers.output import through_float16
+from mxmoe.conformance.why_numbers.rounded_twice import through_float16
 from mxmoe.reference.types import Arithmetic
 
 Tensor = torch.Tensor

@@ -21,7 +21,7 @@ from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.moved import merged
-from mxmoe.conformance.why_numbers.output import rounded_twice
+from mxmoe.conformance.why_numbers.rounded_twice import rounded_twice
 from mxmoe.conformance.why_numbers.slot_sources import last_tokens
 from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
 from mxmoe.conformance.why_numbers.telling_case import Told
