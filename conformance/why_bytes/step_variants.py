@@ -12,6 +12,7 @@ from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import steps
 from mxmoe.reference.layouts.steps import Move
 from mxmoe.reference.layouts.steps import Step
+from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import Shard
 
 TILES = ("tiles", "mma fragments", "scales of")
@@ -140,6 +141,18 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
 
         return apply
 
+    def of_elements(x: torch.Tensor) -> torch.Tensor:
+        part = step.apply(x)
+        axis = _grown(part, x)
+        if axis != 1:
+            raise ValueError("no blocks on this axis")
+        along = [1] * x.ndim
+        along[axis] = -1
+        places = torch.arange(x.shape[axis]).view(along).expand(x.shape)
+        start = int(step.apply(places).flatten()[0])
+        return step.apply(x.roll(start - BLOCK * start, axis))
+
+    yield f"{step} begins at an offset of elements, not of blocks of 32", of_elements
     for by in (1, 16, 32, -1, -16, -32):
         side = "late" if by > 0 else "early"
         yield f"{step} begins {abs(by)} too {side}", shifted(by)

@@ -50,6 +50,8 @@ _CODES = (*range(1, 8), *range(9, 16))
 # Of a matrix; more unknowns would take long.
 _BLOCKS = 12
 _TINY = torch.finfo(torch.float64).tiny
+# What the right numbers may have been stored in.
+_STORED = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _explained(
 ) -> list[Fit]:
     values = _fitted(constants, wrong, at, inside[..., None].double())
     found = []
-    for rounded in dict.fromkeys(_rounded(values) if values else ()):
+    for rounded in dict.fromkeys(_rounded(values, constants.right) if values else ()):
         if rounded != constants.right:
             named = replace(constants.of(rounded), name=constants.named(rounded))
             found.append(explain_otherwise(wrong, [named]))
@@ -152,6 +154,10 @@ _SAID = {
 def _one(words: str, right: float, of: Callable[[float], Steps]) -> _Constants:
     def say(values: tuple[float, ...]) -> str:
         said = words.format(f"{values[0]:g}")
+        (value,) = values
+        for dtype in _STORED if value != right else ():
+            if float(torch.tensor(right).to(dtype)) == value:
+                said += f": rounded to {str(dtype).removeprefix('torch.')}"
         return _SAID.get(said, said)
 
     return _Constants(
@@ -287,12 +293,17 @@ def _fitted(
     return values
 
 
-def _rounded(values: list[float]) -> Iterator[tuple[float, ...]]:
-    """Simpler numbers first: halves, quarters, two digits, ..."""
+def _rounded(
+    values: list[float], right: tuple[float, ...]
+) -> Iterator[tuple[float, ...]]:
+    """Simpler numbers first: halves, two digits, ..., the right ones in few bits."""
     for unit in (2, 4):
         yield tuple(round(v * unit) / unit + 0.0 for v in values)
     for digits in (2, 3, 4):
         yield tuple(float(f"{v:.{digits}g}") for v in values)
+    for dtype in _STORED:
+        yield tuple(torch.tensor(right).to(dtype).tolist())
+    yield tuple(float(f"{v:.6g}") for v in values)
 
 
 def _sane(value: float, right: float) -> bool:

@@ -126,7 +126,7 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
     by_token = torch.stack(made, dim=1)
     own = n // k
     ordered = list(rows_in_another_order(ids))
-    tokens = [(words, "", source) for words, source in token_sources(ids)]
+    tokens = [(words, "", source) for words, source in token_sources(ids, x.shape[1])]
     tokens += [(words, where, source // k) for words, where, source in ordered]
     yield _Place("GEMM1", "the hidden states", by_token, own, tokens)
     between = torch.zeros(t, k, contents[0].down.dense.shape[1]).double()

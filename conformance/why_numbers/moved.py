@@ -29,6 +29,19 @@ def found_at(
     return places
 
 
+def by_one_step(likes: dict[int, list[int]], count: int) -> dict[int, int]:
+    """Row -> one of the rows that it is like: by the same step for all, if there is.
+
+    likes : row -> rows of `count`, at least one.
+    """
+    steps = ({(place - at) % count for place in places} for at, places in likes.items())
+    same = set[int].intersection(*steps) if likes else set[int]()
+    if len(same) == 1:
+        (by,) = same
+        return {at: (at + by) % count for at in likes}
+    return {at: places[0] for at, places in likes.items()}
+
+
 def order_of(places: dict[int, int], count: int, bad: int) -> torch.Tensor:
     """Where each row comes from; by the same step, if not all bad ones were asked."""
     order = torch.arange(count)

@@ -9,6 +9,7 @@ that happens inside of an expert, which leaves a rest that no weights explain.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,19 +20,14 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
-from mxmoe.conformance.why_numbers.left_out import LeftOut
 from mxmoe.conformance.why_numbers.moved import ranges
-from mxmoe.conformance.why_numbers.slot_sources import last_slots
-from mxmoe.conformance.why_numbers.slot_sources import sets_of_rows
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
 # A weight is told from another if they differ by this part of the given one.
-_TOLD = 0.02
-# A factor that is known to less than half of 1 tells 0 from 1, and 1 from 2.
-_TELLS = 0.5
+TOLD = 0.02
 # Slots that are asked for by pairs.
 _PAIRED = 8
 # And a factor on all of an expert's slots from 1.
@@ -109,13 +105,20 @@ def slots_of(
 
 def explain_slots(slots: Slots) -> list[Fit]:
     """Sentences about weights under which `slots` give what was found."""
+    return fits_of_weights(slots, _readings)
+
+
+def fits_of_weights(
+    slots: Slots, read: Callable[[Slots], Iterator[tuple[str, torch.Tensor]]]
+) -> list[Fit]:
+    """Those of `read` (words, weights [t, k]) that give what was found."""
     if not slots.found.numel() or not slots.found.isfinite().all():
         return []
     if not slots.weights.any():
         return []
     return [
         Fit(name, slots.left(weights))
-        for name, weights in _readings(slots)
+        for name, weights in read(slots)
         if _differ(weights, slots.weights) and slots.give(weights)
     ]
 
@@ -127,7 +130,7 @@ def fitted_slots(slots: Slots) -> list[Fit]:
     if not slots.weights.any():
         return []
     factors, known = slots.factors()
-    known = known.clamp(min=_TOLD)
+    known = known.clamp(min=TOLD)
     weights = factors * slots.weights
     off = ((factors - 1).abs() > known) & (slots.weights != 0)
     if not off.any() or not slots.give(weights):
@@ -159,104 +162,9 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     total = given.sum(dim=1, keepdim=True)
     normal = torch.where(total > 0, given / total, 0)
     yield "routing weights of this rank's slots normalised to a sum of 1", normal
-    yield from _left_out(slots)
-    yield from _twice(slots)
     yield from _by_expert(slots)
     yield from _by_slot(slots)
     yield from _by_token(slots)
-
-
-def _left_out(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
-    gone, known = _times(slots, 0)
-    served = slots.weights != 0
-    kept = torch.where(gone, 0, slots.weights)
-    if not gone.any():
-        return
-    words = [which] if (which := _which(slots, gone, served)) else []
-    if not words:
-        left = LeftOut(ids=slots.ids, gone=gone, known=known, served=served)
-        rules = list(left.rules())
-        for rule, cause, these in rules:
-            yield f"left out: {rule}{cause}", torch.where(these, 0, slots.weights)
-        words = [] if rules else [_listed(slots, gone, served)]
-    if int(gone.sum()) == 1:
-        there = gone.flatten().tolist()
-        last = [name for name, n in last_slots(slots.ids, served) if there[n]]
-        if last and _capacity(slots, gone, served) is None:
-            words = []
-        words += last
-    for which in words:
-        yield f"left out: {which}", kept
-
-
-def _twice(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
-    """Slots that are added twice by a rule."""
-    more, known = _times(slots, 2)
-    served = slots.weights != 0
-    if not more.any():
-        return
-    rules = LeftOut(ids=slots.ids, gone=more, known=known, served=served).rules()
-    for rule, _, these in rules:
-        yield f"added twice: {rule}", torch.where(these, 2, 1) * slots.weights
-
-
-def _times(slots: Slots, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(slots [t, k] that count `factor` times and not once, those that tell)."""
-    factors, known = slots.factors()
-    room = known.clamp(min=_TOLD)
-    off = ((factors - factor).abs() <= room) & ((factors - 1).abs() > room)
-    return off & (slots.weights != 0), known < _TELLS
-
-
-def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
-    """What few words say; or ""."""
-    if torch.equal(gone, served):
-        return "every slot"
-    experts = slots.ids[gone].unique()
-    whole = torch.equal(gone, served & torch.isin(slots.ids, experts))
-    if whole and len(experts) <= 4:
-        named = ", ".join(str(e) for e in experts.tolist())
-        return f"all of expert{'s' * (len(experts) > 1)} {named}"
-    least = slots.weights.masked_fill(~served, torch.inf).amin(dim=1, keepdim=True)
-    if torch.equal(gone, served & (slots.weights == least)):
-        return "each token's slot with the smallest routing weight"
-    for slot in range(gone.shape[1]):
-        alone = torch.zeros_like(gone)
-        alone[:, slot] = served[:, slot]
-        if torch.equal(gone, alone):
-            return f"slot {slot} of each token"
-    capacity = _capacity(slots, gone, served)
-    if capacity is not None:
-        return f"the tokens of an expert after its first {capacity}"
-    return next(sets_of_rows(slots.ids, gone, served), "")
-
-
-def _listed(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
-    tokens = gone.any(dim=1)
-    if torch.equal(gone, served & tokens[:, None]):
-        return f"{ranges('token', tokens)}"
-    first = ", ".join(
-        f"expert {int(slots.ids[t, k])} of token {t}"
-        for t, k in gone.nonzero()[:3].tolist()
-    )
-    return f"{int(gone.sum())} of {int(served.sum())} slots, first {first}"
-
-
-def _capacity(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> int | None:
-    """n, if of each expert exactly the visits after the first n are gone."""
-    counts = set[int]()
-    for expert in slots.ids[gone].unique():
-        visits = gone[served & (slots.ids == expert)]
-        first = int(visits.int().argmax())
-        if not visits[first:].all():
-            return None
-        counts.add(first)
-    if len(counts) != 1 or counts == {0}:
-        return None
-    (most,) = counts
-    _, visits = slots.ids[served].unique(return_counts=True)
-    late = int((visits - most).clamp(min=0).sum())
-    return most if late == int(gone.sum()) else None
 
 
 def _by_expert(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
@@ -295,15 +203,15 @@ def _by_slot(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _by_token(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     factors, known = slots.factors()
-    known = known.clamp(min=_TOLD)
+    known = known.clamp(min=TOLD)
     trust = torch.where(slots.weights != 0, 1 / known**2, 0)
     size = trust.sum(dim=1, keepdim=True)
     factor = torch.where(size > 0, (trust * factors).sum(dim=1, keepdim=True) / size, 1)
-    off = ((factor - 1).abs() > _TOLD)[:, 0]
+    off = ((factor - 1).abs() > TOLD)[:, 0]
     if int(off.sum()) > 0:
         low, high = float(factor[off].min()), float(factor[off].max())
         which = ranges("token", off)
-        words = f"{low:.3g}" if high - low < _TOLD else f"{low:.3g} to {high:.3g}"
+        words = f"{low:.3g}" if high - low < TOLD else f"{low:.3g} to {high:.3g}"
         scaled = torch.where(off[:, None], factor, 1) * slots.weights
         yield f"all slots of {which} times {words}, one factor a token", scaled
 

@@ -30,6 +30,7 @@ from mxmoe.conformance.why_numbers.layer_steps import gated
 from mxmoe.conformance.why_numbers.layer_steps import through
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
+from mxmoe.conformance.why_numbers.stage_moves import explain_moved_stage
 from mxmoe.reference.types import Arithmetic
 
 Tensor = torch.Tensor
@@ -52,12 +53,24 @@ def explain_stage(
 
     stage : gate_up, activation, down or combine.
     """
-    if stage == "activation":
-        return explain_activation(stages, judged, s, arithmetic)
     if not stages[stage].isfinite().all():
         return []
     if stage == "combine":
         return list(map(str, causes(s, judged, stages[stage], arithmetic)))
+    names = _made_otherwise(stage, stages, judged, s, arithmetic)
+    moved = [] if names else explain_moved_stage(stage, stages[stage], judged, s)
+    return names or [f"{stage} {words}" for words in moved]
+
+
+def _made_otherwise(
+    stage: str,
+    stages: dict[str, Tensor],
+    judged: Judged,
+    s: Situation,
+    arithmetic: Arithmetic,
+) -> list[str]:
+    if stage == "activation":
+        return explain_activation(stages, judged, s, arithmetic)
     if too_large(s.part) or not has_lanes(s.part):
         return []
     found = stages[stage].detach().cpu().double().reshape(judged.truth[stage].shape)

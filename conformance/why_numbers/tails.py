@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -25,6 +26,7 @@ Tensor = torch.Tensor
 _UNITS = (64, 128, 256)
 # Elements that are multiplied in all; more would take a second.
 _LARGEST = 2**27
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,14 @@ class _Tail:
 
     of_expert : rows lie in memory as those of one expert, not as all tokens. around :
     behind the last weight row of an expert lies its first, not the next expert's.
+    again : GEMM2 reads the same row again, not what lies behind it.
     """
 
     first: int
     last: int
     of_expert: bool
     around: bool
+    again: bool
 
     def rows(self, experts: Experts, local: int, x: Tensor, behind: Tensor) -> Tensor:
         """What the expert makes of rows [n, h], behind which `behind` [n, h] lie."""
@@ -50,7 +54,8 @@ class _Tail:
         a = gated(z, content.gate_up.bias, experts.situation.config.activation)
         a = through(a, dtype=experts.arithmetic.intermediate)
         y = a @ content.down.dense.T + content.down.bias
-        y = y + a.roll(-1, 0)[:, : self.last] @ w2[:, : self.last].T
+        behind = a if self.again else a.roll(-1, 0)
+        y = y + behind[:, : self.last] @ w2[:, : self.last].T
         return through(y, dtype=experts.arithmetic.slot)
 
 
@@ -73,11 +78,22 @@ def explain_tails(wrong: Wrong) -> list[Fit]:
     for name, tail in _tails(
         s.hidden_states.shape[1], s.part.down_scales.shape[2] * 32
     ):
+        if tail.again and not _may_be(wrong, tail):
+            continue
         slots, known = _slots(experts, tail)
         if bool((known & bad).any()):
             left = rest_of_error(wrong, slots, known)
             fits += [] if left is None else [Fit(name, left)]
     return fits
+
+
+def _may_be(wrong: Wrong, tail: _Tail) -> bool:
+    """Whether it gives the token that is furthest off, of which it reads no other."""
+    ratio = (wrong.found - wrong.right).abs() / wrong.allowed.clamp(min=_TINY)
+    at = ratio.amax(dim=1).argmax()[None]
+    slots, _ = _slots(wrong.experts.of_tokens(at), tail)
+    left = wrong.found[at] - slots.sum(dim=1)
+    return bool(left.norm() < (wrong.found[at] - wrong.right[at]).norm() / 2)
 
 
 def _tails(h: int, i: int) -> Iterator[tuple[str, _Tail]]:
@@ -89,18 +105,18 @@ def _tails(h: int, i: int) -> Iterator[tuple[str, _Tail]]:
                 continue
             seen.add((gemm, over))
             first, last = (over, 0) if gemm == "GEMM1" else (0, over)
-            words = (
-                f"{gemm} reads {over} columns behind K, up to a multiple of {unit}: "
-                "those of the next rows"
-            )
-            for of_expert in (False, True) if first else (True,):
-                for around in (False, True):
-                    yield (
-                        words,
-                        _Tail(
-                            first=first, last=last, of_expert=of_expert, around=around
-                        ),
-                    )
+            words = f"{gemm} reads {over} columns behind K, up to a multiple of {unit}"
+            next_rows = f"{words}: those of the next rows"
+            for around in (False, True):
+                tail = _Tail(
+                    first=first, last=last, of_expert=True, around=around, again=False
+                )
+                if first:
+                    yield next_rows, replace(tail, of_expert=False)
+                yield next_rows, tail
+                if last:
+                    again = f"{words}: the row's first ones with the next weight row's"
+                    yield again, replace(tail, again=True)
 
 
 def _slots(experts: Experts, tail: _Tail) -> tuple[Tensor, Tensor]:
@@ -114,5 +130,6 @@ def _slots(experts: Experts, tail: _Tail) -> tuple[Tensor, Tensor]:
         tokens = mine.nonzero()[:, 0]
         behind = x[tokens].roll(-1, 0) if tail.of_expert else x.roll(-1, 0)[tokens]
         found[mine] = tail.rows(experts, local, x[tokens], behind)
-        known[tokens[-1] if tail.of_expert else len(x) - 1] = False
+        if not tail.again:
+            known[tokens[-1] if tail.of_expert else len(x) - 1] = False
     return experts.weights[..., None] * found, known
