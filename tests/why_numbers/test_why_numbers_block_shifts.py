@@ -16,7 +16,7 @@ from mxmoe.conformance.faults.plain import subject_of
 
 Tensor = torch.Tensor
 Why = Callable[[Case, Tensor], str]
-CASE = parse_case("e4k2h256i256/tp1r0/t17/s0")
+CASE = parse_case("e2k2h128i256/tp1r0/t9/s0")
 DATA = make_case_data(CASE)
 
 
@@ -51,17 +51,17 @@ SHIFTS: dict[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor]]] = {
         ("down_scales",),
         lambda x: late(x, first=6, by=2),
     ),
-    "scales of gate_up of 2 K blocks before, in K blocks 4..7 of GEMM1 only": (
+    "scales of gate_up of 2 K blocks before, in K blocks 2..3 of GEMM1 only": (
         ("gate_up_scales",),
-        lambda x: late(x, first=4, by=2),
+        lambda x: late(x, first=2, by=2),
     ),
     "codes of down of 4 K blocks after, in lanes 0..127 only": (
         ("down_blocks",),
         lambda x: early(x, end=4, by=4),
     ),
-    "codes and scales of gate_up of the K block after, in K blocks 0..6 of": (
+    "codes and scales of gate_up of the K block after, in K blocks 0..2 of": (
         ("gate_up_blocks", "gate_up_scales"),
-        lambda x: early(x, end=7, by=1),
+        lambda x: early(x, end=3, by=1),
     ),
     "codes and scales of down of 3 K blocks before": (
         ("down_blocks", "down_scales"),
