@@ -13,7 +13,6 @@ CLOSE = "close to the bound"
 # What `why` lines say where nothing was found, or not searched.
 _UNEXPLAINED = (
     *(CLOSE, "no edit of", "none of the known", "no mixture of", "not searched"),
-    *("is no rank's part", "is no other rank's part"),
     *("nothing known", "nothing of earlier calls"),
 )
 # What two outputs have to do with each other: a fact, and no cause.

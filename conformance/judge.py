@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from dataclasses import field
 from dataclasses import replace
 
 import torch
+from hypothesis.strategies import SearchStrategy
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import judge_rank
@@ -23,8 +23,10 @@ from mxmoe.conformance.kept_inputs import BYTES
 from mxmoe.conformance.kept_inputs import CASE
 from mxmoe.conformance.kept_inputs import LAYER
 from mxmoe.conformance.kept_inputs import Source
+from mxmoe.conformance.one_change import say_what_passes
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.record import Record
+from mxmoe.conformance.search import Check
 from mxmoe.conformance.search import search_smallest
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.strategies import SHARDS
@@ -62,7 +64,7 @@ class Judge:
 
     def for_all(
         self,
-        check: Callable[[Case], None],
+        check: Check,
         *,
         hot: tuple[str, ...] = (),
         always: tuple[str, ...] = (),
@@ -82,23 +84,42 @@ class Judge:
         With ``--case`` only that case is judged. Examples that the candidate
         declares unsupported are left out; if nothing is left, so is the check.
         """
-        if self.settings.case is not None:
-            self.one(check, self.settings.case)
-            return
+        try:
+            if self.settings.case is not None:
+                self.one(check, self.settings.case)
+                return
+            strategy = self._strategy(hot, always, tokens, shards, groups)
+            if not strategy.is_empty:
+                search_smallest(self, check, strategy, share=share, draws=draws)
+            self._examples(check, examples)
+        except Failure as error:
+            told = say_what_passes(self, error, check, same_shard=bool(groups))
+            raise told from error.__cause__
+
+    def _strategy(
+        self,
+        hot: tuple[str, ...],
+        always: tuple[str, ...],
+        tokens: tuple[int, ...],
+        shards: Sequence[Shard],
+        groups: Sequence[Shard],
+    ) -> SearchStrategy[Case]:
+        """The cases that `for_all` draws."""
         supported = self._supports_group if groups else self._supports
         known = self.subject.capabilities.same_for_all_shapes()
         drawn = groups or shards
         if known:
             drawn = [s for s in drawn if supported(shapes()[0], s)]
-        strategy = cases(
+        return cases(
             None if known else supported,
             hot=hot,
             always=always,
             tokens=tokens,
             shards=drawn,
         )
-        if not strategy.is_empty:
-            search_smallest(self, check, strategy, share=share, draws=draws)
+
+    def _examples(self, check: Check, examples: Iterable[Case]) -> None:
+        """Judge those that are supported; `NotJudged` if nothing was judged at all."""
         refusal: NotJudged | None = None
         for case in examples:
             try:
@@ -108,9 +129,16 @@ class Judge:
         if self.record.examples == 0:
             raise refusal or unsupported("shapes: none of the suite's")
 
-    def for_example(
-        self, check: Callable[[Case], None], examples: Iterable[Case]
-    ) -> None:
+    def may_explain(self) -> bool:
+        """Whether the candidate may be called here on other cases to explain one."""
+        return self.record.telling and not self.record.searching
+
+    def aside(self) -> Judge:
+        """A judge that leaves no trace in the record of what is explained."""
+        subject = replace(self.subject, aside=True)
+        return replace(self, subject=subject, record=Record(searching=True))
+
+    def for_example(self, check: Check, examples: Iterable[Case]) -> None:
         """Judge the first of `examples` that is supported, or the case asked for."""
         refusal: NotJudged | None = None
         asked = self.settings.case
@@ -119,6 +147,9 @@ class Judge:
                 return self.one(check, case)
             except NotJudged as error:
                 refusal = error
+            except Failure as error:
+                told = say_what_passes(self, error, check, same_shard=False)
+                raise told from error.__cause__
         assert refusal is not None
         raise refusal
 
@@ -126,7 +157,7 @@ class Judge:
         """Whether the search for a smaller case costs too much, whatever its time."""
         return False
 
-    def one(self, check: Callable[[Case], None], case: Case) -> None:
+    def one(self, check: Check, case: Case) -> None:
         """Judge one case, its shard padded as the candidate pads, and count it."""
         case = replace(case, shard=self.subject.capabilities.align(case.shard))
         self.record.case, self.record.source = str(case), None
@@ -141,9 +172,9 @@ class Judge:
         """Make a check again that called the candidate where it is not."""
         raise AssertionError("this judge's candidate is in this process")
 
-    def conduct(self, check: Callable[[Case], None], case: Case) -> None:
+    def conduct(self, check: Check, case: Case) -> None:
         """Make the check of one case, here in this process."""
-        check(case)
+        check(self, case)
 
     def complete(self, error: Failure, case: Case | None = None) -> Failure:
         """`error` with the headline and the command that a subject's own one lacks."""

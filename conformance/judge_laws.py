@@ -11,15 +11,15 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import NumberDifference
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.group_outputs import group_of
+from mxmoe.conformance.group_outputs import rank_outputs
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_ranks import group_of
-from mxmoe.conformance.judge_ranks import rank_outputs
 from mxmoe.conformance.law_pairs import Pair
 from mxmoe.conformance.laws import Law
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.law import Broken
 from mxmoe.conformance.why_numbers.law import why_law
-from mxmoe.conformance.why_numbers.ranks_apart import why_ranks
+from mxmoe.conformance.why_numbers.ranks_apart import why_apart
 from mxmoe.reference.types import WHOLE
 
 
@@ -72,7 +72,7 @@ def judge_ranks_add_up(judge: Judge, case: Case) -> None:
     line = "broken law: the outputs of all ranks add up to that of one rank alone"
     lines = [f"{line} (within rounding)", _where(difference)]
     if not judge.record.searching:
-        lines += why_ranks(judge, group, whole, alone, outputs)
+        lines += why_apart(judge, group, whole, alone, outputs)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,

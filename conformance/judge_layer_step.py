@@ -24,14 +24,12 @@ import torch
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.group_outputs import group_of
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
-from mxmoe.conformance.judge_ranks import Group
-from mxmoe.conformance.judge_ranks import group_of
 from mxmoe.conformance.judge_ranks import need_shards
-from mxmoe.conformance.judge_ranks import ranks_line
 from mxmoe.conformance.judge_ranks import reduce_rounding
-from mxmoe.conformance.judge_ranks import why_line
+from mxmoe.conformance.judge_ranks import why_sum_lines
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.ranks.blame import RankFailure
 from mxmoe.conformance.ranks.launch import launch
@@ -42,6 +40,8 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_numbers.ranks_apart import why_each
+from mxmoe.conformance.why_numbers.ranks_sum import explain_sum
 
 WHAT = "layer step"
 
@@ -101,8 +101,11 @@ def judge_step(
         if difference.within:
             continue
         lines = difference_lines(difference, group.data)
-        lines += [_own_parts(group, partials)]
-        lines += why_line(out, group.terms(rounding, own=r))
+        said = why_each(judge, group, partials)
+        lines += said or [
+            "each rank's partial sum is right: what is wrong comes after it",
+            *why_sum_lines(explain_sum(out, group.terms(rounding, own=r))),
+        ]
         raise judge.fail(
             Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
             lines,
@@ -111,13 +114,6 @@ def judge_step(
             tensors={"found": out, "expected": truth, "allowed": allowed}
             | {f"partial.{q}": part for q, part in enumerate(partials)},
         )
-
-
-def _own_parts(group: Group, partials: Sequence[torch.Tensor]) -> str:
-    line = ranks_line(group, list(partials))
-    if line.startswith("out of their own bound: 0 "):
-        return "each rank's partial sum is right: what is wrong comes after it"
-    return line
 
 
 def _need_devices(judge: Judge, world: int) -> None:

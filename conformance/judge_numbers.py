@@ -20,6 +20,7 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
+from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.conformance.why_numbers.first_stage import first_wrong_stage
 from mxmoe.conformance.why_numbers.kept import explain_kept
 from mxmoe.conformance.why_numbers.telling_case import Told
@@ -97,7 +98,7 @@ def judge_output(
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
-        lines += _explained(judge, case, data, out, difference, route, tactic)
+        lines += explained_output(judge, case, data, out, difference, route, tactic)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -114,14 +115,14 @@ def judge_output(
     )
 
 
-def _explained(
+def explained_output(
     judge: Judge,
     case: Case,
     data: CaseData,
     out: torch.Tensor,
     difference: NumberDifference,
-    route: str,
-    tactic: object,
+    route: str = "yours-yours",
+    tactic: object = None,
 ) -> list[str]:
     """The first wrong stage, the cause, and whose bytes or kernel it is."""
     judged = judge.judged(case, data)
@@ -241,12 +242,26 @@ def difference_lines(difference: NumberDifference, data: CaseData) -> list[str]:
     return lines
 
 
+def _wrong_form(judge: Judge, case: Case, data: CaseData) -> str | None:
+    """What keeps our consumer from reading the candidate's bytes, if it knows them."""
+    layout, subject = judge.subject.layout, judge.subject
+    if layout is None:
+        return None
+    try:
+        prepared = subject.prepare(data.weights, data.config, case.shard)
+    except Failure:
+        return None
+    return wrong_form(layout, prepared, data.weights, data.config)
+
+
 def attribution_lines(
     judge: Judge, case: Case, data: CaseData, judged: Judged
 ) -> list[str]:
     """{your prepare, ours} x {your forward, our consumer}, as one line."""
     if not judge.subject.has("prepare"):
         return ["attribution: the bytes are ours, so your kernel is wrong"]
+    if problem := _wrong_form(judge, case, data):
+        return [f"attribution: your bytes have another form: {problem}"]
     cells = {}
     for route in ("yours-ours", "ours-yours"):
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 
@@ -21,15 +22,14 @@ from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
-from mxmoe.conformance.why_bytes.describe import kind_line
-from mxmoe.conformance.why_bytes.describe import missing_line
 from mxmoe.conformance.why_bytes.describe import prepared_tensors
+from mxmoe.conformance.why_bytes.describe import why_lines
+from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import Layout
 from mxmoe.reference.layouts.layout import Entry
@@ -67,9 +67,10 @@ def judge_partition(judge: Judge, case: Case) -> None:
         raise not_run(f"{case} names one rank, which holds everything")
     data = judge.data(case)
     ranks = _prepare_all(judge, case, layout, data.weights, data.config)
-    for line in _faults(layout, ranks, data.weights, data.config):
+    searching = judge.record.searching
+    for lines in _faults(layout, ranks, data.weights, data.config, searching):
         what = f"bytes of {len(ranks.parts)} ranks"
-        raise judge.fail(Verdict.MISMATCH, line, case=case, what=what)
+        raise judge.fail(Verdict.MISMATCH, lines, case=case, what=what)
 
 
 def _prepare_all(
@@ -83,7 +84,7 @@ def _prepare_all(
         except Failure as error:
             lines = [f"rank {rank.label()}: {error.text}"]
             raise judge.fail(error.verdict, lines, case=case, what="prepare") from error
-        problem = _wrong_form(layout, one, weights, config)
+        problem = wrong_form(layout, one, weights, config)
         if problem is not None:
             lines = [f"rank {rank.label()}: {problem}"]
             raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
@@ -93,25 +94,17 @@ def _prepare_all(
     return _Ranks(prepared=prepared, parts=parts)
 
 
-def _wrong_form(
-    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
-) -> str | None:
-    """What keeps a rank's tensors from being restored, or None."""
-    found = prepared_tensors(prepared)
-    expected = expected_tensors(layout, weights, config, prepared.shard)
-    for name, tensor in expected.items():
-        if name not in found:
-            return missing_line(name, found)
-        wrong_kind = kind_line(found[name], tensor.dtype, tensor.shape)
-        if wrong_kind is not None:
-            return f"{name}: {wrong_kind}"
-    return None
-
-
 def _faults(
-    layout: Layout, ranks: _Ranks, weights: ExpertWeights, config: MoEConfig
+    layout: Layout,
+    ranks: _Ranks,
+    weights: ExpertWeights,
+    config: MoEConfig,
+    searching: bool,
 ) -> Iterator[list[str]]:
-    """The lines of each thing that is wrong, worst first."""
+    """The lines of each thing that is wrong, worst first.
+
+    searching : a smaller case is looked for, so that nothing is explained.
+    """
     for rank, part in ranks.parts.items():
         own = shard_weights(weights, config, rank)
         for name in _CUT:
@@ -122,8 +115,14 @@ def _faults(
             found = part.tensors()[name].to(wanted.dtype)
             difference = compare_bytes(found, wanted)
             if difference is not None:
-                where = _whose(name, found, ranks, weights, config)
-                yield _byte_lines(name, rank, difference, config) + where
+                lines = _byte_lines(name, rank, difference, config)
+                if not searching:
+                    whose = _whose(name, found, ranks, weights, config)
+                    expert = difference.at[0]
+                    lines += whose or _edits(
+                        layout, ranks.prepared[rank], name, weights, expert
+                    )
+                yield lines
     if config.has_bias:
         yield from _bias_faults(ranks, weights, config)
     for rank, prepared in ranks.prepared.items():
@@ -180,7 +179,27 @@ def _whose(
         theirs = shard_weights(weights, config, other).tensors()[name]
         if theirs.shape == found.shape and compare_bytes(found, theirs) is None:
             return [f"why    it holds the part of rank {other.label()}"]
-    return ["why    what it holds is no rank's part as a whole"]
+    return []
+
+
+def _edits(
+    layout: Layout,
+    prepared: PreparedWeights,
+    source: str,
+    weights: ExpertWeights,
+    expert: int,
+) -> list[str]:
+    """The edits that give what a rank holds of the checkpoint's tensor `source`.
+
+    expert : the first of the rank that differs.
+    """
+    config, rank = prepared.config, prepared.shard
+    chains = layout.chains(config, layout.aligned(rank))
+    [name] = [
+        n for n, c in chains.items() if isinstance(c, Chain) and c.source == source
+    ]
+    found = prepared_tensors(prepared)
+    return why_lines(name, found, layout, weights, config, rank, expert)
 
 
 def _bias_faults(
@@ -208,8 +227,35 @@ def _bias_faults(
         yield [
             f"{DIVIDED}: the shares of {tp} ranks sum to {difference.found:.6g} at "
             f"[e={expert + e.start}, {row}], expected {difference.expected:.6g} "
-            f"({ratio:.4g} times)"
+            f"({ratio:.4g} times)",
+            *_why_shares(shares, truth),
         ]
+
+
+def _why_shares(shares: Sequence[torch.Tensor], truth: torch.Tensor) -> list[str]:
+    """How the ranks of tp share a bias, if each holds one multiple of it.
+
+    shares : [e, h] of each rank. truth : their sum as it should be.
+    """
+    tp, size = len(shares), float(truth.square().sum())
+    held = [float((share * truth).sum()) / size if size else 0.0 for share in shares]
+    for share, part in zip(shares, held, strict=True):
+        told = part * truth
+        if not compare_numbers(share, told, half_ulp(told, torch.bfloat16)).within:
+            return []
+    parts = [round(part * tp, 3) for part in held]
+    for words, expected in (
+        ("not divided by tp", [tp] * tp),
+        ("divided by tp twice", [round(1 / tp, 3)] * tp),
+        ("on rank 0 of tp only", [tp] + [0] * (tp - 1)),
+        ("divided by tp, on rank 0 of tp only", [1] + [0] * (tp - 1)),
+        ("on no rank", [0] * tp),
+    ):
+        if parts == expected:
+            return [f"why    behaves as if: down bias {words}"]
+    return [
+        f"why    the ranks of tp hold {', '.join(map(str, parts))} times their share"
+    ]
 
 
 def _bias(part: ExpertWeights) -> torch.Tensor:

@@ -11,7 +11,7 @@ inequality the sum of the outputs, taken here in float64, is off by at most the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -19,47 +19,22 @@ import torch
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.group_outputs import Group
+from mxmoe.conformance.group_outputs import group_of
+from mxmoe.conformance.group_outputs import rank_outputs
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
-from mxmoe.conformance.rank_groups import ranks_of
-from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
-from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.verdict import unsupported
+from mxmoe.conformance.why_numbers.ranks_apart import told_group
+from mxmoe.conformance.why_numbers.ranks_apart import why_each
 from mxmoe.conformance.why_numbers.ranks_sum import Terms
-from mxmoe.conformance.why_numbers.ranks_sum import explain_ranks
-from mxmoe.reference.moe import moe
+from mxmoe.conformance.why_numbers.reduced import explain_reduced
+from mxmoe.conformance.why_numbers.reduced import without_place
 from mxmoe.reference.types import Shard
 
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """The input of all ranks, and what each of them and their sum should give.
-
-    partials, allowed : [r, t, h] by global rank. whole : [t, h].
-    """
-
-    case: Case
-    data: CaseData
-    ranks: tuple[Shard, ...]
-    partials: torch.Tensor
-    allowed: torch.Tensor
-    whole: torch.Tensor
-
-    def terms(self, rounding: torch.Tensor, own: int | None = None) -> Terms:
-        """What hypotheses about the output of rank `own`, or of all, may mix."""
-        return Terms(
-            labels=tuple(rank.label() for rank in self.ranks),
-            partials=self.partials,
-            allowed=self.allowed,
-            bias=routed_bias(self.data),
-            residual=self.data.hidden_states.double(),
-            rounding=rounding,
-            tp_size=self.case.shard.tp_size,
-            ep_size=self.case.shard.ep_size,
-            own=own,
-        )
+# So many sentences are printed; more of them say that the case cannot tell.
+_SHOWN = 6
 
 
 def need_shards(judge: Judge, *members: str) -> None:
@@ -67,45 +42,6 @@ def need_shards(judge: Judge, *members: str) -> None:
     if judge.subject.capabilities.shards == "whole":
         raise unsupported("shards: whole")
     judge.subject.need(*members)
-
-
-def group_of(judge: Judge, case: Case) -> Group:
-    """Truth and bounds; raises `NotJudged` if a rank is not supported."""
-    if case.shard.is_whole():
-        raise not_run(f"{case} names one rank: its output is L3's to judge")
-    ranks = ranks_of(case.shard)
-    data = judge.data(case)
-    for rank in ranks:
-        judge.subject.require(data.config, rank)
-    judged = [judge.judged(replace(case, shard=rank), data) for rank in ranks]
-    whole = moe(data.weights, data.config, data.hidden_states, data.routing)
-    return Group(
-        case=case,
-        data=data,
-        ranks=ranks,
-        partials=torch.stack([j.truth["combine"] for j in judged]),
-        allowed=torch.stack([j.allowed["combine"] for j in judged]),
-        whole=whole["combine"],
-    )
-
-
-def rank_outputs(judge: Judge, group: Group) -> list[torch.Tensor]:
-    """`forward` of every rank, each on weights prepared for it."""
-    judge.subject.need("forward")
-    outputs = []
-    for rank in group.ranks:
-        data = group.data
-        try:
-            prepared = judge.subject.prepare(data.weights, data.config, rank)
-            x = judge.inputs(group.case, data)
-            out = judge.subject.forward(prepared, x.hidden_states, x.routing)
-        except Failure as error:
-            lines = [f"rank {rank.label()}: {error.text}"]
-            raise judge.fail(
-                error.verdict, lines, case=group.case, what="rank output"
-            ) from error
-        outputs.append(out.detach().cpu())
-    return outputs
 
 
 def judge_sum(judge: Judge, case: Case) -> None:
@@ -120,10 +56,7 @@ def judge_sum(judge: Judge, case: Case) -> None:
         return
     lines = difference_lines(difference, group.data)
     if not judge.record.searching:
-        lines += [ranks_line(group, outputs)]
-        x = group.data.hidden_states.double().abs() + group.partials.abs().sum(dim=0)
-        rounding = len(outputs) * half_ulp(x, judge.subject.arithmetic.output)
-        lines += why_line(total, group.terms(rounding))
+        lines += why_each(judge, group, outputs)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -141,7 +74,8 @@ def judge_each_rank(judge: Judge, case: Case) -> None:
     a token asks for (an expert elsewhere, no lanes and no bias) it adds exactly 0.
     """
     group = group_of(judge, case)
-    for r, out in enumerate(rank_outputs(judge, group)):
+    outputs = rank_outputs(judge, group)
+    for r, out in enumerate(outputs):
         truth, allowed = group.partials[r], group.allowed[r]
         nothing = idle_rows(group, group.ranks[r])
         truth, allowed = truth.clone(), allowed.clone()
@@ -159,7 +93,7 @@ def judge_each_rank(judge: Judge, case: Case) -> None:
                 "and should get exactly 0 from it"
             )
         if not judge.record.searching:
-            lines += [other_rank_line(group, r, out)]
+            lines += why_each(judge, group, outputs)
         raise judge.fail(
             Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
             lines,
@@ -188,45 +122,12 @@ def owned(group: Group, r: int) -> str:
     return f"{what}no lane of i"
 
 
-def ranks_line(group: Group, outputs: list[torch.Tensor]) -> str:
-    """Which ranks are out of their own bound, each by itself."""
-    bad = [
-        rank.label()
-        for rank, out, truth, allowed in zip(
-            group.ranks, outputs, group.partials, group.allowed, strict=True
-        )
-        if not compare_numbers(out, truth, allowed).within
-    ]
-    count = f"{len(bad)} of {len(outputs)}"
-    return f"out of their own bound: {count} ranks, {', '.join(bad)}"
-
-
-def other_rank_line(group: Group, r: int, out: torch.Tensor) -> str:
-    """Whose part `out` is, if it is another rank's."""
-    for s, rank in enumerate(group.ranks):
-        if s != r and compare_numbers(out, group.partials[s], group.allowed[s]).within:
-            return f"why    behaves as if: it were rank {rank.label()}"
-    if compare_numbers(out, group.whole, group.allowed.sum(dim=0)).within:
-        return "why    behaves as if: it held the whole layer"
-    return "why    it is no other rank's part"
-
-
-def why_line(found: torch.Tensor, terms: Terms) -> list[str]:
-    """The line ``why``, with every hypothesis that fits."""
-    names = explain_ranks(found, terms)
+def why_sum_lines(names: list[str]) -> list[str]:
+    """The line ``why`` of a sum over ranks."""
     if names:
-        return [f"why    behaves as if: {'; or '.join(names)}"]
-    return ["why    no mixture of right parts gives this output"]
-
-
-def routed_bias(data: CaseData) -> torch.Tensor:
-    """[t, h]: sum_k p_k b2[e_k], the down bias as the whole layer adds it."""
-    bias = data.weights.down_bias
-    ids, p = data.routing.ids, data.routing.weights.double()
-    if bias is None:
-        return torch.zeros(len(ids), data.config.hidden, dtype=torch.float64)
-    p = torch.where(ids >= 0, p, 0)
-    return torch.einsum("tk,tkh->th", p, bias.double()[ids.clamp(min=0).long()])
+        more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}"]
+    return ["why    no mixture of the ranks' outputs gives this sum"]
 
 
 def reduce_rounding(
@@ -251,21 +152,16 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
     judge.subject.need("all_reduce")
     group = group_of(judge, case)
     outputs = rank_outputs(judge, group)
-    given = [out.to(judge.subject.device) for out in outputs]
-    found = judge.subject.call("all_reduce", given)
-    found = judge.subject.checked_output("all_reduce", found, outputs[0].shape)
-    exact = torch.stack([out.double() for out in outputs])
-    truth, magnitude = exact.sum(dim=0), exact.abs().sum(dim=0)
-    rounding = reduce_rounding(magnitude, len(outputs), outputs[0].dtype)
+    found = _reduced(judge, outputs)
+    terms = _terms_of(group, outputs)
+    truth, rounding = terms.partials.sum(dim=0), terms.allowed.sum(dim=0)
     difference = compare_numbers(found, truth, rounding)
     judge.saw(difference.worst, stage="all_reduce")
     if difference.within:
         return
     lines = difference_lines(difference, group.data)
     if not judge.record.searching:
-        share = (rounding / len(outputs)).expand_as(exact)
-        terms = replace(group.terms(rounding), partials=exact, allowed=share)
-        lines += why_line(found.detach().cpu(), terms)
+        lines += why_sum_lines(_why_reduced(judge, group, found, terms))
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -273,3 +169,41 @@ def judge_all_reduce(judge: Judge, case: Case) -> None:
         what=f"all_reduce of {len(outputs)} ranks",
         tensors={"found": found, "expected": truth, "allowed": rounding},
     )
+
+
+def _reduced(judge: Judge, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What the candidate's all_reduce makes of outputs [t, h]."""
+    given = [out.to(judge.subject.device) for out in outputs]
+    found = judge.subject.call("all_reduce", given)
+    found = judge.subject.checked_output("all_reduce", found, outputs[0].shape)
+    return found.detach().cpu()
+
+
+def _terms_of(group: Group, outputs: Sequence[torch.Tensor]) -> Terms:
+    """The outputs as what is added, with an equal share of the rounding each."""
+    exact = torch.stack([out.double() for out in outputs])
+    magnitude = exact.abs().sum(dim=0)
+    rounding = reduce_rounding(magnitude, len(outputs), outputs[0].dtype)
+    share = (rounding / len(outputs)).expand_as(exact)
+    none = torch.zeros_like(rounding)
+    return replace(group.terms(none), partials=exact, allowed=share)
+
+
+def _why_reduced(
+    judge: Judge, group: Group, found: torch.Tensor, terms: Terms
+) -> list[str]:
+    """What is true of this sum and of that on a telling group, if it is wrong there."""
+    arithmetic = judge.subject.arithmetic
+    ours = explain_reduced(found, terms, arithmetic)
+    told = told_group(judge, group) if judge.record.telling else None
+    if told is None:
+        return ours
+    try:
+        sums = _reduced(judge, told.outputs)
+    # It explains a failure and must not become another one.
+    except Exception:
+        return ours
+    theirs = explain_reduced(sums, _terms_of(told.group, told.outputs), arithmetic)
+    # Other tokens and columns in the other case, but the same ranks.
+    words = {without_place(name) for name in theirs}
+    return [name for name in ours if without_place(name) in words] or ours or theirs

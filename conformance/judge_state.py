@@ -54,12 +54,11 @@ def second_call(judge: Judge, case: Case) -> None:
     calls = [Former("the first call", a, kept)]
     why = partial(why_state, judge, calls=tuple(calls))
     _within(judge, case, b, between, "second call, other input", why)
-    if not _same_bits(first, kept):
-        line = "the tensor returned by the first call changed during the second"
-        raise judge.fail(Verdict.MISMATCH, [line], case=case, what="second call")
+    _stays(judge, case, first, kept, "second", between)
     same_size = replace(case, seed=case.seed + 2)
     c = replace(judge.data(same_size), weights=a.weights)
     third = _forward(judge, same_size, c, prepared)
+    _stays(judge, case, first, kept, "third", third)
     calls.append(Former("the second call", b, between))
     what = "third call, other input of the first's size"
     _within(judge, case, c, third, what, partial(why_state, judge, calls=calls))
@@ -219,6 +218,29 @@ def _forward(
 ) -> torch.Tensor:
     inputs = judge.inputs(case, data)
     return judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+
+
+def _stays(
+    judge: Judge,
+    case: Case,
+    first: torch.Tensor,
+    kept: torch.Tensor,
+    later: str,
+    result: torch.Tensor,
+) -> None:
+    """Raise `Failure` unless the first call's result is what it was, `kept`.
+
+    result : of the later call, which may lie in the same memory.
+    """
+    if _same_bits(first, kept):
+        return
+    lines = [f"the tensor returned by the first call changed during the {later}"]
+    if first.untyped_storage().data_ptr() == result.untyped_storage().data_ptr():
+        lines.append(
+            "why    both results lie in one buffer, which each call writes over; "
+            "return memory of its own for each call"
+        )
+    raise judge.fail(Verdict.MISMATCH, lines, case=case, what=f"{later} call")
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 from typing import Protocol
 
 from hypothesis import given
@@ -20,6 +21,9 @@ from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 
+Check = Callable[[Any, Case], None]
+"""Judges one case with the judge that it is given: raises `Failure` if it is wrong."""
+
 
 class Searching(Protocol):
     """What the search needs of a judge."""
@@ -32,7 +36,7 @@ class Searching(Protocol):
     def record(self) -> Record:
         """Of the check."""
 
-    def one(self, check: Callable[[Case], None], case: Case) -> None:
+    def one(self, check: Check, case: Case) -> None:
         """Judge one case."""
 
     def searched_enough(self) -> bool:
@@ -41,7 +45,7 @@ class Searching(Protocol):
 
 def search_smallest(
     judge: Searching,
-    check: Callable[[Case], None],
+    check: Check,
     strategy: st.SearchStrategy[Case],
     *,
     share: float,
@@ -81,18 +85,20 @@ def search_smallest(
 
     if judge.settings.seed is not None:
         search = seed(judge.settings.seed)(search)
+    unexplained = judge.record.searching
     judge.record.searching = True
     try:
         search()
     except (Failure, FlakyFailure) as error:
         failure = _failure_in(error)
-        judge.record.searching = False
+        judge.record.searching = unexplained
         # Hypothesis ran the smallest last. Once more, and now to say why.
         judge.one(check, failing[-1])
+        judge.record.case = str(failing[-1])
         note = "not repeatable: the same case passed when it was run again"
         raise Failure(failure.verdict, f"{failure.text}\n{note}") from failure
     finally:
-        judge.record.searching = False
+        judge.record.searching = unexplained
 
 
 def _failure_in(error: Failure | FlakyFailure) -> Failure:

@@ -64,6 +64,7 @@ LONGEST = (
     "test_why_numbers_told.py",
     "test_why_numbers_cost.py",
     "test_why_numbers_gathers.py",
+    "test_why_numbers_ranks.py",
 )
 
 # Triton is a dependency on Linux only.

@@ -43,7 +43,7 @@ def broken(law: str, candidate: object, settings: Settings) -> str | None:
     judge = Judge(subject_of(candidate), settings, "law")
     try:
         if law in LAWS:
-            judge.one(lambda case: judge_law(judge, case, LAWS[law]), CASE)
+            judge.one(lambda judge, case: judge_law(judge, case, LAWS[law]), CASE)
         else:
             rule = ROUTING_LAWS[law]
             judge_routing_law(judge, rule, experts=60, top_k=6, seed=0)

@@ -192,7 +192,7 @@ def stepped(tmp_path_factory: pytest.TempPathFactory) -> Launched:
 def judged(settings: Settings, stepped: Launched, number: int, case: Case) -> None:
     judge = Judge(load_candidate(WRONG_PART), settings, CHECK)
     partials, outputs = zip(*stepped.results[number], strict=True)
-    judge.one(lambda case: judge_step(judge, case, partials, outputs), case)
+    judge.one(lambda judge, case: judge_step(judge, case, partials, outputs), case)
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -204,7 +204,7 @@ def test_an_empty_tactic_list_is_a_mismatch() -> None:
         judge = Judge(subject_of(kernel), settings, "test_every_tactic")
         case = Case(config=CONFIG, tokens=TOKENS)
         with pytest.raises(Failure, match="no tactic for e12k3h544i288") as failure:
-            judge.one(lambda case: judge_every_tactic(judge, case), case)
+            judge.one(judge_every_tactic, case)
     assert failure.value.verdict is Verdict.MISMATCH
 
 
@@ -213,7 +213,7 @@ def test_every_tactic_of_the_rank_is_forced() -> None:
     with repeatable_settings() as settings:
         judge = Judge(subject_of(kernel), settings, "test_every_tactic")
         case = Case(config=CONFIG, shard=SHARD, tokens=TOKENS)
-        judge.one(lambda case: judge_every_tactic(judge, case), case)
+        judge.one(judge_every_tactic, case)
     assert kernel.runner.queries == [QUERY]
     expected = kernel.tactics(CONFIG, TOKENS, SHARD)
     assert [tuple(tactic) for tactic in kernel.runner.tactics] == expected
@@ -321,11 +321,11 @@ def test_routing_weights_are_exact_in_the_dtype_that_is_declared() -> None:
     in_float32 = replace(subject.capabilities, routing_weights="float32")
     with repeatable_settings() as settings:
         judge = Judge(subject, settings, "test_output")
-        judge.one(lambda case: judge_output(judge, case), case)
+        judge.one(judge_output, case)
         undeclared = replace(subject, capabilities=in_float32)
         judge = Judge(undeclared, settings, "test_output")
         with pytest.raises(Failure, match="off by"):
-            judge.one(lambda case: judge_output(judge, case), case)
+            judge.one(judge_output, case)
 
 
 @pytest.mark.parametrize(

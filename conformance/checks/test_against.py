@@ -26,4 +26,4 @@ def test_output_agrees_with_the_other_candidates(judge: Judge) -> None:
     """Within the sum of both bounds: neither is taken for the truth."""
     judge.subject.need("forward")
     judge_against.other_of(judge).need("forward")
-    judge.for_all(lambda case: judge_against.outputs(judge, case), tokens=(1, 5, 33))
+    judge.for_all(judge_against.outputs, tokens=(1, 5, 33))

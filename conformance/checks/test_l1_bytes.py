@@ -74,7 +74,7 @@ def test_drawn_layers_match_the_layout(judge: Judge) -> None:
     if layout is None:
         raise not_run(OWN_LAYOUT)
     judge.for_all(
-        lambda case: judge_tensors(judge, layout, case),
+        lambda judge, case: judge_tensors(judge, layout, case),
         tokens=(0,),
         shards=ALL_RANKS,
         examples=DRAWN_EXAMPLES,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mxmoe.conformance.as_routing import as_routing
-from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_empty_slots import judge_empty_slots
 from mxmoe.conformance.judge_routing_laws import judge_routing_law
 from mxmoe.conformance.logits import LOGIT_KINDS
 from mxmoe.conformance.logits import make_logits
@@ -128,41 +128,9 @@ def test_routing_law_holds(judge: Judge, law: str) -> None:
 def test_minus_one_contributes_nothing(judge: Judge) -> None:
     """The weight of a slot without an expert has no influence, to the last bit."""
     judge.subject.need("forward")
-
-    def check(case: Case) -> None:
-        data = judge.data(case)
-        inputs = judge.inputs(case, data)
-        empty = inputs.routing.ids < 0
-        if not empty.any():
-            return
-        prepared = judge.subject.prepare(data.weights, data.config, case.shard)
-        outputs = []
-        for weight in (0.0, 1.0, -1000.0):
-            weights = inputs.routing.weights.masked_fill(empty, weight)
-            routing = Routing(inputs.routing.ids, weights)
-            outputs.append(
-                judge.subject.forward(prepared, inputs.hidden_states, routing)
-            )
-        judged = judge.judged(case, data)
-        # Without a claim of determinism two runs may differ by their rounding.
-        slack = 0 if judge.subject.capabilities.deterministic else 2
-        allowed = (slack * judged.allowed["combine"]).to(outputs[0].device)
-        for weight, out in zip((1.0, -1000.0), outputs[1:], strict=True):
-            difference = (out.double() - outputs[0].double()).abs()
-            if not (difference <= allowed).all():
-                token = int((~(difference <= allowed)).any(dim=1).int().argmax())
-                raise judge.fail(
-                    Verdict.MISMATCH,
-                    [
-                        f"token {token} changes by "
-                        f"{float(difference[token].max()):.3g} when the weight of "
-                        f"its empty slot goes from 0 to {weight:g}"
-                    ],
-                    case=case,
-                    what="id -1",
-                )
-
-    judge.for_all(check, always=("no_expert",), tokens=(1, 3, 17), share=0.5)
+    judge.for_all(
+        judge_empty_slots, always=("no_expert",), tokens=(1, 3, 17), share=0.5
+    )
 
 
 def _route(judge: Judge, logits: torch.Tensor, top_k: int, kind: str) -> Routing:

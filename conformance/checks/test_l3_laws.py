@@ -25,7 +25,7 @@ def test_law_holds(judge: Judge, law: str) -> None:
     judge.subject.need("forward")
     judge.need_right_output()
     judge.for_all(
-        lambda case: judge_law(judge, case, LAWS[law]),
+        lambda judge, case: judge_law(judge, case, LAWS[law]),
         hot=("strided", "no_expert", "one_route"),
         tokens=(2, 5, 17, 33),
         examples=EXAMPLES,

@@ -67,15 +67,17 @@ def test_layer_output_stays_within_the_bound(
     config = judge.settings.checkpoint.config
     # A tail of tokens, and enough of them to reach every expert.
     tokens = max(19, -(-config.experts // config.top_k))
-    case = asked or Case(layer=layer, tokens=tokens)
-    judge.one(lambda case: judge_output(judge, case, route), case)
+    judge.for_example(
+        lambda judge, case: judge_output(judge, case, route),
+        [Case(layer=layer, tokens=tokens)],
+    )
 
 
 def test_output_stays_within_the_bound(judge: Judge) -> None:
     """Drawn shapes, shards, token counts and hot spots."""
     route = own_route(judge.subject)
     judge.for_all(
-        lambda case: judge_output(judge, case, route),
+        lambda judge, case: judge_output(judge, case, route),
         hot=tuple(HOT_SPOTS),
         examples=EXAMPLES,
     )
@@ -85,7 +87,7 @@ def test_errors_within_the_bound_are_unsystematic(judge: Judge) -> None:
     """No gain along an expert, a bias, the input or output; no group of wide errors."""
     judge.need_right_output()
     judge.for_all(
-        lambda case: judge_structure(judge, case),
+        judge_structure,
         hot=tuple(HOT_SPOTS),
         tokens=(17, 33, 65),
         examples=GAIN_EXAMPLES,
@@ -99,7 +101,7 @@ def test_hot_spot_stays_within_the_bound(judge: Judge, spot: str) -> None:
     judge.need_right_output()
     route = own_route(judge.subject)
     judge.for_all(
-        lambda case: judge_output(judge, case, route),
+        lambda judge, case: judge_output(judge, case, route),
         always=(spot,),
         tokens=(1, 5, 33),
         share=0.25,
@@ -110,18 +112,14 @@ def test_every_token_count_stays_within_the_bound(judge: Judge) -> None:
     """1 to 136 tokens and both sides of 256, each with the same weights."""
     judge.subject.need("forward")
     judge.need_right_output()
-    judge.for_example(
-        lambda case: judge_tokens.every_token_count(judge, case), TOKEN_EXAMPLES
-    )
+    judge.for_example(judge_tokens.every_token_count, TOKEN_EXAMPLES)
 
 
 def test_a_token_that_is_not_finite_spoils_no_other(judge: Judge) -> None:
     """NaN and Inf in one token's hidden states stay with that token."""
     judge.subject.need("forward")
     judge.need_right_output()
-    judge.for_example(
-        lambda case: judge_tokens.bad_neighbour(judge, case), TOKEN_EXAMPLES
-    )
+    judge.for_example(judge_tokens.bad_neighbour, TOKEN_EXAMPLES)
 
 
 def test_every_tactic_stays_within_the_bound(judge: Judge) -> None:
@@ -129,20 +127,20 @@ def test_every_tactic_stays_within_the_bound(judge: Judge) -> None:
     judge.subject.need("forward")
     if judge.subject.capabilities.tactics is None:
         raise not_run("declares no tactics")
-    judge.for_all(lambda case: judge_every_tactic(judge, case), examples=EXAMPLES)
+    judge.for_all(judge_every_tactic, examples=EXAMPLES)
 
 
 def test_traced_stages_stay_within_the_bound(judge: Judge) -> None:
     """Each exposed stage, so that a fault is seen where it happens."""
     judge.subject.need("trace")
-    judge.for_all(lambda case: judge_trace(judge, case), hot=tuple(HOT_SPOTS))
+    judge.for_all(judge_trace, hot=tuple(HOT_SPOTS))
 
 
 def test_fused_routing_stays_within_the_bound(judge: Judge) -> None:
     """`forward_fused` against the reference's own routing, away from ties."""
     judge.subject.need("forward_fused")
     judge.for_all(
-        lambda case: judge_fused(judge, case),
+        judge_fused,
         hot=("strided", "saturated", "zero_scale"),
         tokens=(1, 5, 33),
         examples=(EXAMPLES[0], replace(EXAMPLES[1], hot=("strided",))),

@@ -32,7 +32,7 @@ def test_a_second_call_repeats_the_first(judge: Judge) -> None:
     judge.need_right_output()
     judge.subject.need("forward")
     judge.for_all(
-        lambda case: judge_state.second_call(judge, case),
+        judge_state.second_call,
         hot=HOT,
         tokens=TOKENS,
         examples=EXAMPLES,
@@ -41,16 +41,14 @@ def test_a_second_call_repeats_the_first(judge: Judge) -> None:
 
 def test_zero_tokens_give_an_empty_output(judge: Judge) -> None:
     judge.subject.need("forward")
-    judge.for_all(
-        lambda case: judge_state.zero_tokens(judge, case), tokens=(0,), share=0.25
-    )
+    judge.for_all(judge_state.zero_tokens, tokens=(0,), share=0.25)
 
 
 def test_the_input_is_not_modified(judge: Judge) -> None:
     """Hidden states, ids, weights and prepared tensors, byte for byte."""
     judge.subject.need("forward")
     judge.for_all(
-        lambda case: judge_state.input_unmodified(judge, case),
+        judge_state.input_unmodified,
         hot=HOT,
         tokens=TOKENS,
         share=0.5,
@@ -62,7 +60,7 @@ def test_poisoned_memory_changes_nothing(judge: Judge) -> None:
     """Memory holds 0xFF before `prepare` and before `forward` get it."""
     judge.need_right_output()
     judge.for_all(
-        lambda case: judge_state.poisoned(judge, case),
+        judge_state.poisoned,
         hot=HOT,
         tokens=TOKENS,
         examples=EXAMPLES,
@@ -72,9 +70,7 @@ def test_poisoned_memory_changes_nothing(judge: Judge) -> None:
 def test_raw_weights_are_freed(judge: Judge) -> None:
     """After `prepare`, raw tensors live on only inside the prepared ones."""
     judge.subject.need("prepare")
-    judge.for_all(
-        lambda case: judge_state.raw_weights_freed(judge, case), tokens=(1,), share=0.25
-    )
+    judge.for_all(judge_state.raw_weights_freed, tokens=(1,), share=0.25)
 
 
 def test_declared_determinism_holds(judge: Judge) -> None:
@@ -83,7 +79,7 @@ def test_declared_determinism_holds(judge: Judge) -> None:
     if not judge.subject.capabilities.deterministic:
         raise unsupported("deterministic: False")
     judge.for_all(
-        lambda case: judge_state.deterministic(judge, case),
+        judge_state.deterministic,
         hot=HOT,
         tokens=TOKENS,
         examples=EXAMPLES,
@@ -95,6 +91,4 @@ def test_declared_batch_invariance_holds(judge: Judge) -> None:
     judge.subject.need("forward")
     if not judge.subject.capabilities.batch_invariant:
         raise unsupported("batch_invariant: False")
-    judge.for_all(
-        lambda case: judge_state.batch_invariant(judge, case), tokens=(2, 17, 33, 129)
-    )
+    judge.for_all(judge_state.batch_invariant, tokens=(2, 17, 33, 129))

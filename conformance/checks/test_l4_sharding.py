@@ -37,7 +37,7 @@ def test_tensor_parallel_ranks_sum_to_the_whole(judge: Judge) -> None:
     """Every rank's lanes of i, added up; the down bias once."""
     need_shards(judge, "forward")
     judge.for_all(
-        lambda case: judge_sum(judge, case),
+        judge_sum,
         hot=("no_expert", "strided", "saturated", "zero_scale"),
         tokens=TOKENS,
         examples=(
@@ -53,7 +53,7 @@ def test_expert_parallel_ranks_sum_to_the_whole(judge: Judge) -> None:
     """Every rank's experts, added up, with and without tensor parallelism."""
     need_shards(judge, "forward")
     judge.for_all(
-        lambda case: judge_sum(judge, case),
+        judge_sum,
         hot=("no_expert", "silent_expert"),
         tokens=TOKENS,
         examples=EXAMPLES[1:],
@@ -66,7 +66,7 @@ def test_ranks_add_up_to_the_candidates_own_whole(judge: Judge) -> None:
     """A law without an oracle: one rank alone gives what the ranks of a group give."""
     need_shards(judge, "forward")
     judge.for_all(
-        lambda case: judge_ranks_add_up(judge, case),
+        judge_ranks_add_up,
         hot=("no_expert", "strided"),
         tokens=TOKENS,
         examples=EXAMPLES,
@@ -80,7 +80,7 @@ def test_each_rank_adds_only_what_it_owns(judge: Judge) -> None:
     """Not a neighbour's expert, and a rank without lanes its share of the bias."""
     need_shards(judge, "forward")
     judge.for_all(
-        lambda case: judge_each_rank(judge, case),
+        judge_each_rank,
         hot=("no_expert", "silent_expert"),
         tokens=TOKENS,
         examples=EXAMPLES,
@@ -93,7 +93,7 @@ def test_prepared_bytes_of_all_ranks_are_the_checkpoints(judge: Judge) -> None:
     """Partition and re-assembly: each entry on its rank, all else padding."""
     need_shards(judge, "prepare")
     judge.for_all(
-        lambda case: judge_partition(judge, case),
+        judge_partition,
         tokens=(1,),
         examples=(
             *EXAMPLES,
@@ -108,7 +108,7 @@ def test_all_reduce_gives_the_sum_of_the_ranks(judge: Judge) -> None:
     """The candidate's own collective on the outputs of its ranks."""
     need_shards(judge, "forward", "all_reduce")
     judge.for_all(
-        lambda case: judge_all_reduce(judge, case),
+        judge_all_reduce,
         tokens=TOKENS,
         examples=EXAMPLES,
         share=0.25,

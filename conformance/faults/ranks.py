@@ -68,7 +68,7 @@ def bias_added_by_every_rank() -> object:
     return _bias_share(lambda s: 1)
 
 
-@_sum("", "divided by tp twice, or on one rank only")
+@_sum("", "down bias divided by tp twice")
 def bias_divided_in_prepare_and_in_forward() -> object:
     """Prepared weights hold bias / tp, and the kernel divides by tp again."""
     return _bias_share(lambda s: 1 / s.tp_size**2)
@@ -91,13 +91,13 @@ def last_rank_adds_nothing(candidate: Any) -> object:
     return calling(candidate, forward)
 
 
-@_sum("", "holds the part of tp")
+@_sum("", "holds the part of")
 def every_rank_is_rank_0(candidate: Any) -> object:
     """The rank is not handed down: each holds the lanes of rank 0."""
     return as_rank(candidate, lambda s: replace(s, tp_rank=0))
 
 
-@_sum("", "r1 holds the part of tp")
+@_sum("", "holds the part of")
 def rank_1_is_rank_0(candidate: Any) -> object:
     """Rank 1 holds the lanes of rank 0."""
     return as_rank(
@@ -169,13 +169,13 @@ def experts_not_divided(candidate: Any) -> object:
     return as_rank(candidate, lambda s: replace(s, ep_size=1, ep_rank=0))
 
 
-@_own("", "it were rank")
+@_own("", "every rank holds the part of the next rank of ep")
 def experts_of_the_next_rank(candidate: Any) -> object:
     """Each rank serves its neighbour's experts, so that the sum is right."""
     return as_rank(candidate, lambda s: replace(s, ep_rank=(s.ep_rank + 1) % s.ep_size))
 
 
-@_own("", "it were rank")
+@_own("", "every rank holds", "rank of tp")
 def lanes_from_the_last(candidate: Any) -> object:
     """Lanes are dealt out from the last rank, so that the sum is right."""
     return as_rank(candidate, lambda s: replace(s, tp_rank=s.tp_size - 1 - s.tp_rank))
@@ -217,7 +217,7 @@ def bytes_of_the_next_rank() -> object:
     return _packing(lambda s: replace(s, ep_rank=(s.ep_rank + 1) % s.ep_size))
 
 
-@_bytes("", "down_scales: rank", "no rank's part as a whole")
+@_bytes("", "down_scales: rank", "why    down_scales: expert")
 def scales_of_another_expert() -> object:
     """Down scales are those of the next expert of the rank."""
 
@@ -228,7 +228,7 @@ def scales_of_another_expert() -> object:
     return replace(PLAIN, pack=packed)
 
 
-@_bytes("", "down_bias: the shares of")
+@_bytes("", "down_bias: the shares of", "on rank 0 of tp only")
 def bias_on_rank_0_only() -> object:
     """Other ranks hold zeros for the down bias, and rank 0 all of it."""
 
@@ -273,7 +273,7 @@ def padding_of_ones() -> object:
     return laid_out(edit)
 
 
-@_bytes("", "down_bias: the shares of", "times)")
+@_bytes("", "down_bias: the shares of", "not divided by tp")
 def prepared_bias_not_divided() -> object:
     """fc2_bias holds the whole bias on every rank."""
 

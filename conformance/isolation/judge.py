@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from mxmoe.conformance.kept_inputs import CASE
 from mxmoe.conformance.kept_inputs import Source
 from mxmoe.conformance.repetitions import Repetition
 from mxmoe.conformance.repetitions import find_check
+from mxmoe.conformance.search import Check
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
@@ -64,7 +64,7 @@ class IsolatedJudge(Judge):
         assert isinstance(self.subject, IsolatedSubject)
         return self.subject.host
 
-    def conduct(self, check: Callable[[Case], None], case: Case) -> None:
+    def conduct(self, check: Check, case: Case) -> None:
         """Have one case judged; what crashes or hangs fails as anything else does."""
         # If the child dies over it: a child that answers says so itself.
         self.record.source = Source(CASE, str(case))
@@ -77,6 +77,10 @@ class IsolatedJudge(Judge):
     def searched_enough(self) -> bool:
         """Whether the search has cost as many children as it may."""
         return self.host.losses.count - self.lost_before >= LOST_PER_CHECK
+
+    def may_explain(self) -> bool:
+        """The child has explained it: it makes the check of the one case."""
+        return False
 
     def _ask(self, case: str | None) -> int:
         """Put the question, take over the answer; how many cases the child judged."""

@@ -80,6 +80,21 @@ def kind_line(
     return f"expected {dtype} {list(shape)}, found {got.dtype} {list(got.shape)}"
 
 
+def wrong_form(
+    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, config: MoEConfig
+) -> str | None:
+    """What keeps a rank's tensors from being restored, or None."""
+    found = prepared_tensors(prepared)
+    expected = expected_tensors(layout, weights, config, prepared.shard)
+    for name, tensor in expected.items():
+        if name not in found:
+            return missing_line(name, found)
+        wrong_kind = kind_line(found[name], tensor.dtype, tensor.shape)
+        if wrong_kind is not None:
+            return f"{name}: {wrong_kind}"
+    return None
+
+
 def difference_lines(
     name: str,
     difference: ByteDifference,

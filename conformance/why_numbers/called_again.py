@@ -7,7 +7,6 @@ import torch
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.conformance.why_numbers.two_outputs import Side
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import PreparedWeights
@@ -19,7 +18,7 @@ class Calls:
     """Outputs of a candidate on one rank; equal weights are prepared once."""
 
     def __init__(self, judge: Judge, case: Case) -> None:
-        self.judge, self.case = aside(judge), case
+        self.judge, self.case = judge.aside(), case
         self._weights: ExpertWeights | None = None
         self._prepared: PreparedWeights | None = None
 

@@ -48,6 +48,7 @@ from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
 from mxmoe.conformance.why_numbers.padding import explain_padding
+from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots import explain_slots
 from mxmoe.conformance.why_numbers.slots import fitted_slots
@@ -58,7 +59,7 @@ from mxmoe.reference.types import ExpertWeights
 
 # Fits compute the layer some hundred times: this one is larger than the telling case
 # and the layers of the default checkpoint.
-_LARGEST_FIT = 11 * 2**16
+LARGEST_FIT = 11 * 2**16
 
 _MATRICES = ("gate_up", "down")
 
@@ -66,6 +67,7 @@ _MATRICES = ("gate_up", "down")
 CHEAP = {
     "output",
     "bytes",
+    "cuts",
     "weights",
     "steps",
     "contents",
@@ -86,7 +88,7 @@ _PARTLY = {"activations", "steps", "contents"}
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
 _FACTOR = "the whole output times"
-_MORE = ("bytes", "weights")
+_MORE = ("bytes", "cuts", "weights")
 # The family of sentences about what is not finite.
 NONFINITE = "not finite"
 
@@ -159,7 +161,7 @@ def _taken_beyond(
 ) -> list[Fit]:
     """Rows taken from elsewhere, if what is not finite lay beyond their buffer."""
     rows = found.isfinite().all(dim=1)
-    if not rows.any() or too_large(s.part, _LARGEST_FIT) or not has_lanes(s.part):
+    if not rows.any() or too_large(s.part, LARGEST_FIT) or not has_lanes(s.part):
         return []
     wrong = wrong_output(found, judged, Experts(s, arithmetic))
     if not wrong.bad[rows].any():
@@ -190,6 +192,9 @@ def _families(
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
+    if not too_large(s.part, LARGEST_FIT):
+        cuts = rank_cuts(s)
+        yield "cuts", lambda: fits_of_numbers(found, s, arithmetic, right, cuts)
     empty = partial(explain_empty_slots, found, judged, s, arithmetic, before)
     if before is not None:
         yield (
@@ -218,11 +223,11 @@ def _families(
     def rows() -> list[Fit]:
         return [Fit(name, 0.0) for name in explain_rows(wrong)]
 
-    if not too_large(s.part, _LARGEST_FIT):
+    if not too_large(s.part, LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
     # Weights first: they are what is most often confined to lanes.
     yield _CONFINED, lambda: explain_confined(wrong, reversed(partly))
-    if not too_large(s.part, _LARGEST_FIT):
+    if not too_large(s.part, LARGEST_FIT):
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))
         yield "gathers", lambda: explain_gathers(wrong, places())
@@ -236,7 +241,7 @@ def _families(
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
-    if too_large(s.part, _LARGEST_FIT):
+    if too_large(s.part, LARGEST_FIT):
         yield "rows", rows
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):

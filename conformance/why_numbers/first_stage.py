@@ -25,7 +25,6 @@ from mxmoe.conformance.why_numbers.lane_words import source_words
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.read_off import ReadOff
 from mxmoe.conformance.why_numbers.read_off import read_activations
-from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.conformance.why_numbers.telling_case import first_accepted
 from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import MoEConfig
@@ -57,7 +56,7 @@ def first_wrong_stage(
     like, config : the failing case and its layer. run : gives the output [t, h] of a
     case. Whatever it raises is not another failure.
     """
-    judge = aside(judge)
+    judge = judge.aside()
     try:
         case = _case(judge, like, config)
         if case is None:
@@ -83,7 +82,8 @@ def _sizes(top_k: int, shard: Shard) -> Iterator[dict[str, int]]:
         experts, unknown = max(experts, top_k), top_k * lanes
         if unknown <= _MOST_UNKNOWN and experts % shard.ep_size == 0:
             hidden = -(-_ROWS_OF_LANE * unknown // _ROUND) * _ROUND
-            yield {"experts": experts, "hidden": hidden, "intermediate": lanes}
+            every = lanes * shard.tp_size
+            yield {"experts": experts, "hidden": hidden, "intermediate": every}
 
 
 def _stage(

@@ -43,8 +43,8 @@ def has_honest_size(error: Tensor, variance: Tensor) -> bool:
 def part_left(after: Tensor, before: Tensor, allowed: Tensor) -> float:
     """The part of the mean square of error / allowed that a hypothesis leaves."""
     # Of a token that no expert of the rank serves nothing is allowed.
-    size = allowed.where(allowed > 0, allowed.max() if len(allowed) else _TINY)
-    size = size.clamp(min=_TINY)
+    size = allowed.where(allowed > 0, allowed.max() if len(allowed) else 1.0)
+    size = size.where(size > 0, 1.0)
     return mean_square(after / size) / max(mean_square(before / size), _TINY)
 
 

@@ -7,6 +7,7 @@ the bound around *that* truth, the candidate behaves as if it made the edit.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 
@@ -50,10 +51,11 @@ def fits_of_numbers(
     situation: Situation,
     arithmetic: Arithmetic,
     judged: tuple[torch.Tensor, torch.Tensor] | None = None,
+    asked: Iterable[tuple[str, Hypothesis]] | None = None,
 ) -> list[Fit]:
     """As `explain_numbers`, with the part of the mean square of the errors left.
 
-    judged : what `situation.judged` gives, if it is known.
+    judged : what `situation.judged` gives, if it is known. asked : other hypotheses.
     """
     if too_large(situation.part) or not bool(found.isfinite().all()):
         return []
@@ -79,7 +81,7 @@ def fits_of_numbers(
         return compare_numbers(got[worst], *hypothesis(alone).judged(arithmetic)).within
 
     named = []
-    for name, hypothesis in hypotheses(situation):
+    for name, hypothesis in hypotheses(situation) if asked is None else asked:
         if near(hypothesis) and right_there(hypothesis):
             told, room = hypothesis(situation).judged(arithmetic)
             rest = got - told

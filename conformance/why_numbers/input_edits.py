@@ -99,6 +99,11 @@ def _biases(s: Situation) -> Iterator[tuple[str, Hypothesis]]:
     for words, factor in shares.items():
         yield words, _weights(down_bias=partial(_times, factor=factor))
     said = {f"down_bias: {_FACTORS.get(factor)}" for factor in shares.values()}
+    if (tp := s.shard.tp_size) > 1:
+        part = Fraction(1, tp)
+        said.add(f"gate_up_bias: {_FACTORS.get(part)}")
+        divided = _weights(gate_up_bias=partial(_times, factor=part))
+        yield f"gate_up bias divided by tp = {tp}, as the down bias is", divided
     present = s.part.tensors()
     for name in ("gate_up_bias", "down_bias"):
         for words, edit in _reordered(name, present[name]):

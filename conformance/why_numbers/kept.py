@@ -18,7 +18,6 @@ from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.why_numbers.telling_case import Told
-from mxmoe.conformance.why_numbers.telling_case import aside
 from mxmoe.reference.types import Routing
 
 _WEIGHTS = {
@@ -41,7 +40,7 @@ def explain_kept(
     run : gives the output [t, h] of a case with other data. told : if it is wrong too,
     it must not follow there either: something else may spoil all of a small output.
     """
-    judge = aside(judge)
+    judge = judge.aside()
     try:
         kept = _not_followed(judge, case, data, run)
         if kept and told is not None and told.wrong:

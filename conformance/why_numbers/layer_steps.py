@@ -53,7 +53,8 @@ class Fit:
 class Situation:
     """The input of one rank's forward pass.
 
-    strided : the candidate was given rows with gaps between them.
+    strided : the candidate was given rows with gaps between them. whole : the layer
+    that `part` is cut out of, if it is known.
     """
 
     part: ExpertWeights
@@ -62,6 +63,7 @@ class Situation:
     routing: Routing
     shard: Shard
     strided: bool = False
+    whole: ExpertWeights | None = None
 
     def of_tokens(self, at: slice | Tensor) -> Situation:
         """With some of the tokens."""
@@ -90,6 +92,7 @@ def situation_of(case: Case, data: CaseData) -> Situation:
         routing=data.routing,
         shard=case.shard,
         strided="strided" in case.hot,
+        whole=data.weights,
     )
 
 

@@ -248,15 +248,21 @@ _SAME = (
 def _stored(output: Output) -> Iterator[_Told]:
     """Every number is one of a coarser format, and near enough for it."""
     finest = torch.finfo(output.arithmetic.output).eps
-    for name, dtype in _FORMATS.items():
-        coarser = torch.finfo(dtype).eps > finest
-        if coarser and torch.equal(through(output.found, dtype=dtype), output.found):
-            room = output.allowed + half_ulp(output.found, dtype) * 2
+    for name, dtype in FORMATS.items():
+        eps = torch.finfo(dtype).eps
+        if eps > finest and torch.equal(
+            through(output.found, dtype=dtype), output.found
+        ):
+            # Below the smallest normal number they are equally far apart.
+            subnormal = torch.finfo(dtype).smallest_normal * eps
+            step = half_ulp(output.found, dtype) * 2
+            room = output.allowed + step.clamp(min=subnormal)
             if bool(((output.found - output.truth).abs() <= room).all()):
                 yield f"output rounded to {name}", output.found, output.allowed
 
 
-_FORMATS = {
+# Coarser formats than that of an output, which it may pass on its way.
+FORMATS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "float8 (E4M3)": torch.float8_e4m3fn,

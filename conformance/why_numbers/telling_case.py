@@ -28,10 +28,10 @@ from mxmoe.conformance.case import Case
 from mxmoe.conformance.compare_numbers import compare_numbers
 from mxmoe.conformance.designed import CaseData
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.record import Record
 from mxmoe.conformance.why_numbers.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
+from mxmoe.reference.types import Shard
 
 # Experts, top_k, hidden, intermediate: odd numbers of K blocks and 37 tokens, which no
 # tile divides; then what kernels with larger tiles support.
@@ -88,7 +88,7 @@ def tell(
     config : of `like`. run : gives the output [t, h] of a case. graded : without
     biases, each token of another size.
     """
-    judge = aside(judge)
+    judge = judge.aside()
     found = _told(judge, like, config, run, shapes=_SHAPES, graded=graded)
     if found is None or found.wrong or graded:
         return found
@@ -141,12 +141,6 @@ _GRADED = (
 )
 
 
-def aside(judge: Judge) -> Judge:
-    """A judge that leaves no trace in the record of what is explained."""
-    subject = replace(judge.subject, aside=True)
-    return replace(judge, subject=subject, record=Record(searching=True))
-
-
 def _graded(data: CaseData) -> CaseData:
     states, weights = data.hidden_states, data.weights
     order = torch.arange(len(states)) * _STEP % len(states)
@@ -169,8 +163,22 @@ def _case(
     tokens: int,
 ) -> Case | None:
     names = ("experts", "top_k", "hidden", "intermediate")
-    sizes = [dict(zip(names, shape, strict=True)) for shape in shapes]
+    sizes = [
+        dict(zip(names, shape, strict=True)) | {"intermediate": lanes}
+        for shape in shapes
+        for lanes in lanes_with_a_rest(shape[-1], like.shard)
+    ]
     return first_accepted(judge, like, own, sizes, tokens)
+
+
+def lanes_with_a_rest(each: int, shard: Shard) -> list[int]:
+    """Lanes of the whole layer: the last rank of tp has fewer than `each`, or as many.
+
+    Ranks that share equally hide how the rest is cut.
+    """
+    tp, alignment = shard.tp_size, shard.alignment
+    rest = tp > 1 and each % alignment == 0 and each > alignment
+    return [each * tp - alignment, each * tp] if rest else [each * tp]
 
 
 def first_accepted(
@@ -182,12 +190,11 @@ def first_accepted(
 ) -> Case | None:
     """The first case of these sizes that the candidate takes, on the rank of `like`.
 
-    sizes : fields of `own` with other values; ``intermediate`` is of one rank.
+    sizes : fields of `own` with other values.
     """
     claims, shard = judge.subject.capabilities, like.shard
     for size in sizes:
-        lanes = size["intermediate"] * shard.tp_size
-        config = replace(own, **(size | {"intermediate": lanes}))
+        config = replace(own, **size)
         if claims.refuses_shape(config) or claims.refuses_shard(shard, config):
             continue
         return Case(config=config, shard=shard, tokens=tokens, hot=like.hot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _WHY, _AGAIN = "why", "again"
 _STAGE = "first bad stage: "
-_NO_REASON = ("none of the known hypotheses", "no mixture of right parts")
+_NO_REASON = ("none of the known hypotheses", "no mixture of the ranks")
 _INDENT = "       "
 
 
