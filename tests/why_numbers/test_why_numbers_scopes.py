@@ -249,7 +249,18 @@ DAMAGE: dict[str, Tensor] = SLOTS | {
 }
 
 
-@pytest.mark.parametrize("where", DAMAGE)
+DAMAGED_BY_DAY = ("in expert 1 only", "for odd tokens only", "columns", "one row")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(
+            where, marks=() if where in DAMAGED_BY_DAY else pytest.mark.nightly
+        )
+        for where in DAMAGE
+    ],
+)
 @pytest.mark.parametrize("size", [0.02, 1.0])
 def test_no_cause_is_named_for_noise_in_a_place(
     why: Why, where: str, size: float
