@@ -33,8 +33,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYER, LARGE = "layer0/tp1r0/t17/s0", "e32k4h160i96/tp1r0/t129/s0"
 
-# 1.04e9, 1.29e9, 1.71e9 and 1.60e9 were counted. What is kept from one hypothesis to the
-# next saves about 0.6e9.
+# 1.04e9, 1.29e9, 1.71e9 and 1.60e9 were counted. What is kept from one hypothesis to
+# the next saves about 0.6e9.
 _MOST = {
     ("alpha", LAYER): 1.1e9,
     ("alpha", LARGE): 1.4e9,
