@@ -83,13 +83,13 @@ def explain_constants(wrong: Wrong) -> list[Fit]:
 
 
 def _inside(wrong: Wrong, at: Tensor) -> Iterator[Tensor]:
-    """Slots [n, k] of some tokens that a constant may belong to: all, an expert's."""
-    ids, served = wrong.experts.situation.routing.ids[at], wrong.experts.served[at]
-    yield served
-    experts = [e for e in ids[served].unique().tolist() if (ids == e).any(dim=1).all()]
-    # More of them are common to tokens by chance.
-    if len(experts) == 1 and len(at) == _TOKENS and ids.shape[1] > 1:
-        yield served & (ids == experts[0])
+    """Slots [n, k] of tokens `at` that a constant may belong to: all, an expert's."""
+    ids, served = wrong.experts.situation.routing.ids, wrong.experts.served
+    yield served[at]
+    every = ids[wrong.bad.any(dim=1)]
+    for e in ids[at][served[at]].unique().tolist() if ids.shape[1] > 1 else ():
+        if (every == e).any(dim=1).all():
+            yield (served & (ids == e))[at]
 
 
 def _explained(
@@ -101,6 +101,9 @@ def _explained(
         if rounded != constants.right:
             named = replace(constants.of(rounded), name=constants.named(rounded))
             found.append(explain_otherwise(wrong, [named]))
+            # The whole output tells numbers apart, and a part of it may not.
+            if found[-1] and not found[-1][0].place:
+                return found[-1]
     left = [min(fit.left for fit in fits) for fits in found if fits]
     # The simplest of those that are about as likely as the likeliest.
     share = likely_share(wrong.found.numel(), nats=_SIMPLER)

@@ -9,6 +9,7 @@ import torch
 
 # Rows and columns whose place is looked for; more would take seconds.
 _LOOKED_FOR = 256
+_PLACES = 3
 _PLACE = re.compile(r"(.*), ((?:in|for|at) .*) only")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -124,7 +125,8 @@ def _by_place(names: list[str]) -> Iterator[str]:
         places.setdefault(what, []).append(where)
     for what, some in places.items():
         if len(some) > 1 and "" not in some:
-            yield f"{what}, {', or '.join(some)}, only"
+            more = f", or {len(some) - _PLACES} more" if len(some) > _PLACES else ""
+            yield f"{what}, {', or '.join(some[:_PLACES])}{more}, only"
         else:
             yield from (f"{what}, {where} only" if where else what for where in some)
 

@@ -36,6 +36,9 @@ _RICH = 1024
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
 
+# What another case has others of, so that the same place has other numbers there.
+_COUNTED = ("token", "column", "row", "lane", "position", "tile", "K block")
+
 # More sets of tokens that are alike do not tell.
 _SETS = 3
 
@@ -112,6 +115,11 @@ def names_cause(lines: list[str]) -> bool:
     return any(line.startswith(_BEHAVES) for line in lines)
 
 
+def _counted(fit: Fit) -> frozenset[str]:
+    """What the place of a sentence numbers."""
+    return frozenset(what for what in _COUNTED if what in fit.place)
+
+
 def _wrong_tokens(judged: Judged, out: torch.Tensor) -> int:
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
@@ -148,15 +156,18 @@ def _agreed(
     if told is None:
         return ours, ""
     same = [name for name in ours if name in theirs]
-    alike = {fit.name for fit in there}
     # Other tokens and columns in the other case, but the same experts and slots.
+    alike = {(fit.name, _counted(fit)) for fit in there}
     there_too = [
-        str(fit)
-        for fit in here
-        if fit.name in alike and ("token" in fit.place or "column" in fit.place)
+        str(fit) for fit in here if _counted(fit) and (fit.name, _counted(fit)) in alike
     ]
     if same or there_too:
         return same or there_too, ""
+    # With one expert, rows of an expert are tokens: of several places there the one of
+    # the telling case is it.
+    elsewhere = {fit.name for fit in there if _counted(fit)}
+    if any(fit.name in elsewhere for fit in here if _counted(fit)):
+        return theirs, f" (in case {told.case}{told.how})"
     seen = {fit.family for fit in here} <= _OF_PLACES
     if ours and seen and not told.wrong:
         return ours, f" (case {told.case} is right)"
