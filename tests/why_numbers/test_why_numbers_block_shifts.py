@@ -16,6 +16,7 @@ from mxmoe.conformance.faults.plain import subject_of
 
 Tensor = torch.Tensor
 Why = Callable[[Case, Tensor], str]
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASE = parse_case("e2k2h128i256/tp1r0/t9/s0")
 DATA = make_case_data(CASE)
 
@@ -63,9 +64,9 @@ SHIFTS: dict[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor]]] = {
         ("gate_up_blocks", "gate_up_scales"),
         lambda x: early(x, end=3, by=1),
     ),
-    "codes and scales of down of 3 K blocks before": (
+    "codes and scales of down of 4 K blocks before": (
         ("down_blocks", "down_scales"),
-        lambda x: x.roll(3, 2),
+        lambda x: x.roll(4, 2),
     ),
 }
 

@@ -19,6 +19,7 @@ from mxmoe.conformance.faults.plain import subject_of
 
 Tensor = torch.Tensor
 Why = Callable[[Case, Tensor], str]
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL, LONG = "e8k4h96i160/tp1r0/t37/s0", "e4k2h64i64/tp1r0/t150/s0"
 
 
