@@ -227,7 +227,7 @@ def _families(
         yield "constants", lambda: explain_constants(wrong)
     # Weights first: they are what is most often confined to lanes.
     yield _CONFINED, lambda: explain_confined(wrong, reversed(partly))
-    if not too_large(s.part, _LARGEST_FIT):
+    if not too_large(s.part, LARGEST_FIT):
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))
         yield "gathers", lambda: explain_gathers(wrong, places())
