@@ -44,9 +44,7 @@ from mxmoe.conformance.why_numbers.otherwise import wrong_output
 from mxmoe.conformance.why_numbers.otherwise_activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
-from mxmoe.conformance.why_numbers.otherwise_known_activations import (
-    known_activations,
-)
+from mxmoe.conformance.why_numbers.otherwise_known_activations import known_activations
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output

@@ -60,7 +60,7 @@ def known_activations(declared: Activation) -> Iterator[Otherwise]:
 
 
 def _is_said(other: Activation, declared: Activation, some: tuple[str, ...]) -> bool:
-    """Whether other searches have words for it: `constants`, `otherwise_activations`."""
+    """Whether `constants` or `otherwise_activations` have words for it."""
     if len(some) == 1:
         return math.isfinite(getattr(declared, some[0]))
     return other is SILU and some == ("alpha", "beta")

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from functools import partial
 
 import torch
 
@@ -41,8 +42,8 @@ def explain_tails(wrong: Wrong) -> list[Fit]:
     error = (wrong.found - wrong.right).abs()
     ratio = (error / wrong.allowed.clamp(min=_TINY)).amax(dim=1)
     fits = []
-    for gemm in (_Gemm(experts, "gate_up"), _Gemm(experts, "down")):
-        for tail in _tails(gemm):
+    for gemm in (Gemm(experts, "gate_up"), Gemm(experts, "down")):
+        for tail in tails_of(gemm):
             known = gemm.known(tail)
             if not bool((known & bad).any()):
                 continue
@@ -57,7 +58,7 @@ def explain_tails(wrong: Wrong) -> list[Fit]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Tail:
+class Tail:
     """over : columns that are read behind K.
 
     source : whose row lies n rows behind that of each slot, [t, k]; `UNKNOWN` beyond
@@ -70,11 +71,16 @@ class _Tail:
     weights: Callable[[Experts, int, Tensor, int], Tensor]
 
 
-class _Gemm:
-    """One GEMM of a layer that is right but for the tail of its K."""
+class Gemm:
+    """One GEMM of a layer that is right but for the tail of its K.
 
-    def __init__(self, experts: Experts, matrix: str) -> None:
-        self._experts, self.matrix = experts, matrix
+    lanes : what the second one is given, [t, k, i], if it is known.
+    """
+
+    def __init__(
+        self, experts: Experts, matrix: str, lanes: Tensor | None = None
+    ) -> None:
+        self._experts, self.matrix, self._lanes = experts, matrix, lanes
         self.first = matrix == "gate_up"
         self.ids = experts.situation.routing.ids - experts.first
 
@@ -84,6 +90,8 @@ class _Gemm:
         experts, x = self._experts, self._experts.situation.hidden_states.double()
         if self.first:
             return x
+        if self._lanes is not None:
+            return self._lanes.flatten(0, 1)
         lanes = experts.situation.part.down_scales.shape[2] * 32
         found = x.new_zeros(*self.ids.shape, lanes)
         for local in experts.visited():
@@ -105,7 +113,7 @@ class _Gemm:
             return torch.ones(len(self.given), dtype=torch.bool)
         return self._experts.served.flatten()
 
-    def known(self, tail: _Tail) -> Tensor:
+    def known(self, tail: Tail) -> Tensor:
         """The tokens [t] of which all that is read is known."""
         known = torch.ones(len(self.ids), dtype=torch.bool)
         for n in range(1, self.rows_read(tail.over) + 1):
@@ -117,7 +125,7 @@ class _Gemm:
         """How many rows so many columns behind K are part of."""
         return -(-over // self.given.shape[1])
 
-    def slots(self, tail: _Tail, at: Tensor) -> Tensor:
+    def slots(self, tail: Tail, at: Tensor) -> Tensor:
         """What the slots of tokens `at` [t] add, [t, k, h]; 0 of the others."""
         experts = self._experts
         hidden = experts.situation.hidden_states
@@ -125,25 +133,28 @@ class _Gemm:
         for local in experts.visited():
             mine = (self.ids == local) & at[:, None]
             if mine.any():
-                found[mine] = self._made(tail, local, mine)
+                made, content = self.product(tail, local, mine), experts.content(local)
+                if self.first:
+                    a = experts.activated(made, content)
+                    found[mine] = experts.down(content, a)
+                else:
+                    found[mine] = experts.finished(made, content)
         return experts.weights[..., None] * found
 
-    def _made(self, tail: _Tail, local: int, mine: Tensor) -> Tensor:
-        """What one expert makes of the slots `mine`, without their weights."""
+    def product(self, tail: Tail, local: int, mine: Tensor) -> Tensor:
+        """What this GEMM of one expert gives for the slots `mine`, without its bias."""
         experts, k = self._experts, self.given.shape[1]
-        content, more = experts.content(local), 0
+        matrix: Matrix = getattr(experts.content(local), self.matrix)
+        found = self.given[self.own[mine]] @ matrix.dense.T
         for n in range(1, self.rows_read(tail.over) + 1):
             count = min(k, tail.over - (n - 1) * k)
             behind = self.given[tail.source(n)[mine].clamp(min=0), :count]
-            more = more + tail.weights(experts, local, behind, n)
-        rows = self.given[self.own[mine]]
-        if self.first:
-            z = rows @ content.gate_up.dense.T + more
-            return experts.down(content, experts.activated(z, content))
-        return experts.finished(rows @ content.down.dense.T + more, content)
+            found = found + tail.weights(experts, local, behind, n)
+        return found
 
 
-def _tails(gemm: _Gemm) -> Iterator[_Tail]:
+def tails_of(gemm: Gemm) -> Iterator[Tail]:
+    """Each way to read over the end of K."""
     k, number = gemm.given.shape[1], 1 if gemm.first else 2
     overs: dict[int, list[str]] = {}
     for unit in _UNITS:
@@ -158,10 +169,10 @@ def _tails(gemm: _Gemm) -> Iterator[_Tail]:
         for whose, source in _sources(gemm):
             for what, weights in _weights(gemm.matrix):
                 words = f"{behind} those of {whose} and of {what}"
-                yield _Tail(words=words, over=over, source=source, weights=weights)
+                yield Tail(words=words, over=over, source=source, weights=weights)
 
 
-def _sources(gemm: _Gemm) -> Iterator[tuple[str, Callable[[int], Tensor]]]:
+def _sources(gemm: Gemm) -> Iterator[tuple[str, Callable[[int], Tensor]]]:
     """(words, whose row lies n rows behind each slot's)."""
     own, count = gemm.own, len(gemm.given)
     in_memory = "the next token" if gemm.first else "the next slot"
@@ -197,7 +208,7 @@ def _weights(matrix: str) -> Iterator[tuple[str, _Products]]:
         matrix_of: Matrix = getattr(experts.content(local), matrix)
         return matrix_of
 
-    def rows(experts: Experts, local: int, x: Tensor, n: int, end: str) -> Tensor:
+    def rows(experts: Experts, local: int, x: Tensor, n: int, *, end: str) -> Tensor:
         y = x @ of(experts, local).dense[:, : x.shape[1]].T
         last = y[:, :n]
         if end == "of the next expert":
@@ -208,10 +219,7 @@ def _weights(matrix: str) -> Iterator[tuple[str, _Products]]:
         return torch.cat((y[:, n:], last), dim=1)
 
     for end in ("of the next expert", "0", "its own"):
-        yield (
-            "the next weight row",
-            lambda experts, local, x, n, end=end: rows(experts, local, x, n, end),
-        )
+        yield "the next weight row", partial(rows, end=end)
     yield (
         "its own weight row again",
         lambda experts, local, x, n: x @ of(experts, local).dense[:, : x.shape[1]].T,
