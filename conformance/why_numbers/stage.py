@@ -159,11 +159,7 @@ class _Stage:
             known = gemm.known(tail)
             if not bool((known[:, None] & self._bad).any()):
                 continue
-            made = self._of_all(
-                lambda local, mine, tail=tail: (
-                    gemm.product(tail, local, mine) + self._bias(local)
-                )
-            )
+            made = self._of_all(partial(self._with_tail, gemm, tail))
             yield from self._fit(tail.words, made, known[:, None] | ~self._served)
 
     def _of_rows(self, rows: Tensor, local: int, mine: Tensor) -> Tensor:
