@@ -20,6 +20,7 @@ import torch
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
+from mxmoe.conformance.why_numbers.honest_size import ALIKE
 from mxmoe.conformance.why_numbers.honest_size import likeliest
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
@@ -73,8 +74,9 @@ def explain_activation(
     )
     stored = _stored(with_bias=s.part.gate_up_bias is not None)
     fits = [wrong.fit(*one) for one in chain(simple, stored, wrong.constants())]
+    # Each lane has a rounding of its own, which columns of an output share.
     named = [fit for fit in fits if fit is not None]
-    return [str(fit) for fit in likeliest(named, wrong.found.numel())]
+    return [str(fit) for fit in likeliest(named, ALIKE * wrong.found.numel())]
 
 
 @dataclass(frozen=True, kw_only=True)

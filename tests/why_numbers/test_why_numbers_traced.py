@@ -140,6 +140,12 @@ def test_the_cause_of_a_wrong_activation_is_named(words: str) -> None:
     assert words in causes_of(ACTIVATIONS[words], "activation", RANK)
 
 
+def test_few_lanes_tell_what_was_rounded_before_the_activation() -> None:
+    words = "gate_up rounded to bfloat16 with its bias"
+    word = "e1k1h32i32/tp1r0/t1/s0"
+    assert words in causes_of(ACTIVATIONS[words], "activation", word)
+
+
 def test_no_cause_is_named_of_an_activation_that_is_noise() -> None:
     random = torch.Generator().manual_seed(0)
 
