@@ -147,6 +147,9 @@ class Judge:
                 return self.one(check, case)
             except NotJudged as error:
                 refusal = error
+            except Failure as error:
+                told = say_what_passes(self, error, check, same_shard=False)
+                raise told from error.__cause__
         assert refusal is not None
         raise refusal
 

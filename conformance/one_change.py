@@ -39,6 +39,8 @@ _SECONDS = 2.0
 _LARGEST = 2**20
 # One token; two; beyond a tile of 16.
 _TOKENS = (1, 2, 33)
+# No case has these numbers of tokens, so that a call with them is the first.
+_UNUSUAL = (7, 11, 13)
 # An even and an odd count of blocks, and a whole tile.
 _DIMENSIONS = (64, 96, 128)
 
@@ -85,10 +87,13 @@ def say_what_passes(
     head, found, again = failure.text.rpartition(_AGAIN)
     if word is None or not (wrong and found and judge.may_explain()):
         return failure
-    case = parse_case(word)
-    if case.config is None or _products(case.config) > _LARGEST:
+    case, aside = parse_case(word), judge.aside()
+    if _passes(aside, check, [case]):
+        said = f"when run again: {_only_once(aside, check, case)}"
+    elif case.config is None or _products(case.config) > _LARGEST:
         return failure
-    said = _what_passes(judge.aside(), check, case, case.config, same_shard=same_shard)
+    else:
+        said = _what_passes(aside, check, case, case.config, same_shard=same_shard)
     text = f"{head}\npasses {said}{found}{again}" if said else failure.text
     if judge.record.evidence is not None:
         judge.record.evidence[0]["text"] = text
@@ -122,6 +127,18 @@ def _what_passes(
         for phrase, values in told.items()
         if values[True]
     )
+
+
+def _only_once(judge: Repeating, check: Check, case: Case) -> str:
+    """What may have been wrong with the one call that failed."""
+    new = [replace(case, tokens=count) for count in _UNUSUAL]
+    twice = [[_passes(judge, check, [one]) for _ in range(2)] for one in new]
+    if all(passed == [False, True] for passed in twice):
+        return (
+            "only the first call with each number of tokens fails, as if it tuned, "
+            "compiled or filled a cache on the live output"
+        )
+    return "a race, or what earlier calls left behind"
 
 
 def _passes(judge: Repeating, check: Check, cases: Iterable[Case]) -> bool | None:

@@ -94,6 +94,7 @@ def search_smallest(
         judge.record.searching = unexplained
         # Hypothesis ran the smallest last. Once more, and now to say why.
         judge.one(check, failing[-1])
+        judge.record.case = str(failing[-1])
         note = "not repeatable: the same case passed when it was run again"
         raise Failure(failure.verdict, f"{failure.text}\n{note}") from failure
     finally:

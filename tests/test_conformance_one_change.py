@@ -150,3 +150,32 @@ def test_what_was_tried_leaves_nothing_in_the_record(settings: Settings) -> None
     *_, passes, again = text.splitlines()
     assert passes.startswith("passes ")
     assert again.startswith("again  ")
+
+
+def only_first(key: Callable[[Any, torch.Tensor], object]) -> object:
+    """A right candidate whose first output for each `key` is doubled."""
+    seen = set[object]()
+
+    def forward(p: Any, x: torch.Tensor, routing: Any) -> torch.Tensor:
+        out = PLAIN.forward(p, x, routing)
+        known = key(p, x) in seen
+        seen.add(key(p, x))
+        return out if known else out * 2
+
+    return calling(PLAIN, forward)
+
+
+@pytest.mark.parametrize("word", ["e1k1h32i32/tp1r0/t3/s0", "layer0/tp1r0/t3/s0"])
+def test_a_first_call_that_is_wrong_is_told(word: str, settings: Settings) -> None:
+    tuned = only_first(lambda p, x: x.shape)
+    assert passing(tuned, word, settings) == (
+        "passes when run again: only the first call with each number of tokens fails, "
+        "as if it tuned, compiled or filled a cache on the live output"
+    )
+
+
+def test_a_failure_that_does_not_come_again_is_told(settings: Settings) -> None:
+    once = only_first(lambda p, x: None)
+    assert passing(once, "e1k1h32i32/tp1r0/t3/s0", settings) == (
+        "passes when run again: a race, or what earlier calls left behind"
+    )

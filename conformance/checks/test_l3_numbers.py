@@ -67,8 +67,10 @@ def test_layer_output_stays_within_the_bound(
     config = judge.settings.checkpoint.config
     # A tail of tokens, and enough of them to reach every expert.
     tokens = max(19, -(-config.experts // config.top_k))
-    case = asked or Case(layer=layer, tokens=tokens)
-    judge.one(lambda judge, case: judge_output(judge, case, route), case)
+    judge.for_example(
+        lambda judge, case: judge_output(judge, case, route),
+        [Case(layer=layer, tokens=tokens)],
+    )
 
 
 def test_output_stays_within_the_bound(judge: Judge) -> None:
