@@ -22,8 +22,8 @@ _OF_TWO_OUTPUTS = (
     *("the second output is", "wrong are exactly those", "wrong are exactly all"),
 )
 _WHERE_ELSE = re.compile(
-    r" \((in case|the (first|second) output|every rank|ranks? tp|the one rank|the sum)"
-    r".*\)$"
+    r" \((in case|case|the (first|second) output|every rank|ranks? tp|the one rank"
+    r"|the sum).*\)$"
 )
 # So many are repeated at the end of a run.
 _SHOWN = 3

@@ -214,6 +214,11 @@ def tokens_of_gaps(tokens: int, width: int) -> torch.Tensor:
     return (at % (width + _GAP) >= width).any(dim=1)
 
 
+def as_packed(tensor: torch.Tensor) -> torch.Tensor:
+    """What a "strided" [t, width] gives if it is read as if no gaps were there."""
+    return _with_gaps(tensor).as_strided(tensor.shape, (tensor.shape[1], 1)).clone()
+
+
 def _with_gaps(tensor: torch.Tensor) -> torch.Tensor:
     """The same values as a view with a wider row stride; the gaps hold 0xFF bytes."""
     t, width = tensor.shape

@@ -10,6 +10,8 @@ from mxmoe.conformance.fused_bounds import clear_choices
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_numbers import difference_lines
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.fused import why_fused
+from mxmoe.conformance.why_numbers.layer_steps import situation_of
 
 
 def judge_fused(judge: Judge, case: Case) -> None:
@@ -45,9 +47,13 @@ def judge_fused(judge: Judge, case: Case) -> None:
     )
     judge.saw(difference.worst)
     if not difference.within:
+        lines = difference_lines(difference, data)
+        if not judge.record.searching:
+            situation = situation_of(case, data)
+            lines += why_fused(out, situation, weights, judged, subject.arithmetic)
         raise judge.fail(
             Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
-            difference_lines(difference, data),
+            lines,
             case=case,
             what="output, routing fused",
             tensors={"found": out, "expected": judged.truth["combine"]},

@@ -74,7 +74,7 @@ def judge_processes(
         launched = launch(Path(folder), plan)
     for number, results in enumerate(launched.results):
         partials, outputs = zip(*results, strict=True)
-        check = partial(judge_step, judge, partials=partials, outputs=outputs)
+        check = partial(judge_step, partials=partials, outputs=outputs)
         judge.one(check, cases[number])
     if launched.failure is not None:
         raise _ended(judge, cases, launched.failure)

@@ -22,6 +22,7 @@ from mxmoe.conformance.compare_bytes import ByteDifference
 from mxmoe.conformance.compare_bytes import compare_bytes
 from mxmoe.conformance.compare_bytes import decoded
 from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.expected_tensor import expected_tensors
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.rank_groups import ranks_of
 from mxmoe.conformance.verdict import Failure
@@ -40,6 +41,8 @@ from mxmoe.reference.types import PreparedWeights
 from mxmoe.reference.types import Shard
 
 DIVIDED = "down_bias"
+# Values of padding that are listed.
+_LISTED = 4
 _CUT = (
     "gate_up_blocks",
     "gate_up_scales",
@@ -87,11 +90,25 @@ def _prepare_all(
         problem = wrong_form(layout, one, weights, config)
         if problem is not None:
             lines = [f"rank {rank.label()}: {problem}"]
+            if not judge.record.searching:
+                lines += _why_form(layout, one, weights, problem)
             raise judge.fail(Verdict.MISMATCH, lines, case=case, what="prepare")
         on_cpu = {name: t.cpu() for name, t in prepared_tensors(one).items()}
         prepared[rank] = replace(one, tensors=on_cpu)
         parts[rank] = layout.restore(prepared[rank])
     return _Ranks(prepared=prepared, parts=parts)
+
+
+def _why_form(
+    layout: Layout, prepared: PreparedWeights, weights: ExpertWeights, problem: str
+) -> list[str]:
+    """The edits that give a tensor of another shape, which `problem` begins with."""
+    name, found = problem.partition(":")[0], prepared_tensors(prepared)
+    config, rank = prepared.config, prepared.shard
+    expected = expected_tensors(layout, weights, config, rank)
+    if name not in found or found[name].dtype != expected[name].dtype:
+        return []
+    return why_lines(name, found, layout, weights, config, rank, 0)
 
 
 def _faults(
@@ -134,7 +151,13 @@ def _faults(
             difference = compare_bytes(tensor, expected[name])
             if difference is not None:
                 fault = _rest(difference, chains[name])
-                yield [f"{name} of rank {rank.label()}: {fault}"]
+                lines = [f"{name} of rank {rank.label()}: {fault}"]
+                if isinstance(chains[name], Chain):
+                    there = tensor[tensor != expected[name]].unique()
+                    held = ", ".join(f"{float(x):g}" for x in there[:_LISTED])
+                    more = ", ..." if len(there) > _LISTED else ""
+                    lines.append(f"why    the padding holds {held}{more}")
+                yield lines
 
 
 def _rest(difference: ByteDifference, entry: Entry) -> str:

@@ -168,7 +168,7 @@ def _said(phrase: str, passing: Sequence[str], failing: Sequence[str]) -> str:
 
 def _changes(case: Case, config: MoEConfig, *, same_shard: bool) -> Iterator[_Change]:
     """Every change that is tried, the ones that say most first."""
-    counts = {*_TOKENS, case.tokens - 1, case.tokens + 1} - {0, case.tokens}
+    counts = {*_TOKENS, case.tokens - 1, case.tokens + 1} - {-1, 0, case.tokens}
     for count in sorted(counts):
         yield _Change("with {} tokens", count, replace(case, tokens=count))
     for spot in case.hot:

@@ -65,6 +65,7 @@ LONGEST = (
     "test_why_numbers_cost.py",
     "test_why_numbers_gathers.py",
     "test_why_numbers_ranks.py",
+    "test_why_numbers_scopes.py",
 )
 
 # Triton is a dependency on Linux only.

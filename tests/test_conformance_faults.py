@@ -48,12 +48,19 @@ def settings(truths_once: None) -> Iterator[Settings]:
         yield found
 
 
+def what_is_said(outcome: Outcome) -> str:
+    """Where, and the text without the command that repeats it."""
+    *lines, repeat = outcome.text.splitlines()
+    assert repeat.startswith("again  ")
+    return "\n".join((outcome.where, *lines))
+
+
 def found_in(fault: Fault, settings: Settings) -> list[Outcome]:
     """The failed outcomes, up to the one that says the last thing it must say."""
     failed: list[Outcome] = []
     for outcome in trial(fault.check, subject_of(fault.plant()), settings):
         failed += [outcome] if outcome.verdict.failed else []
-        said = "\n".join(f"{o.where}\n{o.text}" for o in failed)
+        said = "\n".join(map(what_is_said, failed))
         if failed and all(words in said for words in fault.says):
             return failed
     assert failed, f"{fault.name} survived: {fault.definition}"
@@ -80,6 +87,12 @@ def test_fault_is_found_and_named(fault: Fault, settings: Settings) -> None:
         alone = replace(settings, case=parse_case(word))
         again = trial(fault.check, subject_of(fault.plant()), alone, explain=False)
         assert fault.verdict in {outcome.verdict for outcome in again}
+
+
+def test_a_cause_that_is_not_said_is_missed(settings: Settings) -> None:
+    fault = replace(FAULTS["drop_limit"], says=("no clamp", "down bias ignored"))
+    with pytest.raises(AssertionError, match=r"expected .*down bias ignored"):
+        found_in(fault, settings)
 
 
 @faults

@@ -234,6 +234,17 @@ def test_a_rank_that_fails_is_named(spec: str, says: str, settings: Settings) ->
     assert caught.value.text.endswith(f" --case {CASE}")
 
 
+def test_what_real_ranks_computed_is_judged_case_by_case(settings: Settings) -> None:
+    """The first case is right; the second fails, and its rank is named."""
+    subject = load_candidate(WRONG_PART, device="cpu")
+    judge = Judge(subject, settings, CHECK)
+    with pytest.raises(Failure) as caught:
+        judge_processes(judge, 2, [CASE, ONE_EXPERT])
+    assert judge.record.examples == 1
+    assert "why    behaves as if: rank tp2r1 holds the part of" in caught.value.text
+    assert caught.value.text.endswith(f" --case {ONE_EXPERT}")
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

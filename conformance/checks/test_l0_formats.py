@@ -17,6 +17,9 @@ from mxmoe.conformance.probes import ENCODER_PROBES
 from mxmoe.conformance.probes import every_byte_pair
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import unsupported
+from mxmoe.conformance.why_bytes.decoded_otherwise import why_decoded
+from mxmoe.conformance.why_bytes.encoded_otherwise import Encoded
+from mxmoe.conformance.why_bytes.encoded_otherwise import why_encoded
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import encode
 from mxmoe.reference.formats import unpack_nibbles
@@ -54,6 +57,7 @@ def test_decode_is_exact_for_every_scale_and_byte(
                 f"code {code:x}, scale {scale}: expected {float(expected[at]):g}, "
                 f"found {float(found[at]):g}",
                 f"wrong: {int(wrong.sum())} of {wrong.numel()} elements",
+                *why_decoded(found, blocks, scales, DISPUTED_SCALES),
             ],
             what=f"decode to {dtype}",
             tensors={"found": found, "expected": expected},
@@ -63,9 +67,20 @@ def test_decode_is_exact_for_every_scale_and_byte(
         some = blocks[113].repeat(-(-count // 16), 1)[:count].reshape(*shape, 16)
         power = torch.arange(count, dtype=torch.uint8).reshape(shape) + 100
         found = _decoded(judge, some, power, dtype)
-        if not torch.equal(found, decode(some, power, dtype)):
+        wrong = found != decode(some, power, dtype)
+        if wrong.any():
             line = f"blocks {list(some.shape)}: found other values than in one row"
-            raise judge.fail(Verdict.MISMATCH, [line], what=f"decode to {dtype}")
+            where = _which_blocks(wrong, found)
+            raise judge.fail(Verdict.MISMATCH, [line, where], what=f"decode to {dtype}")
+
+
+def _which_blocks(wrong: torch.Tensor, found: torch.Tensor) -> str:
+    """Where in a row the wrong blocks are, and whether they were left out."""
+    blocks = wrong.unflatten(-1, (-1, BLOCK)).any(dim=-1)
+    count = blocks.shape[-1]
+    last = not blocks[..., :-1].any() and bool(blocks[..., -1].all())
+    where = f"the last of {count} blocks" if last else "several blocks"
+    return f"wrong: {where} of a row{', all zero' * (not found[wrong].any())}"
 
 
 def _decoded(
@@ -148,10 +163,24 @@ def test_encode_follows_the_named_rule(judge: Judge, place: str) -> None:
         count = f"wrong: {int(bad.sum())} of {bad.numel()} blocks"
         raise judge.fail(
             Verdict.MISMATCH,
-            [line, count],
+            [line, count, *_why_encoded(judge, place)],
             what=f"encode, rule {place}",
             tensors={"x": x, "found": blocks, "expected": want_blocks},
         )
+
+
+def _why_encoded(judge: Judge, rule: str) -> list[str]:
+    """What explains every probe that is not disputed, asked once more."""
+    given, judge = [], judge.aside()
+    for probe in ENCODER_PROBES:
+        if not probe.disputed:
+            x = probe.values()
+            try:
+                blocks, scales = _encoded(judge, x, rule)
+            except Exception:  # whatever this call does, it only explains
+                return []
+            given.append(Encoded(x=x, codes=unpack_nibbles(blocks), scales=scales))
+    return why_encoded(given, rule)
 
 
 def _encoded(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -12,6 +10,7 @@ from mxmoe.conformance.compare_bytes import as_bytes
 from mxmoe.conformance.judge import Judge
 from mxmoe.conformance.judge_bytes import judge_tensor
 from mxmoe.conformance.judge_bytes import judge_tensors
+from mxmoe.conformance.judge_prepare_again import judge_prepare_again
 from mxmoe.conformance.places import for_each
 from mxmoe.conformance.places import gpt_oss_tensors
 from mxmoe.conformance.places import layer_shards
@@ -20,7 +19,6 @@ from mxmoe.conformance.strategies import ALL_RANKS
 from mxmoe.conformance.strategies import MANY_EXPERTS
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
-from mxmoe.conformance.why_bytes.describe import prepared_tensors
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 
@@ -86,45 +84,7 @@ def test_preparing_again_gives_the_same_bytes(
     judge: Judge, place: tuple[int, Shard]
 ) -> None:
     """A, then another shape, then A again: no cache may leak between them."""
-    judge.subject.need("prepare")
-    layer, shard = place
-    config, weights = judge.layer_weights(layer)
-    judge.subject.require(config, shard)
-    first = prepared_tensors(judge.subject.prepare(weights, config, shard))
-    first = {name: tensor.clone() for name, tensor in first.items()}
-    if not first:
-        raise not_run("not observable: prepare returns no tensors")
-    overwritten = _prepare_another_shape(judge, config)
-    if overwritten is not None:
-        line = f"{overwritten}: bytes of one layer changed when the next was prepared"
-        raise judge.fail(
-            Verdict.MISMATCH, [line], what=f"prepare again · layer {layer}"
-        )
-    second = prepared_tensors(judge.subject.prepare(weights, config, shard))
-    for name, tensor in first.items():
-        again = second.get(name)
-        if again is None or not torch.equal(as_bytes(tensor), as_bytes(again)):
-            raise judge.fail(
-                Verdict.MISMATCH,
-                [f"{name}: the second prepare of the same weights gave other bytes"],
-                what=f"prepare again · layer {layer} · {shard.label()}",
-            )
-
-
-def _prepare_another_shape(judge: Judge, config: MoEConfig) -> str | None:
-    """Two layers of it. Returns the name of a tensor that the first lost, or None."""
-    other = judge.another_shape(config)
-    if other is None:
-        return None
-    kept: dict[str, torch.Tensor] = {}
-    for seed in (0, 1):
-        data = judge.data(replace(other, seed=seed))
-        prepared = judge.subject.prepare(data.weights, data.config, other.shard)
-        if not kept:
-            first = prepared_tensors(prepared)
-            kept = {name: as_bytes(tensor).clone() for name, tensor in first.items()}
-    changed = (n for n, b in kept.items() if not torch.equal(b, as_bytes(first[n])))
-    return next(changed, None)
+    judge_prepare_again(judge, *place)
 
 
 @for_each(layer_shards)

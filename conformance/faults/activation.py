@@ -46,13 +46,13 @@ def drop_limit() -> object:
     return _acting(lambda a: replace(a, limit=math.inf))
 
 
-@_output("vllm-project/vllm-ascend#9259")
+@_output("vllm-project/vllm-ascend#9259", "up half clamped from above only")
 def up_clamp_upper_only() -> object:
     """up' = min(up, limit)."""
     return _clamping(-math.inf, -math.inf)
 
 
-@_output("anthony-chaudhary/fak#4837")
+@_output("anthony-chaudhary/fak#4837", "gate clamped on both sides")
 def gate_clamp_symmetric() -> object:
     """The gate is clamped to [-limit, limit]; in class fp32, where it shows."""
     return _clamping(-1, -1, FLOAT32)
@@ -70,7 +70,7 @@ def alpha_of_1() -> object:
     return _acting(lambda a: replace(a, alpha=1.0))
 
 
-@_output()
+@_output("", "alpha of the activation is 1.70312, not 1.702: rounded to bfloat16")
 def alpha_in_bfloat16() -> object:
     """Alpha is 1.703125; in class fp32, where it shows."""
     return _acting(lambda a: replace(a, alpha=1.703125 if a != SILU else 1), FLOAT32)
@@ -82,7 +82,10 @@ def plain_silu_mul() -> object:
     return _acting(lambda a: SILU)
 
 
-@_output("vllm-project/vllm#48312")
+@_output(
+    "vllm-project/vllm#48312",
+    "swiglu with gpt-oss's alpha, limit and +1, as of another layer",
+)
 def act_params_stale() -> object:
     """The first activation that was seen is used for every layer."""
     seen: list[Activation] = []
@@ -94,7 +97,7 @@ def act_params_stale() -> object:
     return _acting(first)
 
 
-@_output()
+@_output("", "sigmoid rounded to float16")
 def crude_sigmoid() -> object:
     """A sigmoid by tanh with 11 bits, as fast hardware gives it."""
 
@@ -107,7 +110,7 @@ def crude_sigmoid() -> object:
     return replace(FLOAT32, activate=activate)
 
 
-@_output()
+@_output("", "intermediate cut to bfloat16, not rounded")
 def intermediate_cut_off() -> object:
     """The intermediate is cut to bfloat16 instead of rounded."""
 
@@ -117,7 +120,12 @@ def intermediate_cut_off() -> object:
     return replace(PLAIN, activate=activate)
 
 
-@_spot("", "saturated", verdict=Verdict.NONFINITE)
+@_spot(
+    "",
+    "not finite: exactly the tokens where exp(",
+    "leaves float32",
+    verdict=Verdict.NONFINITE,
+)
 def naive_sigmoid() -> object:
     """exp(x) / (1 + exp(x)): Inf / Inf where x is beyond 88."""
 
@@ -141,31 +149,31 @@ def activations_in_mxfp4() -> object:
     return replace(PLAIN, activate=activate)
 
 
-@_output()
+@_output("", "alpha of the activation is 1.7, not 1.702")
 def alpha_of_1_7() -> object:
     """Alpha is written with two digits: 1.7; in class fp32, where it shows."""
     return _acting(lambda a: replace(a, alpha=round(a.alpha, 1)), FLOAT32)
 
 
-@_unsystematic("", "gain along alpha")
+@_unsystematic("", "gain along alpha", "behaves as if: alpha times 1.01")
 def alpha_one_percent_off() -> object:
     """Alpha is 1 % too large."""
     return _acting(lambda a: replace(a, alpha=1.01 * a.alpha))
 
 
-@_unsystematic("", "gain along beta")
+@_unsystematic("", "gain along beta", "behaves as if: beta times 0.998")
 def beta_a_fifth_of_a_percent_off() -> object:
     """Beta is 0.2 % too small."""
     return _acting(lambda a: replace(a, beta=0.998 * a.beta))
 
 
-@_output()
+@_output("", "limit of the activation is 7.02, not 7")
 def limit_a_third_of_a_percent_off() -> object:
     """The limit is 0.3 % too large."""
     return _acting(lambda a: replace(a, limit=1.003 * a.limit))
 
 
-@_unsystematic()
+@_unsystematic("", "an exp that is off by (alpha gate)^2 times 0.002")
 def exp_of_a_power() -> object:
     """exp(x) is taken as (1 + x / 256) to the power of 256."""
 

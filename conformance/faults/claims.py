@@ -20,7 +20,11 @@ _same = faults_of("L3", "test_declared_determinism_holds")
 _alone = faults_of("L3", "test_declared_batch_invariance_holds")
 
 
-@_tactic("tenstorrent/tt-metal#50669", "tactic 'wide'")
+@_tactic(
+    "tenstorrent/tt-metal#50669",
+    "tactic 'wide'",
+    "last K block of gate_up and down dropped",
+)
 def one_tactic_wrong() -> object:
     """One of two tactics leaves out the last K block."""
 

@@ -38,37 +38,37 @@ def _giving(value: float, where: Edit) -> object:
     return replace(PLAIN, decode=decode)
 
 
-@_decode("triton-lang/triton#5197")
+@_decode("triton-lang/triton#5197", "nibbles swapped: element 2j from the high one")
 def nibble_swap() -> object:
     """Element 2j from the high nibble."""
     return _reading(blocks=swap_nibbles)
 
 
-@_decode("vllm-project/compressed-tensors#538")
+@_decode("vllm-project/compressed-tensors#538", "read as 2^(b - 125), not 2^(b - 127)")
 def scale_bias_off() -> object:
     """Exponent s - 125."""
     return _reading(scales=lambda s: s + 2)
 
 
-@_decode("vllm-project/vllm#35979")
+@_decode("vllm-project/vllm#35979", "read as 2^(b - 129), not 2^(b - 127)")
 def scale_bias_off_low() -> object:
     """Exponent s - 129."""
     return _reading(scales=lambda s: s - 2)
 
 
-@_decode("sgl-project/sglang#25519")
+@_decode("sgl-project/sglang#25519", "scale byte 134 (0x86) decodes to nan")
 def scale_nan_wrong_code() -> object:
     """Byte 134 decodes to NaN."""
     return _giving(torch.nan, lambda s: s == 134)
 
 
-@_decode("1CatAI/1Cat-vLLM#222")
+@_decode("1CatAI/1Cat-vLLM#222", "scale bytes below 113 (2^-14) decode to 0")
 def scale_subnormal_flush() -> object:
     """Bytes below 113 decode to 0."""
     return _giving(0.0, lambda s: s < 113)
 
 
-@_decode("1CatAI/1Cat-vLLM#222")
+@_decode("1CatAI/1Cat-vLLM#222", "values go through float16")
 def decode_through_float16() -> object:
     """Values pass through float16 on their way."""
 
@@ -78,7 +78,7 @@ def decode_through_float16() -> object:
     return replace(PLAIN, decode=decode)
 
 
-@_decode("TransformerLensOrg/TransformerLens#1713")
+@_decode("TransformerLensOrg/TransformerLens#1713", "scale bytes read as numbers")
 def scale_value_cast() -> object:
     """Byte 127 is taken as 127.0."""
 
@@ -89,7 +89,7 @@ def scale_value_cast() -> object:
     return replace(PLAIN, decode=decode)
 
 
-@_decode("ROCm/aiter#2642")
+@_decode("ROCm/aiter#2642", "packed bytes read as float8 (E4M3)")
 def fp4_pair_read_as_fp8() -> object:
     """A packed byte is decoded as E4M3."""
 
@@ -100,13 +100,13 @@ def fp4_pair_read_as_fp8() -> object:
     return replace(PLAIN, decode=decode)
 
 
-@_decode("pytorch/ao#1104", "code 1, scale 0x00")
+@_decode("pytorch/ao#1104", "scale byte 0 (0x00) read as 2^-126, not 2^-127")
 def scale_byte_zero_off_by_two() -> object:
     """Byte 0 decodes as byte 1, to 2**-126."""
     return _reading(scales=lambda s: s.clamp(min=1))
 
 
-@_decode("", "found other values than in one row")
+@_decode("", "found other values than in one row", "wrong: the last of", "all zero")
 def odd_block_count() -> object:
     """Blocks are decoded in pairs: the last of an odd number is left out."""
 

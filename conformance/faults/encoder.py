@@ -56,38 +56,41 @@ def _code_from(thresholds: tuple[float, ...]) -> Edit:
     return rounding
 
 
-@_encode("ROCm/aiter#3992")
+@_encode("ROCm/aiter#3992", "midpoints away from 0, not to even")
 def e2m1_ties_away() -> object:
     """Midpoints round away from zero."""
     return _rounding(_code_from(e2m1.MIDPOINTS))
 
 
-@_encode()
+@_encode("", "cut off towards 0, not rounded")
 def e2m1_truncated() -> object:
     """Elements are cut off instead of rounded."""
     return _rounding(_code_from(e2m1.VALUES[1:8]))
 
 
-@_encode("ROCm/aiter#3212")
+@_encode("ROCm/aiter#3212", "scale rule even in place of floor")
 def quant_scale_mode_swap() -> object:
     """Rules floor and even exchanged."""
     other = {"floor": "even", "even": "floor", "ceil": "ceil"}
     return _scaling(lambda x, rule: encode(x, other[rule])[1])
 
 
-@_encode("vllm-project/vllm#43557")
+@_encode("vllm-project/vllm#43557", "scale of floor(log2(largest / 6))")
 def quant_scale_floor_of_ratio() -> object:
     """Scale byte floor(log2(amax / 6)) + 127."""
     return _scaling(lambda x, rule: _as_byte((_amax(x) / 6).log2().floor()))
 
 
-@_encode("pytorch/ao#4725")
+@_encode("pytorch/ao#4725", "rounded to bfloat16 before its exponent is taken")
 def quant_double_round() -> object:
     """amax is rounded to bfloat16 before its exponent is taken."""
     return _scaling(lambda x, rule: encode(x.bfloat16().float(), rule)[1])
 
 
-@_encode("vllm-project/compressed-tensors#630")
+@_encode(
+    "vllm-project/compressed-tensors#630",
+    "log2 in float32, which rounds up below a power of two",
+)
 def quant_float32_log2() -> object:
     """log2 in float32 rounds up just below a power of two."""
 
@@ -99,7 +102,7 @@ def quant_float32_log2() -> object:
     return _scaling(scales)
 
 
-@_encode("vllm-project/compressed-tensors#630")
+@_encode("vllm-project/compressed-tensors#630", "log2(largest / 4) cut towards 0")
 def quant_log2_trunc() -> object:
     """log2 of the ratio is cut off toward zero: one high below 1."""
 
@@ -111,13 +114,15 @@ def quant_log2_trunc() -> object:
     return _scaling(scales)
 
 
-@_encode("ROCm/aiter#3212")
+@_encode("ROCm/aiter#3212", "scale rule ceil in place of floor")
 def quant_scale_ceil_for_floor() -> object:
     """Rule ceil where floor is asked for."""
     return _scaling(lambda x, rule: encode(x, "ceil" if rule == "floor" else rule)[1])
 
 
-@_encode("sgl-project/sglang#25733")
+@_encode(
+    "sgl-project/sglang#25733", "top bit of the mantissa", "leaks into the scale byte"
+)
 def scale_not_pow2_packed() -> object:
     """The top bit of the mantissa leaks into the packed biased exponent."""
 
@@ -128,7 +133,7 @@ def scale_not_pow2_packed() -> object:
     return _scaling(scales)
 
 
-@_encode("", "rows of three blocks")
+@_encode("", "one scale for all blocks of a row: that of the largest")
 def one_scale_a_row() -> object:
     """All blocks of a row share the scale of the largest."""
     return _scaling(

@@ -75,7 +75,7 @@ def gate_mode_flag_mismatch() -> object:
     return replace(PLAIN, activate=lambda z, a: swiglu(swap_gate_up(z), a))
 
 
-@_spot()
+@_spot("", "sums of both GEMMs kept in bfloat16, rounded after each 32 of K")
 def bf16_accumulation() -> object:
     """The running sum is rounded to bfloat16 after each K block."""
 
@@ -88,19 +88,19 @@ def bf16_accumulation() -> object:
     return replace(PLAIN, product=rounded)
 
 
-@_output()
+@_output("", "results of both GEMMs rounded to bfloat16")
 def gate_up_in_bfloat16() -> object:
-    """GEMM1 is stored in bfloat16, and the class does not say so."""
+    """Results of both GEMMs are stored in bfloat16; the class does not say so."""
     return replace(PLAIN, product=lambda x, w: product(x, w).bfloat16().float())
 
 
-@_output()
+@_output("", "each slot's result rounded to bfloat16")
 def slots_in_bfloat16() -> object:
     """Each slot is stored in bfloat16, and the class does not say so."""
     return replace(PLAIN, slot=torch.bfloat16)
 
 
-@_output()
+@_output("", "hidden states rounded to bfloat16")
 def input_in_bfloat16() -> object:
     """Hidden states pass through bfloat16 in class fp32."""
     rounded = replace(PLAIN, between=torch.float32)
@@ -111,7 +111,7 @@ def input_in_bfloat16() -> object:
     return changed(FLOAT32, forward=forward)
 
 
-@_output()
+@_output("", "factors of both GEMMs cut to TF32")
 def products_in_tf32() -> object:
     """Factors are cut to 10 bits of mantissa in class fp32."""
 
@@ -121,13 +121,13 @@ def products_in_tf32() -> object:
     return replace(FLOAT32, product=lambda x, w: product(cut(x), cut(w)))
 
 
-@_output()
+@_output("", "intermediate rounded to float8 (E4M3)")
 def activations_in_float8() -> object:
     """The intermediate is stored in E4M3, and the class does not say so."""
     return replace(PLAIN, between=torch.float8_e4m3fn)
 
 
-@_output()
+@_output("", "slots added up in bfloat16")
 def bfloat16_sum_of_slots() -> object:
     """Slots are added up in bfloat16, and the class does not say so."""
 
@@ -155,13 +155,13 @@ def routing_weights_ignored(candidate: Any) -> object:
     return _weighing(candidate, torch.ones_like)
 
 
-@_output()
+@_output("", "the whole output times 1.005")
 def routing_weights_half_a_percent_off(candidate: Any) -> object:
     """Every routing weight is 0.5 % too large."""
     return _weighing(candidate, lambda w: w * 1.005)
 
 
-@_output()
+@_output("", "routing weights rounded to bfloat16")
 def routing_weights_in_bfloat16() -> object:
     """Routing weights pass through bfloat16; in class fp32, where it shows."""
     return _weighing(FLOAT32, lambda w: w.bfloat16().to(w))
@@ -189,7 +189,7 @@ def one_slot_only(candidate: Any) -> object:
     return _weighing(candidate, lambda w: torch.cat((w[:, :1], 0 * w[:, 1:]), dim=1))
 
 
-@_output()
+@_output("", "down bias added once a slot, not weighted")
 def down_bias_unweighted() -> object:
     """The down bias is added once a slot, outside of the routing weight."""
 
@@ -204,7 +204,7 @@ def down_bias_unweighted() -> object:
     return changed(PLAIN, forward=forward, trace=None)
 
 
-@_output()
+@_output("", "routing weight multiplies the input")
 def weight_applied_before_activation() -> object:
     """The routing weight multiplies the input of the expert, not its output."""
 

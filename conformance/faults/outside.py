@@ -45,13 +45,13 @@ def _prepared(candidate: Any, edit: Callable[[str, Tensor], Tensor]) -> object:
     return spoiled(candidate, prepare=prepare)
 
 
-@_output("vllm-project/compressed-tensors#538")
+@_output("vllm-project/compressed-tensors#538", "the whole output times 4")
 def output_four_times(candidate: Any) -> object:
     """The output is four times too large: cosine similarity does not see it."""
     return output(candidate, lambda out, *_: out * 4)
 
 
-@_output()
+@_output("", "the whole output times 1.01")
 def output_a_percent_off(candidate: Any) -> object:
     """The output is 1 % too large."""
     return output(candidate, lambda out, *_: out * 1.01)
@@ -69,7 +69,7 @@ def output_a_fifth_too_small(candidate: Any) -> object:
     return output(candidate, lambda out, *_: (out.float() * 0.8).to(out.dtype))
 
 
-@_output()
+@_output("", "output rounded to float8 (E4M3)")
 def output_in_float8(candidate: Any) -> object:
     """The output passes through E4M3."""
     return output(
@@ -78,7 +78,7 @@ def output_in_float8(candidate: Any) -> object:
     )
 
 
-@_output()
+@_output("", "token 0 holds that of token 1, token 1 holds that of token 0")
 def output_rows_exchanged(candidate: Any) -> object:
     """The first two tokens get each other's result."""
 
@@ -88,13 +88,16 @@ def output_rows_exchanged(candidate: Any) -> object:
     return output(candidate, exchanged)
 
 
-@_output()
+@_output("", "each column holds the output of column n - 1")
 def output_columns_shifted(candidate: Any) -> object:
     """Column h holds what belongs into column h - 1."""
     return output(candidate, lambda out, *_: out.roll(1, 1))
 
 
-@_output("sgl-project/sglang#26884")
+@_output(
+    "sgl-project/sglang#26884",
+    "columns in another order: row shuffle 32 (epilogue tile 128)",
+)
 def output_columns_shuffled(candidate: Any) -> object:
     """Columns come in the row order of an epilogue tile of 128."""
 
@@ -105,7 +108,7 @@ def output_columns_shuffled(candidate: Any) -> object:
     return output(candidate, shuffled)
 
 
-@_output()
+@_output("", "the output of column 17 times 1.1")
 def one_column_of_many_wrong(candidate: Any) -> object:
     """Column 17 is an eighth too large."""
 
@@ -116,7 +119,7 @@ def one_column_of_many_wrong(candidate: Any) -> object:
     return output(candidate, wrong)
 
 
-@_output()
+@_output("", "wrong is one element only, the last column of the last token")
 def last_element_wrong(candidate: Any) -> object:
     """The last column of the last token is an eighth too large."""
 
@@ -127,7 +130,7 @@ def last_element_wrong(candidate: Any) -> object:
     return output(candidate, wrong)
 
 
-@_output()
+@_output("", "contents of experts 0 and 1 swapped")
 def experts_exchanged(candidate: Any) -> object:
     """Tokens of experts 0 and 1 visit the other one."""
 
@@ -138,7 +141,7 @@ def experts_exchanged(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output()
+@_output("", "contents of expert e + 1")
 def next_expert(candidate: Any) -> object:
     """Expert ids count from 1."""
 
@@ -149,7 +152,7 @@ def next_expert(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output()
+@_output("", "the last expert of the rank not computed")
 def last_expert_dropped(candidate: Any) -> object:
     """The last of several experts adds nothing."""
 
@@ -160,7 +163,7 @@ def last_expert_dropped(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output()
+@_output("", "hold the experts and routing weights of token n - 1")
 def routing_of_the_previous_token(candidate: Any) -> object:
     """Routing is one token behind."""
 
@@ -170,13 +173,13 @@ def routing_of_the_previous_token(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output("", "routing weights")
+@_output("", "routing weights shifted by 1 slots")
 def weights_of_the_next_slot(candidate: Any) -> object:
     """Slot k has the weight of slot k - 1."""
     return _given(candidate, lambda p, x, r: (x, Routing(r.ids, r.weights.roll(1, 1))))
 
 
-@_output()
+@_output("", "left out: each token's slot with the smallest routing weight")
 def lightest_slot_dropped(candidate: Any) -> object:
     """The expert with a token's smallest routing weight adds nothing."""
 
@@ -190,13 +193,13 @@ def lightest_slot_dropped(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output()
+@_output("", "hold the hidden states of token n - 1")
 def hidden_of_the_previous_token(candidate: Any) -> object:
     """Hidden states are one token behind."""
     return _given(candidate, lambda p, x, r: (x.roll(1, 0), r))
 
 
-@_output()
+@_output("", "hidden states rounded to float8 (E4M3)")
 def hidden_in_float8(candidate: Any) -> object:
     """Hidden states pass through E4M3, and the class does not say so."""
 
@@ -206,7 +209,7 @@ def hidden_in_float8(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_output()
+@_output("", "last 1 columns of the hidden states missing")
 def last_hidden_column_ignored(candidate: Any) -> object:
     """The last column of K is not read."""
 
@@ -217,7 +220,7 @@ def last_hidden_column_ignored(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_again("vllm-project/vllm#52383", "third call")
+@_again("vllm-project/vllm#52383", "third call", "expert ids of the first call")
 def stale_routing(candidate: Any) -> object:
     """A later call on the same weights and size is routed as the first."""
     # The weights are kept as well, so that their id is not given again.
@@ -230,7 +233,7 @@ def stale_routing(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_again("vllm-project/vllm#52383", "third call")
+@_again("vllm-project/vllm#52383", "third call", "hidden states of the first call")
 def stale_hidden_of_this_size(candidate: Any) -> object:
     """A later call on the same weights and size reads the first hidden states."""
     first: dict[tuple[int, int], tuple[Any, Tensor]] = {}
@@ -241,13 +244,15 @@ def stale_hidden_of_this_size(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
-@_bytes()
+@_bytes(
+    "", "gate_up_blocks: experts shifted by one", "gate_up_bias: experts shifted by one"
+)
 def every_tensor_of_the_next_expert(candidate: Any) -> object:
     """Expert e holds everything of expert e - 1."""
     return _prepared(candidate, lambda name, x: x.roll(1, 0) if x.ndim else x)
 
 
-@_bytes("flashinfer-ai/flashinfer#3423")
+@_bytes("flashinfer-ai/flashinfer#3423", "gate_up_bias: all zero")
 def biases_of_zeros(candidate: Any) -> object:
     """Tensors with ``bias`` in their name are never filled."""
     return _prepared(
@@ -255,7 +260,7 @@ def biases_of_zeros(candidate: Any) -> object:
     )
 
 
-@_bytes("vllm-project/vllm#35979")
+@_bytes("vllm-project/vllm#35979", "gate_up_scales: biased exponents one high")
 def every_scale_one_high(candidate: Any) -> object:
     """Bytes with ``scales`` in their name are one higher."""
     return _prepared(candidate, lambda name, x: x + 1 if "scales" in name else x)

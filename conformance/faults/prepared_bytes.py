@@ -135,7 +135,9 @@ def down_scale_rows_exchanged() -> object:
     )
 
 
-@_bytes()
+@_bytes(
+    "", "gate_up_scales: biased exponents one high, in ", "entries that it would change"
+)
 def one_percent_of_scales_one_high() -> object:
     """One in a hundred of W1's biased exponents is one higher."""
 
@@ -159,7 +161,7 @@ def bias_of_zeros() -> object:
     return _edited(torch.zeros_like, "gate_up_bias")
 
 
-@_bytes("NVIDIA/Model-Optimizer#1633", "1 of ", "found 0xff (NaN)")
+@_bytes("NVIDIA/Model-Optimizer#1633", "one entry is damaged", "0xff (NaN) for")
 def nan_scale_byte_injected() -> object:
     """The last scale byte of the last expert is 0xFF."""
 
@@ -176,7 +178,10 @@ def fc2_bias_divided_in_prepare() -> object:
     return _packing(lambda t, w, c, s: t | {"down_bias": t["down_bias"] / s.tp_size})
 
 
-@_bytes("sgl-project/sglang#9469")
+@_bytes(
+    "sgl-project/sglang#9469",
+    "gate_up_bias: sliced at i / tp, not at lanes padded to a multiple",
+)
 def slice_before_align() -> object:
     """The bias is cut at i / tp instead of at padded lanes."""
 
@@ -189,7 +194,7 @@ def slice_before_align() -> object:
     return _packing(edit)
 
 
-@_bytes(_TRT)
+@_bytes(_TRT, "begins at an offset of elements, not of blocks of 32")
 def scale_slice_stride() -> object:
     """Down scales are cut at element offsets, not at offsets / 32."""
 
@@ -201,7 +206,9 @@ def scale_slice_stride() -> object:
     return _packing(edit)
 
 
-@_bytes("flashinfer-ai/flashinfer#3547")
+@_bytes(
+    "flashinfer-ai/flashinfer#3547", "gate_up_blocks: the experts of ep rank 0, not 1"
+)
 def ep_rank_0_everywhere() -> object:
     """Every expert-parallel rank loads the experts of rank 0."""
     return _packing(lambda t, w, config, s: pack(w, config, replace(s, ep_rank=0)))
@@ -225,7 +232,7 @@ def prepare_returns_a_list() -> object:
     return changed(PLAIN, prepare=lambda w, c, s, device: [w.down_bias])
 
 
-@_bytes("NVIDIA/TensorRT-LLM#7968")
+@_bytes("NVIDIA/TensorRT-LLM#7968", "gate_up_blocks: that of layer 0")
 def cache_keyed_by_shape_only() -> object:
     """The second layer of a shape gets the bytes of the first."""
     cache: dict[object, Packed] = {}
@@ -236,7 +243,12 @@ def cache_keyed_by_shape_only() -> object:
     return replace(PLAIN, pack=packed)
 
 
-@_again("sgl-project/sglang#28676", "gate_up_scales: the second prepare")
+@_again(
+    "sgl-project/sglang#28676",
+    "gate_up_scales: the second prepare",
+    "gate_up_scales: rows reversed",
+    "something is kept of this layer",
+)
 def permute_cache_stale() -> object:
     """Cached row indices are spoilt between two layers."""
     seen: list[object] = []
@@ -250,7 +262,12 @@ def permute_cache_stale() -> object:
     return _packing(edit)
 
 
-@_again("NVIDIA/TensorRT-LLM#7968", "gate_up_blocks: the second prepare")
+@_again(
+    "NVIDIA/TensorRT-LLM#7968",
+    "gate_up_blocks: the second prepare",
+    "gate_up_blocks: rows reversed",
+    "something is kept of the shape before",
+)
 def permute_cache_of_another_shape() -> object:
     """Row indices of the last shape are used for the next."""
     last: list[Tensor] = []
@@ -266,7 +283,11 @@ def permute_cache_of_another_shape() -> object:
     return _packing(edit)
 
 
-@_again("vllm-project/vllm#48312", "changed when the next was prepared")
+@_again(
+    "vllm-project/vllm#48312",
+    "changed when the next was prepared",
+    "both lie in the same memory",
+)
 def prepared_memory_shared() -> object:
     """All layers of a shape are prepared into the same memory."""
     buffers: dict[tuple[MoEConfig, Shard], Packed] = {}
@@ -290,7 +311,11 @@ def prepare_modifies_checkpoint(candidate: Any) -> object:
     return spoiled(candidate, prepare=prepare)
 
 
-@_again("vllm-project/vllm#50523", "the second prepare")
+@_again(
+    "vllm-project/vllm#50523",
+    "gate_up_bias: the second prepare",
+    "gate_up_bias: all zero",
+)
 def reload_overwrites(candidate: Any) -> object:
     """Biases are lost when a layer of the same shape is loaded again."""
     seen: list[object] = []

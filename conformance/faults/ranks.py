@@ -80,7 +80,7 @@ def bias_left_to_the_caller() -> object:
     return _bias_share(lambda s: s.tp_size == 1)
 
 
-@_sum("", "rank tp", " missing")
+@_sum("", "rank tp2r1 missing")
 def last_rank_adds_nothing(candidate: Any) -> object:
     """The last tensor-parallel rank gives zeros."""
 
@@ -119,7 +119,7 @@ def residual_added_by_every_rank(candidate: Any) -> object:
     )
 
 
-@_sum(_TRT, "rank tp")
+@_sum(_TRT, "as many lanes as rank 0 of tp, the last ones of the layer")
 def valid_i_unclamped() -> object:
     """The last rank takes as many lanes as rank 0, although fewer are left."""
 
@@ -163,7 +163,7 @@ def bias_divided_by_all_ranks() -> object:
     return _bias_share(lambda s: 1 / (s.tp_size * s.ep_size))
 
 
-@_experts("", "all experts")
+@_experts("", "every rank computes the whole layer: all experts")
 def experts_not_divided(candidate: Any) -> object:
     """Every expert-parallel rank computes every expert."""
     return as_rank(candidate, lambda s: replace(s, ep_size=1, ep_rank=0))
@@ -181,7 +181,7 @@ def lanes_from_the_last(candidate: Any) -> object:
     return as_rank(candidate, lambda s: replace(s, tp_rank=s.tp_size - 1 - s.tp_rank))
 
 
-@_own("", "no lane of i")
+@_own("", "no lane of i", "down bias divided by tp, on rank 0 of tp only")
 def rank_without_lanes_adds_nothing(candidate: Any) -> object:
     """A rank that owns no lanes returns early, and its share of the bias is lost."""
 
@@ -205,13 +205,13 @@ def remainders_in_foreign_rows(candidate: Any) -> object:
     return calling(candidate, forward)
 
 
-@_bytes("", "expected torch.uint8")
+@_bytes("", "gate_up_blocks: any of", "sliced at i // tp lanes, in whole blocks only")
 def lanes_rounded_down_in_prepare() -> object:
     """As `lanes_rounded_down`, seen in the bytes."""
     return lanes_rounded_down.plant()
 
 
-@_bytes("", "it holds the part of rank")
+@_bytes("", "rank tp2r0-ep2r0 lacks", "it holds the part of rank tp2r0-ep2r1")
 def bytes_of_the_next_rank() -> object:
     """Each rank prepares its neighbour's experts."""
     return _packing(lambda s: replace(s, ep_rank=(s.ep_rank + 1) % s.ep_size))
@@ -261,7 +261,7 @@ def laid_out(
     )
 
 
-@_bytes("", "are not the layout's padding")
+@_bytes("", "are not the layout's padding", "the padding holds 127")
 def padding_of_ones() -> object:
     """Padded scales are 0x7f instead of 0x00."""
 
@@ -294,13 +294,13 @@ def all_reduce_averages() -> object:
     return reducing(lambda parts: torch.stack(parts).mean(dim=0))
 
 
-@_reduce("", " missing")
+@_reduce("", "rank tp2r1 missing")
 def all_reduce_leaves_the_last_out() -> object:
     """The last of the ranks is not added."""
     return reducing(lambda parts: torch.stack(parts[:-1]).sum(dim=0))
 
 
-@_reduce("", " added twice")
+@_reduce("", "rank tp2r0 added twice")
 def all_reduce_starts_from_its_own() -> object:
     """The sum over all ranks is added to the output of rank 0."""
     return reducing(lambda parts: parts[0] + torch.stack(parts).sum(dim=0))

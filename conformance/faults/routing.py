@@ -174,7 +174,11 @@ def nan_row_duplicates(candidate: Any) -> object:
     )
 
 
-@_ids("sgl-project/sglang#30079", "expected an expert from 0 to")
+@_ids(
+    "sgl-project/sglang#30079",
+    "expected an expert from 0 to",
+    "only rows that hold NaN are wrong",
+)
 def nan_row_sentinel(candidate: Any) -> object:
     """A row with NaN gives id e."""
     return _returning(
@@ -194,7 +198,7 @@ def infinity_taken_for_invalid(candidate: Any) -> object:
     )
 
 
-@_ids("vllm-project/vllm#33613")
+@_ids("vllm-project/vllm#33613", "bfloat16 bits read as float32, two logits at a time")
 def logits_dtype_reinterpret(candidate: Any) -> object:
     """bfloat16 bits are read as float32, two logits at a time."""
 
@@ -230,7 +234,7 @@ def route_raises_for_one_expert(candidate: Any) -> object:
     return spoiled(candidate, route=routing)
 
 
-@_strided("flashinfer-ai/flashinfer#4713", "row stride 60 and 64")
+@_strided("flashinfer-ai/flashinfer#4713", "ids differ", "row stride 60 and 64")
 def packed_stride_assumed(candidate: Any) -> object:
     """Row t is taken to start at t * e."""
 
@@ -261,13 +265,17 @@ def _minus_one(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:
     return spoiled(candidate, forward=forward)
 
 
-@_nobody("huggingface/transformers#40545", "empty slot")
+@_nobody(
+    "huggingface/transformers#40545",
+    "empty slot",
+    "slots without an expert (-1) visit expert 0",
+)
 def ep_mask_is_zero(candidate: Any) -> object:
     """A slot without an expert goes to expert 0."""
     return _minus_one(candidate, lambda ids: ids.clamp(min=0))
 
 
-@_nobody("", "empty slot")
+@_nobody("", "empty slot", "slots without an expert (-1) visit expert 3")
 def minus_one_wraps_around(candidate: Any) -> object:
     """-1 indexes the last expert."""
 
@@ -277,7 +285,11 @@ def minus_one_wraps_around(candidate: Any) -> object:
     return spoiled(candidate, forward=forward)
 
 
-@_nobody("AI-Hypercomputer/maxtext#3699", "empty slot")
+@_nobody(
+    "AI-Hypercomputer/maxtext#3699",
+    "empty slot",
+    "slots without an expert (-1) add the down bias of expert 0",
+)
 def pad_row_bias_summed() -> object:
     """A slot without an expert still adds its weight times a down bias."""
 
@@ -291,7 +303,7 @@ def pad_row_bias_summed() -> object:
     return changed(PLAIN, forward=forward)
 
 
-@_nobody("", "empty slot")
+@_nobody("", "empty slot", "normalised to a sum of 1, empty slots (-1) counted")
 def weights_renormalised_over_all_slots(candidate: Any) -> object:
     """Weights are divided by their sum, empty slots included."""
 

@@ -14,6 +14,7 @@ from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import route
 from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.reference.types import Routing
 
 _fused = faults_of("L3", "test_fused_routing_stays_within_the_bound")
 _trace = faults_of("L3", "test_traced_stages_stay_within_the_bound")
@@ -25,7 +26,7 @@ def _fusing(routing: Callable[[Tensor, int], Any]) -> object:
     return changed(PLAIN, forward_fused=replace(PLAIN, route=routing).forward_fused)
 
 
-@_fused("vllm-project/vllm#43223")
+@_fused("vllm-project/vllm#43223", "softmax over all experts, not only the chosen")
 def fused_softmax_over_all() -> object:
     """The fused op does not renormalise."""
 
@@ -36,7 +37,7 @@ def fused_softmax_over_all() -> object:
     return _fusing(routing)
 
 
-@_fused()
+@_fused("", "last slot dropped")
 def fused_top_k_one_short() -> object:
     """The fused op counts the last of several slots for nothing."""
 
@@ -48,7 +49,7 @@ def fused_top_k_one_short() -> object:
     return _fusing(routing)
 
 
-@_fused()
+@_fused("", "router bias ignored")
 def fused_router_bias_ignored(candidate: Any) -> object:
     """The fused op adds no router bias."""
 
@@ -58,7 +59,7 @@ def fused_router_bias_ignored(candidate: Any) -> object:
     return spoiled(candidate, forward_fused=forward_fused)
 
 
-@_fused("vllm-project/vllm#40794", "strided")
+@_fused("vllm-project/vllm#40794", "hidden states read as if no gaps lay between rows")
 def fused_packed_rows_assumed(candidate: Any) -> object:
     """The fused op takes row t of the hidden states to start at t * h."""
 
@@ -73,7 +74,7 @@ def _tracing(candidate: Any, edit: Callable[[Stages], object]) -> object:
     return spoiled(candidate, trace=lambda p, x, r: edit(candidate.trace(p, x, r)))
 
 
-@_trace("", "trace gate_up")
+@_trace("", "trace gate_up", "gate_up columns de-interleaved, even ones first")
 def trace_gates_then_ups(candidate: Any) -> object:
     """Columns of gate_up come de-interleaved."""
 
@@ -84,16 +85,22 @@ def trace_gates_then_ups(candidate: Any) -> object:
     return _tracing(candidate, edit)
 
 
-@_trace("", "trace activation")
+@_trace("", "trace activation", "activation slots in reverse order")
 def trace_slots_reversed(candidate: Any) -> object:
     """Rows of the activation come in reverse slot order."""
     return _tracing(candidate, lambda s: s | {"activation": s["activation"].flip(1)})
 
 
-@_trace("", "trace down")
+@_trace("", "trace down", "down multiplied by the routing weight")
 def trace_down_weighted(candidate: Any) -> object:
     """down is taken after the routing weight."""
-    return _tracing(candidate, lambda s: s | {"down": s["down"] / 2})
+
+    def trace(p: Any, x: Tensor, r: Routing) -> Stages:
+        stages = candidate.trace(p, x, r)
+        weights = r.weights[..., None].to(stages["down"])
+        return {**stages, "down": stages["down"] * weights}
+
+    return spoiled(candidate, trace=trace)
 
 
 @_trace("", "trace down", "expected [")

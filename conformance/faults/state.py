@@ -38,7 +38,10 @@ def calling(candidate: object, forward: Forward, **members: object) -> object:
 
 
 @_layers(
-    "vllm-project/vllm#48312", "layer1", "your kernel is right, your bytes are wrong"
+    "vllm-project/vllm#48312",
+    "not followed: gate_up weights, gate_up bias, down weights",
+    "kept from an earlier call",
+    "your kernel is right, your bytes are wrong",
 )
 def weights_of_another_layer(candidate: Any) -> object:
     """Prepared weights are kept by shape: the second layer gets those of the first."""

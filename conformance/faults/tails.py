@@ -73,13 +73,13 @@ def last_k_block_dropped() -> object:
     return _k_cut(lambda k: max(k - 32, 0))
 
 
-@_output()
+@_output("", "last K block of gate_up dropped")
 def odd_k_block_dropped() -> object:
     """K is walked in steps of 64: an odd last block of 32 is left out."""
     return _k_cut(lambda k: k // 64 * 64 if k > 64 else k)
 
 
-@_output("vllm-project/vllm#49087", "trailing columns")
+@_output("vllm-project/vllm#49087", "columns 64..95 all zero")
 def grid_floor(candidate: Any) -> object:
     """Only floor(h / 64) * 64 output columns are computed, where there are more."""
 
@@ -91,7 +91,7 @@ def grid_floor(candidate: Any) -> object:
     return output(candidate, cut)
 
 
-@_output()
+@_output("", "column 95 all zero")
 def last_column_zero(candidate: Any) -> object:
     """The very last output column is 0."""
 
@@ -102,7 +102,7 @@ def last_column_zero(candidate: Any) -> object:
     return output(candidate, cut)
 
 
-@_output()
+@_output("", "token 36 all zero")
 def last_token_zero(candidate: Any) -> object:
     """The last row is not computed where t is not a multiple of 16."""
 
@@ -113,7 +113,7 @@ def last_token_zero(candidate: Any) -> object:
     return output(candidate, cut)
 
 
-@_output("", "all zero")
+@_output("", "columns 64..95 all zero")
 def last_64_columns_zero(candidate: Any) -> object:
     """The last tile of up to 64 output columns is not written."""
 
@@ -124,7 +124,7 @@ def last_64_columns_zero(candidate: Any) -> object:
     return output(candidate, cut)
 
 
-@_output("", "all zero")
+@_output("", "token 36 all zero")
 def last_token_always_zero(candidate: Any) -> object:
     """The last row is not computed, whatever the count."""
 
@@ -135,43 +135,70 @@ def last_token_always_zero(candidate: Any) -> object:
     return output(candidate, cut)
 
 
-@_output("vllm-project/vllm-xpu-kernels#453")
+@_output(
+    "vllm-project/vllm-xpu-kernels#453",
+    "left out: the tokens of an expert after its first 1",
+)
 def first_token_only() -> object:
     """Later tokens of an expert are dropped."""
     return _down(lambda rows: rows * (torch.arange(len(rows)) < 1)[:, None])
 
 
-@_output()
+@_output("", "left out: the tokens of an expert after its first 64")
 def expert_capacity() -> object:
     """An expert takes 64 tokens, the others are dropped."""
     return _down(lambda rows: rows * (torch.arange(len(rows)) < 64)[:, None])
 
 
-@_counts("ROCm/aiter#3933", "output of 3 tokens")
+@_counts(
+    "ROCm/aiter#3933",
+    "output of 3 tokens",
+    "the whole output times 1.5",
+    "wrong at 2 of 139 counts: counts 3..4",
+)
 def m_bucket_wrong(candidate: Any) -> object:
     """Wrong for 3 and 4 tokens."""
     return output(candidate, lambda out, *_: out * 1.5 if len(out) in (3, 4) else out)
 
 
-@_output("tenstorrent/tt-metal#50669")
+@_output(
+    "tenstorrent/tt-metal#50669",
+    "/t1/",
+    "the whole output times 1.5",
+    "/t37/s0 is right",
+)
 def one_token_wrong(candidate: Any) -> object:
     """Wrong for a single token, the decode path."""
     return output(candidate, lambda out, *_: out * 1.5 if len(out) == 1 else out)
 
 
-@_counts("", "output of 67 tokens")
+@_counts(
+    "",
+    "output of 67 tokens",
+    "the whole output times 1.5",
+    "wrong at 1 of 139 counts: count 67",
+)
 def one_count_wrong(candidate: Any) -> object:
     """Wrong for 67 tokens."""
     return output(candidate, lambda out, *_: out * 1.5 if len(out) == 67 else out)
 
 
-@_neighbour("", "token 128 holds nan", verdict=Verdict.NONFINITE)
+@_neighbour(
+    "",
+    "token 128 holds nan",
+    "exactly all others: what is shared by the whole batch",
+    verdict=Verdict.NONFINITE,
+)
 def masked_by_multiplication(candidate: Any) -> object:
     """Other tokens' rows are multiplied by 0 and added."""
     return output(candidate, lambda out, x, r: out + 0 * x.sum(dim=0, keepdim=True))
 
 
-@_spot("", "wide_hidden", verdict=Verdict.NONFINITE)
+@_spot(
+    "",
+    "exactly the tokens where hidden states are beyond float16",
+    verdict=Verdict.NONFINITE,
+)
 def hidden_in_float16(candidate: Any) -> object:
     """Hidden states pass through float16."""
 
@@ -181,7 +208,7 @@ def hidden_in_float16(candidate: Any) -> object:
     return spoiled(candidate, forward=forward)
 
 
-@_output()
+@_output("", "hold the output of token n - 256")
 def long_batch_wrong(candidate: Any) -> object:
     """Rows from 256 on repeat the first rows."""
 
@@ -191,7 +218,7 @@ def long_batch_wrong(candidate: Any) -> object:
     return output(candidate, wrapped)
 
 
-@_output()
+@_output("", "left out: all of the experts from 64 on")
 def experts_beyond_64_skipped(candidate: Any) -> object:
     """The loop over experts ends at 64."""
 
@@ -215,9 +242,9 @@ def scales_one_block_ahead() -> object:
     return _decoding(lambda blocks, scales: (blocks, scales.roll(-1, -1)))
 
 
-@_output()
+@_output("", "down scales twice as large, in expert 1 only")
 def last_expert_wrong() -> object:
-    """The last of several experts uses the scales of the one before."""
+    """The result of GEMM2 is doubled in the last of several experts."""
 
     def expert(s: Stages, p: Any, local: int) -> Stages:
         last = local == len(p["down_blocks"]) - 1
@@ -226,7 +253,7 @@ def last_expert_wrong() -> object:
     return Editing(edit=expert)
 
 
-@_output("NVIDIA-NeMo/Megatron-Bridge#3743")
+@_output("NVIDIA-NeMo/Megatron-Bridge#3743", "down transposed, square here")
 def transpose_square_down() -> object:
     """W2 is transposed where it is square."""
 
@@ -236,7 +263,11 @@ def transpose_square_down() -> object:
     return replace(PLAIN, product=transposed)
 
 
-@_spot("vllm-project/vllm#40794", "strided", verdict=Verdict.NONFINITE)
+@_spot(
+    "vllm-project/vllm#40794",
+    "hidden states read as if no gaps lay between rows",
+    verdict=Verdict.NONFINITE,
+)
 def packed_rows_assumed(candidate: Any) -> object:
     """Row t of the hidden states is taken to start at t * h."""
 
@@ -246,7 +277,10 @@ def packed_rows_assumed(candidate: Any) -> object:
     return spoiled(candidate, forward=forward)
 
 
-@_spot("flashinfer-ai/flashinfer#4713", "strided")
+@_spot(
+    "flashinfer-ai/flashinfer#4713",
+    "routing ids and weights read as if no gaps lay between rows",
+)
 def packed_routing_assumed(candidate: Any) -> object:
     """Row t of ids and weights is taken to start at t * k."""
 
@@ -258,7 +292,7 @@ def packed_routing_assumed(candidate: Any) -> object:
     return spoiled(candidate, forward=forward)
 
 
-@_output("flashinfer-ai/flashinfer#3547")
+@_output("flashinfer-ai/flashinfer#3547", "global expert ids taken for local ones")
 def ep_global_ids_local_weights(candidate: Any) -> object:
     """Global ids index local experts: nothing matches on later ranks."""
 
@@ -289,7 +323,9 @@ def output_without_an_axis(candidate: Any) -> object:
     return output(candidate, lambda out, *_: out[0] if len(out) == 1 else out)
 
 
-@_output("triton-lang/triton#8865")
+@_output(
+    "triton-lang/triton#8865", "GEMM2 reads 32 columns behind K, up to a multiple of 64"
+)
 def mask_2i_not_i() -> object:
     """The tail of the last tile of 64 lanes is masked at 2i: it holds other lanes."""
 
@@ -309,7 +345,10 @@ def _wrapped(rows: int, size: int, bits: int) -> Tensor:
     return torch.arange(rows) * size % 2**bits // max(size, 1)
 
 
-@_output("vllm-project/vllm#34279")
+@_output(
+    "vllm-project/vllm#34279",
+    "GEMM1 takes the hidden states of token (token * 96 mod 2^16) // 96, as of offsets",
+)
 def token_offset_wraps() -> object:
     """Offsets of hidden states, t * h, wrap: at 2**16 here, for 2**31 there."""
 
@@ -320,7 +359,10 @@ def token_offset_wraps() -> object:
     return spoiled(PLAIN, forward=forward)
 
 
-@_output("deepspeedai/DeepSpeed#8261")
+@_output(
+    "deepspeedai/DeepSpeed#8261",
+    "codes of gate_up read at offsets that wrap at 2^17 bytes",
+)
 def expert_offset_wraps() -> object:
     """Offsets of experts, e * 2i * h, wrap: at 2**18 here, for 2**31 there."""
 

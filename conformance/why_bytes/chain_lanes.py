@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from mxmoe.conformance.why_bytes.chain_edits import Edited
@@ -50,7 +51,30 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
             pad = steps.pad("K", 1, k // BLOCK, to // BLOCK)
             words = f"K padded to a multiple of {multiple}"
             yield words, with_steps(chain, n, n + 1, pad)
+    for words, name, cut in _unpadded(config, shard):
+        if name in names:
+            n = names.index(name)
+            yield words, with_steps(chain, n, n + 1, cut)
     yield from shared_before_padding(chain, config, shard)
+
+
+def _unpadded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, str, Step]]:
+    """The cuts of ``checkpoint.v1`` at i / tp: (words, the right one's name, a cut)."""
+    i, tp = config.intermediate, shard.tp_size
+    for words, each in (
+        ("sliced at i / tp, not at lanes padded to a multiple", -(-i // tp)),
+        ("sliced at i // tp lanes, in whole blocks only", i // tp // BLOCK * BLOCK),
+    ):
+        start, stop = (min(i, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
+        yield words, *_cut("rank's rows", 0, 2 * i, 2 * start, 2 * stop)
+        if not each % BLOCK:
+            blocks = (n // BLOCK for n in (i, start, stop))
+            yield words, *_cut("rank's blocks", 1, *blocks)
+
+
+def _cut(what: str, axis: int, size: int, start: int, stop: int) -> tuple[str, Step]:
+    cut = steps.cut(what, axis, size, start, stop)
+    return cut.name, cut
 
 
 def _interleaved_rows(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:

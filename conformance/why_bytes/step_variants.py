@@ -12,6 +12,7 @@ from mxmoe.reference.layouts import PADDING
 from mxmoe.reference.layouts import steps
 from mxmoe.reference.layouts.steps import Move
 from mxmoe.reference.layouts.steps import Step
+from mxmoe.reference.types import BLOCK
 
 TILES = ("tiles", "mma fragments", "scales of")
 """How the names of steps begin that make tiles of rows and columns."""
@@ -139,6 +140,18 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
 
         return apply
 
+    def of_elements(x: torch.Tensor) -> torch.Tensor:
+        part = step.apply(x)
+        axis = grown(part, x)
+        if axis != 1:
+            raise ValueError("no blocks on this axis")
+        along = [1] * x.ndim
+        along[axis] = -1
+        places = torch.arange(x.shape[axis]).view(along).expand(x.shape)
+        start = int(step.apply(places).flatten()[0])
+        return step.apply(x.roll(start - BLOCK * start, axis))
+
+    yield f"{step} begins at an offset of elements, not of blocks of 32", of_elements
     for by in (1, 16, 32, -1, -16, -32):
         side = "late" if by > 0 else "early"
         yield f"{step} begins {abs(by)} too {side}", shifted(by)

@@ -49,9 +49,11 @@ from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
+from mxmoe.conformance.why_numbers.packed_rows import explain_packed_rows
 from mxmoe.conformance.why_numbers.padding import explain_padding
 from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
 from mxmoe.conformance.why_numbers.rows import explain_rows
+from mxmoe.conformance.why_numbers.slots import explain_left_out
 from mxmoe.conformance.why_numbers.slots import explain_slots
 from mxmoe.conformance.why_numbers.slots import fitted_slots
 from mxmoe.conformance.why_numbers.slots import slots_of
@@ -62,6 +64,9 @@ from mxmoe.reference.types import ExpertWeights
 # Fits compute the layer some hundred times: this one is larger than the telling case
 # and the layers of the default checkpoint.
 LARGEST_FIT = 11 * 2**16
+
+# Bytes of W1 of an expert: of many so small ones, offsets may overflow.
+_SMALL_EXPERT = 2**13
 
 _MATRICES = ("gate_up", "down")
 
@@ -75,6 +80,8 @@ CHEAP = {
     "contents",
     "confined",
     "empty slots",
+    "left out",
+    "packed rows",
     "slots",
     "biases",
     "fitted slots",
@@ -89,14 +96,22 @@ _PARTLY = {"activations", "steps", "contents"}
 # Searches that fit a great deal, and so are asked where nothing else fits.
 _LAST = {"biases", "fitted slots", "rows", "noise", "two activations"}
 
+# What is asked too if the output itself says this: one factor on everything is what
+# other weights do to one token; of tokens that are zero it may be the slots that are.
 _FACTOR = "the whole output times"
-_MORE = ("bytes", "cuts", "weights")
+_ASKED_TOO = {
+    _FACTOR: ("weights",),
+    "output: token": ("packed rows", "left out"),
+}
 # The family of sentences about what is not finite.
 NONFINITE = "not finite"
 
 # Below this one a hypothesis can be within the bound without being the cause, so every
 # other one is asked as well.
 _NEAR = 32.0
+
+# One element of so many, so far beyond its bound, is no rounding.
+_MANY, _FAR_OFF = 1024, 4.0
 
 
 def causes(
@@ -134,6 +149,8 @@ def causes(
     ratio = _ratio(output)
     if not bool((ratio > 1).any()) and has_honest_size(found - truth, honest):
         return []
+    if _one_number(found - truth, ratio, honest):
+        only = {"output"}
     fits = list[Fit]()
     wrong, right = None, 1.0
     if not too_large(situation.part) and has_lanes(situation.part):
@@ -145,17 +162,43 @@ def causes(
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
         if likely and far:
-            # One factor on everything is what other weights do to one token.
-            if not any(_FACTOR in fit.name for fit in likely) or family not in _MORE:
+            more = {
+                other
+                for words, others in _ASKED_TOO.items()
+                if any(words in fit.name for fit in likely)
+                for other in others
+            }
+            if not more:
                 break
-            if family != "weights":
+            if family not in more:
                 continue
         if not only or family in only:
             fits += [replace(fit, family=family) for fit in explain()]
+    fits = _as_likely(fits)
     sized = [fit for fit in fits if fit.family == "noise"]
     if sized:
         return likeliest(sized, found.numel())
     return likeliest(fits, found.numel(), min(right, 1.0))
+
+
+def _one_number(error: torch.Tensor, ratio: torch.Tensor, honest: torch.Tensor) -> bool:
+    """Whether one of many elements is wrong, and all others have honest errors.
+
+    What is confined to one column of one token explains it, whatever it is.
+    """
+    bad = ratio > 1
+    far = bool((ratio > _FAR_OFF).any()) and ratio.numel() >= _MANY
+    others = error.masked_fill(bad, 0.0)
+    return far and int(bad.sum()) == 1 and has_honest_size(others, honest)
+
+
+def _as_likely(fits: list[Fit]) -> list[Fit]:
+    """One factor on the output is as likely as weights that give the same."""
+    least = min((fit.left for fit in fits if fit.family == "weights"), default=1.0)
+    return [
+        replace(fit, left=min(fit.left, least)) if _FACTOR in fit.name else fit
+        for fit in fits
+    ]
 
 
 def _taken_beyond(
@@ -203,7 +246,12 @@ def _families(
             "former routing",
             lambda: explain_former_routing(found, output.truth, s, arithmetic, before),
         )
+    yield (
+        "packed rows",
+        lambda: explain_packed_rows(found, output.truth, s, arithmetic),
+    )
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
+    yield "left out", lambda: explain_left_out(slots)
     if wrong is None:
         yield "empty slots", empty
         yield "slots", lambda: explain_slots(slots)
@@ -227,6 +275,9 @@ def _families(
     def rows() -> list[Fit]:
         return [Fit(name, 0.0) for name in explain_rows(wrong)]
 
+    def addresses() -> list[Fit]:
+        return explain_otherwise(wrong, addresses_otherwise(s.part))
+
     if not too_large(s.part, LARGEST_FIT):
         yield "constants", lambda: explain_constants(wrong)
     # Weights first: they are what is most often confined to lanes.
@@ -239,13 +290,14 @@ def _families(
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)
         yield "padding", lambda: explain_padding(wrong)
-        addresses = partial(addresses_otherwise, s.part)
-        yield "addresses", lambda: explain_otherwise(wrong, addresses())
+        yield "addresses", addresses
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     if too_large(s.part, LARGEST_FIT):
+        if s.part.gate_up_blocks[:1].numel() <= _SMALL_EXPERT:
+            yield "addresses", addresses
         yield "rows", rows
     yield "noise", lambda: explain_noise(wrong)
     if bool((_ratio(output) > _NEAR).any()):

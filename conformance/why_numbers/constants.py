@@ -50,6 +50,8 @@ _CODES = (*range(1, 8), *range(9, 16))
 # Of a matrix; more unknowns would take long.
 _BLOCKS = 12
 _TINY = torch.finfo(torch.float64).tiny
+# What the right numbers may have been stored in.
+_STORED = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ def explain_constants(wrong: Wrong) -> list[Fit]:
 
 
 def _inside(wrong: Wrong, at: Tensor) -> Iterator[Tensor]:
-    """Slots [n, k] of some tokens that a constant may belong to: all, an expert's."""
-    ids, served = wrong.experts.situation.routing.ids[at], wrong.experts.served[at]
-    yield served
-    experts = [e for e in ids[served].unique().tolist() if (ids == e).any(dim=1).all()]
-    # More of them are common to tokens by chance.
-    if len(experts) == 1 and len(at) == _TOKENS and ids.shape[1] > 1:
-        yield served & (ids == experts[0])
+    """Slots [n, k] of tokens `at` that a constant may belong to: all, an expert's."""
+    ids, served = wrong.experts.situation.routing.ids, wrong.experts.served
+    yield served[at]
+    every = ids[wrong.bad.any(dim=1)]
+    for e in ids[at][served[at]].unique().tolist() if ids.shape[1] > 1 else ():
+        if (every == e).any(dim=1).all():
+            yield (served & (ids == e))[at]
 
 
 def _explained(
@@ -95,10 +97,13 @@ def _explained(
 ) -> list[Fit]:
     values = _fitted(constants, wrong, at, inside[..., None].double())
     found = []
-    for rounded in dict.fromkeys(_rounded(values) if values else ()):
+    for rounded in dict.fromkeys(_rounded(values, constants.right) if values else ()):
         if rounded != constants.right:
             named = replace(constants.of(rounded), name=constants.named(rounded))
             found.append(explain_otherwise(wrong, [named]))
+            # The whole output tells numbers apart, and a part of it may not.
+            if found[-1] and not found[-1][0].place:
+                return found[-1]
     left = [min(fit.left for fit in fits) for fits in found if fits]
     # The simplest of those that are about as likely as the likeliest.
     share = likely_share(wrong.found.numel(), nats=_SIMPLER)
@@ -152,6 +157,10 @@ _SAID = {
 def _one(words: str, right: float, of: Callable[[float], Steps]) -> _Constants:
     def say(values: tuple[float, ...]) -> str:
         said = words.format(f"{values[0]:g}")
+        (value,) = values
+        for dtype in _STORED if value != right else ():
+            if float(torch.tensor(right).to(dtype)) == value:
+                said += f": rounded to {str(dtype).removeprefix('torch.')}"
         return _SAID.get(said, said)
 
     return _Constants(
@@ -287,12 +296,17 @@ def _fitted(
     return values
 
 
-def _rounded(values: list[float]) -> Iterator[tuple[float, ...]]:
-    """Simpler numbers first: halves, quarters, two digits, ..."""
+def _rounded(
+    values: list[float], right: tuple[float, ...]
+) -> Iterator[tuple[float, ...]]:
+    """Simpler numbers first: halves, two digits, ..., the right ones in few bits."""
     for unit in (2, 4):
         yield tuple(round(v * unit) / unit + 0.0 for v in values)
     for digits in (2, 3, 4):
         yield tuple(float(f"{v:.{digits}g}") for v in values)
+    for dtype in _STORED:
+        yield tuple(torch.tensor(right).to(dtype).tolist())
+    yield tuple(float(f"{v:.6g}") for v in values)
 
 
 def _sane(value: float, right: float) -> bool:

@@ -129,6 +129,7 @@ def _sources(
                 allowed=allowed,
                 weights=s.routing.weights.double().flatten(),
             )
+    yield from _biases(s, ids)
     for made in made_rows(s, arithmetic):
         yield _Source(
             words=made.words,
@@ -154,6 +155,24 @@ def _sources(
         row = torch.where(written, row, UNKNOWN).reshape(ids.shape)
         weights = former.routing.weights.double().flatten()
         yield _Source(words=words, row=row, rows=rows, allowed=allowed, weights=weights)
+
+
+def _biases(s: Situation, ids: Tensor) -> Iterator[_Source]:
+    """A bias of the first or last expert, as rows of nothing get it."""
+    bias, owned = s.part.down_bias, s.shard.expert_range(s.config)
+    if bias is None or not len(bias):
+        return
+    for local in dict.fromkeys((0, len(bias) - 1)):
+        for share in dict.fromkeys((1, s.shard.tp_size)):
+            rows = bias[local : local + 1].double() / share
+            part = "" if share == 1 else f", divided by tp = {share}"
+            yield _Source(
+                words=f"the down bias of expert {owned.start + local}{part}",
+                row=torch.zeros_like(ids, dtype=torch.long),
+                rows=rows,
+                allowed=torch.zeros_like(rows),
+                weights=None,
+            )
 
 
 def _sorted(ids: Tensor, served: Tensor) -> Tensor:

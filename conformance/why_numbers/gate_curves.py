@@ -39,6 +39,10 @@ def _pade_of_15(x: Tensor) -> Tensor:
     return (half * (15 + half**2) / (15 + 6 * half**2)).clamp(-1, 1)
 
 
+def _sigmoid_in(dtype: torch.dtype) -> Curve:
+    return lambda gate, x: gate * torch.sigmoid(x).to(dtype).to(x.dtype)
+
+
 CURVES: Mapping[str, Curve] = MappingProxyType(
     {
         f"gelu {_OF_SWISH}": lambda gate, x: f.gelu(gate),
@@ -78,6 +82,8 @@ ALONE: Mapping[str, Curve] = MappingProxyType(
         ),
         "sigmoid by tanh(x) = x (27 + x^2) / (27 + 9 x^2)": _half(_pade),
         "sigmoid by tanh(x) = x (15 + x^2) / (15 + 6 x^2)": _half(_pade_of_15),
+        "sigmoid rounded to float16": _sigmoid_in(torch.float16),
+        "sigmoid rounded to bfloat16": _sigmoid_in(torch.bfloat16),
         f"softplus {_OF_SWISH}": lambda gate, x: f.softplus(gate),
         f"softplus of alpha times the gate {_OF_SWISH}": lambda gate, x: f.softplus(x),
         f"mish {_OF_SWISH}": lambda gate, x: f.mish(gate),

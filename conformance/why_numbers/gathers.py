@@ -105,7 +105,7 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
     made = [experts.rows(c, RIGHT.steps, x, one) for c in contents]
     by_token = torch.stack(made, dim=1)
     own = n // k
-    tokens = list(token_sources(ids))
+    tokens = list(token_sources(ids, x.shape[1]))
     yield _Place("GEMM1", "the hidden states", by_token, own, tokens)
     between = torch.zeros(t, k, contents[0].down.dense.shape[1]).double()
     for e in experts.visited():

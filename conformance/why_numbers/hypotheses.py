@@ -22,10 +22,10 @@ from mxmoe.reference.types import Arithmetic
 from mxmoe.reference.types import ExpertWeights
 
 # All hypotheses together should take two seconds or three: bytes of W1 and W2, some of
-# which are decoded for each of about 150 hypotheses. An expert costs what 2**15 bytes
-# do (1 ms), however small it is.
+# which are decoded for each of about 150 hypotheses. An expert costs what 2**13 bytes
+# do, however small it is: 128 of 64 x 32 took two seconds.
 LARGEST_SEARCH = 2**21
-_EXPERT = 2**15
+_EXPERT = 2**13
 
 # A hypothesis with other scales may allow more; one that allows much more than the
 # layer as it is fits anything. Twice 4 for scales two high in both matrices.

@@ -15,6 +15,7 @@ from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.conformance.why_numbers.bias_shares import bias_shares
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.reference.types import SILU
+from mxmoe.reference.types import SWIGLU_OAI
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import Routing
 
@@ -60,6 +61,7 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         ("no +1 on the up half", replace(activation, beta=0.0)),
         ("alpha taken as 1", replace(activation, alpha=1.0)),
         ("plain silu(gate) * up", SILU),
+        ("swiglu with gpt-oss's alpha, limit and +1, as of another layer", SWIGLU_OAI),
     ):
         if changed != activation:
             yield name, _config(activation=changed)
@@ -86,6 +88,8 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield f"{words} expert id % {len(owned)} of this rank", _folded(_modulo)
         yield f"{words} this rank's nearest expert", _folded(_nearest)
         yield f"{words} this rank's first expert", _folded(_to_first)
+        if owned.start:
+            yield _TAKEN_FOR_LOCAL.format(len(owned) - 1, owned.start), _as_local
 
 
 def _biases(s: Situation) -> Iterator[tuple[str, Hypothesis]]:
@@ -201,6 +205,19 @@ def _folded(fold: Callable[[torch.Tensor, range], torch.Tensor]) -> Hypothesis:
         return replace(s, routing=Routing(ids.masked_fill(again, -1), weights))
 
     return apply
+
+
+_TAKEN_FOR_LOCAL = (
+    "global expert ids taken for local ones: slots of experts 0..{} visit those from "
+    "{} on, this rank's"
+)
+
+
+def _as_local(s: Situation) -> Situation:
+    ids, first = s.routing.ids, s.shard.expert_range(s.config).start
+    ids = torch.where(ids < 0, ids, ids + first)
+    ids = ids.masked_fill(ids >= s.config.experts, -1)
+    return replace(s, routing=Routing(ids, s.routing.weights))
 
 
 def _visiting_each(expert: int) -> Hypothesis:

@@ -9,6 +9,7 @@ import torch
 
 # Rows and columns whose place is looked for; more would take seconds.
 _LOOKED_FOR = 256
+_PLACES = 3
 _PLACE = re.compile(r"(.*), ((?:in|for|at) .*) only")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -27,6 +28,19 @@ def found_at(
             return {}
         places[row] = int(like[0])
     return places
+
+
+def by_one_step(likes: dict[int, list[int]], count: int) -> dict[int, int]:
+    """Row -> one of the rows that it is like: by the same step for all, if there is.
+
+    likes : row -> rows of `count`, at least one.
+    """
+    steps = ({(place - at) % count for place in places} for at, places in likes.items())
+    same = set[int].intersection(*steps) if likes else set[int]()
+    if len(same) == 1:
+        (by,) = same
+        return {at: (at + by) % count for at in likes}
+    return {at: places[0] for at, places in likes.items()}
 
 
 def order_of(places: dict[int, int], count: int, bad: int) -> torch.Tensor:
@@ -111,7 +125,8 @@ def _by_place(names: list[str]) -> Iterator[str]:
         places.setdefault(what, []).append(where)
     for what, some in places.items():
         if len(some) > 1 and "" not in some:
-            yield f"{what}, {', or '.join(some)}, only"
+            more = f", or {len(some) - _PLACES} more" if len(some) > _PLACES else ""
+            yield f"{what}, {', or '.join(some[:_PLACES])}{more}, only"
         else:
             yield from (f"{what}, {where} only" if where else what for where in some)
 

@@ -253,7 +253,10 @@ def _held(wrong: Wrong, slots: Tensor) -> Iterator[tuple[str, float]]:
         rest = wrong.found - told
         if not bool((rest.abs() <= room + half_ulp(told, dtype)).all()):
             continue
-        if has_honest_size(rest, honest_variance(told, room, dtype)):
+        variance, there = honest_variance(told, room, dtype), told != wrong.right
+        # Of few wrong numbers among many right ones, the wrong ones as well.
+        inside = has_honest_size(rest[there], variance[there])
+        if inside and has_honest_size(rest, variance):
             best = level if level >= SEVERAL else -1
             yield where, part_left(rest, wrong.found - wrong.truth, wrong.allowed)
 

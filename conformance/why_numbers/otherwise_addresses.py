@@ -29,7 +29,7 @@ from mxmoe.reference.types import ExpertWeights
 Tensor = torch.Tensor
 
 # Bits of an offset in bytes: of integers, and of shared memory that is used as a ring.
-_BITS = (8, 10, 12, 14, 15, 16, 18, 20, 24)
+_BITS = (8, 10, 12, 14, 15, 16, 17, 18, 19, 20, 24)
 _ONE = 127
 _CODES_OF_1 = 0x22
 

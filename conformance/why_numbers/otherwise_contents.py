@@ -35,6 +35,9 @@ def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
         for matrices in _MATRICES:
             words = name.format(" and ".join(matrices))
             yield Otherwise(name=words, edit=edited(once, matrices))
+    for matrices in _MATRICES:
+        words = f"{' and '.join(matrices)} transposed, square here"
+        yield Otherwise(name=words, edit=partial(_transposed, matrices=matrices))
     for matrix, count in blocks.items():
         yield from _blocks(matrix, count)
         yield from _biases(matrix)
@@ -50,6 +53,19 @@ def edited(change: Callable[[Matrix], Matrix], matrices: tuple[str, ...]):  # ty
         return replace(content, **{m: change(getattr(content, m)) for m in matrices})
 
     return edit
+
+
+def _transposed(experts: Experts, local: int, *, matrices: tuple[str, ...]) -> Content:
+    """[rows, k] read as [k, rows], if every one of `matrices` is square."""
+    content = experts.content(local)
+    turned = {}
+    for name in matrices:
+        m: Matrix = getattr(content, name)
+        if m.dense.shape[0] != m.dense.shape[1]:
+            return content
+        values = m.dense.T.unflatten(1, m.elements.shape[1:])
+        turned[name] = replace(m, elements=values, scales=torch.ones_like(m.scales))
+    return replace(content, **turned)
 
 
 def _once(change: Callable[[Matrix], Matrix]) -> Callable[[Matrix], Matrix]:

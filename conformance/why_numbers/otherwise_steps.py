@@ -53,6 +53,13 @@ def _steps() -> Iterator[tuple[str, Steps]]:
             twice = partial(_twice, store=store)
             yield f"intermediate {what}", Steps(act=twice)
             yield f"each slot's result {what}", Steps(y=twice)
+    for what, store in (
+        ("cut to TF32", _tf32),
+        ("rounded to TF32", _to_nearest_tf32),
+        ("rounded to bfloat16", partial(through, dtype=torch.bfloat16)),
+        ("rounded to float16", partial(through, dtype=torch.float16)),
+    ):
+        yield f"factors of both GEMMs {what}", Steps(x=store, act=store)
     for name, order in _LANE_ORDERS.items():
         yield f"hidden states {name}", Steps(x=order)
         behind = partial(_behind_rounding, order=order)
@@ -220,6 +227,12 @@ def away_from_0(x: Tensor) -> Tensor:
 
 def _tf32(x: Tensor) -> Tensor:
     bits = x.float().contiguous().view(torch.int32) & ~0x1FFF
+    return bits.view(torch.float32).to(x.dtype)
+
+
+def _to_nearest_tf32(x: Tensor) -> Tensor:
+    """Ties away from 0."""
+    bits = (x.float().contiguous().view(torch.int32) + 0x1000) & ~0x1FFF
     return bits.view(torch.float32).to(x.dtype)
 
 

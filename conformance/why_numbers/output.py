@@ -14,6 +14,7 @@ import torch
 
 from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.conformance.why_numbers.honest_size import has_honest_size
 from mxmoe.conformance.why_numbers.honest_size import honest_variance
 from mxmoe.conformance.why_numbers.honest_size import part_left
@@ -32,8 +33,11 @@ _APART = 0.5
 _SMALLEST_FACTOR = 2.0**-10
 
 
+_FACTOR = "the whole output times"
 # A factor for each column is fitted to as many numbers.
 _FEWEST_ROWS = 8
+# Of the columns, that are wrong.
+_MANY = 0.5
 # Factors that differ by less are one.
 _APART_FACTORS = 0.02
 _SHOWN = 4
@@ -74,7 +78,11 @@ class Output:
     def fit(self, name: str, told: torch.Tensor, allowed: torch.Tensor) -> Fit | None:
         """`name`, if what it leaves has the size of honest errors."""
         rest, dtype = self.found - told, self.arithmetic.output
-        if not has_honest_size(rest, honest_variance(told, allowed, dtype)):
+        variance = honest_variance(told, allowed, dtype)
+        if name.startswith(_FACTOR):
+            # What was multiplied behind its rounding was rounded again.
+            variance = variance + half_ulp(told, dtype) ** 2 / 3
+        if not has_honest_size(rest, variance):
             return None
         return Fit(name, part_left(rest, self.found - self.truth, self.allowed))
 
@@ -131,11 +139,18 @@ def _factor(output: Output) -> Iterator[_Told]:
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = float((weight * truth**2).sum())
     factor = float((weight * found * truth).sum()) / size if size else 0.0
-    if factor and abs(factor - 1) > _SMALLEST_FACTOR:
-        # What is multiplied is the error as well.
-        allowed = output.allowed * abs(factor)
-        if output.gives(factor * truth, allowed):
-            yield f"the whole output times {factor:.4g}", factor * truth, allowed
+    # Fitted to so many elements, it is known better than any of them; twice that for
+    # roundings that they share.
+    known = 2 * size**-0.5 if size else 0.0
+    for digits in (1, 2, 3, 4):
+        short = float(f"{factor:.{digits}g}")
+        near = abs(short - factor) <= known or digits == 4
+        if short and abs(short - 1) > _SMALLEST_FACTOR and near:
+            # What is multiplied is the error as well.
+            allowed = output.allowed * abs(factor)
+            if output.gives(factor * truth, allowed):
+                yield f"{_FACTOR} {short:g}", factor * truth, allowed
+            break
     bad = output.bad()
     for what, dim, place in (("token", 1, bad.any(dim=1)), ("column", 0, bad.any(0))):
         if place.any() and not place.all():
@@ -153,7 +168,8 @@ def _factor(output: Output) -> Iterator[_Told]:
 def _factors(output: Output) -> Iterator[_Told]:
     """Each column has a factor of its own: scales by column, missing or in addition."""
     found, truth = output.found, output.truth
-    if len(truth) < _FEWEST_ROWS:
+    # One wrong column has a sentence of its own.
+    if len(truth) < _FEWEST_ROWS or output.bad().any(dim=0).double().mean() < _MANY:
         return
     weight = 1 / output.allowed.clamp(min=torch.finfo(torch.float64).tiny) ** 2
     size = (weight * truth**2).sum(dim=0)
@@ -183,8 +199,18 @@ def _columns(output: Output) -> Iterator[_Told]:
     if places:
         bad = int(output.bad().any(dim=0).sum())
         order = order_of(places, output.found.shape[1], bad)
-        for name in moved("column", places, len(order)):
+        known = [f"columns in another order: {name}" for name in _row_orders(order)]
+        for name in known or moved("column", places, len(order)):
             yield name, output.truth[:, order], output.allowed[:, order]
+
+
+def _row_orders(order: torch.Tensor) -> Iterator[str]:
+    """Row orders of W2 that give columns `order` [h]: known ones, but no shifts."""
+    rows = torch.arange(len(order))[None]
+    for edit in EDITS:
+        fits = edit.fits("down_bias", rows) and "shifted" not in edit.name
+        if fits and torch.equal(edit.apply(rows)[0], order):
+            yield edit.name
 
 
 def _added(output: Output) -> Iterator[_Told]:

@@ -54,7 +54,7 @@ def why_choice(found: Tensor, logits: Tensor, top_k: int) -> list[str]:
         return _line(["only rows that hold NaN are wrong"])
     names = [
         name
-        for name, edited in _other_logits(values)
+        for name, edited in _other_logits(logits)
         if _largest(ids[plain], edited[plain]).all()
     ]
     best = _first(values.nan_to_num(nan=-torch.inf), top_k + 1)
@@ -67,6 +67,21 @@ def why_choice(found: Tensor, logits: Tensor, top_k: int) -> list[str]:
     if not names and not wrong[plain & ~infinite].any():
         names = ["only rows that hold +Inf are wrong"]
     return _line(names)
+
+
+def other_weights(logits: Tensor, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, weights [t, k] of the experts `ids`) that something else made."""
+    truth = logits.gather(1, ids).softmax(dim=1)
+    for name, would in _other_weights(logits, ids, truth):
+        if would.isfinite().all():
+            yield name, would
+
+
+def other_choices(logits: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, the values [t, e] that are compared in place of finite logits)."""
+    for name, edited in _other_logits(logits):
+        if not torch.equal(edited, logits):
+            yield name, edited
 
 
 def _other_weights(
@@ -174,8 +189,19 @@ def _largest(ids: Tensor, values: Tensor) -> Tensor:
     return inside.all(dim=1) & distinct & (chosen == best).all(dim=1)
 
 
-def _other_logits(logits: Tensor) -> Iterator[tuple[str, Tensor]]:
+def _pairs_as_one(logits: Tensor) -> Tensor | None:
+    """[t, e], each row's pairs twice, or None of logits that hold none."""
+    if logits.dtype != torch.bfloat16 or logits.shape[1] % 2:
+        return None
+    half = logits.contiguous().view(torch.float32).double()
+    return torch.cat((half, half), dim=1)
+
+
+def _other_logits(given: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Names, and the values [t, e] that are compared in place of the logits."""
+    logits = given.double()
+    if (pairs := _pairs_as_one(given)) is not None:
+        yield "bfloat16 bits read as float32, two logits at a time", pairs
     for dtype, name, _ in _SHORT:
         yield f"chosen by logits rounded to {name}", logits.to(dtype).double()
     yield "chosen by the size of logits, whatever their sign", logits.abs()

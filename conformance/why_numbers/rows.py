@@ -16,6 +16,7 @@ from mxmoe.conformance.bounds import half_ulp
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.layer_steps import Situation
+from mxmoe.conformance.why_numbers.moved import by_one_step
 from mxmoe.conformance.why_numbers.moved import moved
 from mxmoe.conformance.why_numbers.moved import ranges
 from mxmoe.conformance.why_numbers.otherwise import Wrong
@@ -67,7 +68,7 @@ def _with_weights(s: Situation, token: int) -> Situation:
 
 
 def _given(wrong: Wrong, bad: list[int], what: str, change) -> Iterator[str]:  # type: ignore[no-untyped-def]
-    own, places = wrong.experts, dict[int, int]()
+    own, likes = wrong.experts, dict[int, list[int]]()
     for token in bad:
         layer = Experts(change(own.situation, token), own.arithmetic, like=own)
         told = layer.slots(RIGHT).sum(dim=1)
@@ -78,7 +79,8 @@ def _given(wrong: Wrong, bad: list[int], what: str, change) -> Iterator[str]:  #
         like = fits.nonzero()[:, 0]
         if fits[token] or not len(like):
             return
-        places[token] = int(like[0])
+        likes[token] = like.tolist()
+    places = by_one_step(likes, len(wrong.found))
     yield from moved("token", places, len(wrong.found), f"the {what}")
 
 

@@ -16,6 +16,8 @@ Tensor = torch.Tensor
 # Beyond a buffer: nobody knows what lies there.
 UNKNOWN = -1
 _STEPS = (1, -1, 2, -2, 3, -3)
+# Bits of an offset in elements: of an integer, or of one with a sign.
+_WRAPS = (15, 16, 23, 24)
 _TABLE = "slot n of a [top_k, t] table"
 # Rows that are exchanged: neighbours, and those of a swizzle.
 _BITS = (1, 2, 4, 8, 16)
@@ -51,9 +53,14 @@ def slot_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
     yield from _of_its_expert(ids, order, p)
 
 
-def token_sources(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+def token_sources(ids: Tensor, hidden: int) -> Iterator[tuple[str, Tensor]]:
     """(words, the token that each slot [t, k] takes the hidden states of)."""
     t, k = ids.shape
+    for bits in _WRAPS:
+        if 2**bits < t * hidden:
+            row = torch.arange(t) * hidden % 2**bits // hidden
+            words = f"token (token * {hidden} mod 2^{bits}) // {hidden}, as of offsets "
+            yield f"{words}that wrap", row.repeat_interleave(k)
     n = torch.arange(t * k)
     _, p = _sorted(ids)
     for name, source in slot_sources(ids):

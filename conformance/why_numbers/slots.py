@@ -9,6 +9,7 @@ that happens inside of an expert, which leaves a rest that no weights explain.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -100,13 +101,26 @@ def slots_of(
 
 def explain_slots(slots: Slots) -> list[Fit]:
     """Sentences about weights under which `slots` give what was found."""
+    return _fits(slots, _readings)
+
+
+def explain_left_out(slots: Slots) -> list[Fit]:
+    """Slots that add nothing, if all others add what they should."""
+    fits = _fits(slots, _left_out)
+    # Tokens that are zero are told by the output.
+    return [fit for fit in fits if not fit.name.startswith("left out: token")]
+
+
+def _fits(
+    slots: Slots, read: Callable[[Slots], Iterator[tuple[str, torch.Tensor]]]
+) -> list[Fit]:
     if not slots.found.numel() or not slots.found.isfinite().all():
         return []
     if not slots.weights.any():
         return []
     return [
         Fit(name, slots.left(weights))
-        for name, weights in _readings(slots)
+        for name, weights in read(slots)
         if _differ(weights, slots.weights) and slots.give(weights)
     ]
 
@@ -150,7 +164,6 @@ def _readings(slots: Slots) -> Iterator[tuple[str, torch.Tensor]]:
     total = given.sum(dim=1, keepdim=True)
     normal = torch.where(total > 0, given / total, 0)
     yield "routing weights of this rank's slots normalised to a sum of 1", normal
-    yield from _left_out(slots)
     yield from _by_expert(slots)
     yield from _by_slot(slots)
     yield from _by_token(slots)
@@ -183,8 +196,12 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
     if whole and len(experts) <= 4:
         named = ", ".join(str(e) for e in experts.tolist())
         return f"all of expert{'s' * (len(experts) > 1)} {named}"
-    least = slots.weights.masked_fill(~served, torch.inf).amin(dim=1, keepdim=True)
-    if torch.equal(gone, served & (slots.weights == least)):
+    least = int(experts[0])
+    if torch.equal(gone, served & (slots.ids >= least)):
+        others = slots.ids[served & (slots.ids < least)]
+        return f"all of the experts from {_roundest(int(others.max()), least)} on"
+    light = slots.weights.masked_fill(~served, torch.inf).amin(dim=1, keepdim=True)
+    if torch.equal(gone, served & (slots.weights == light)):
         return "each token's slot with the smallest routing weight"
     for slot in range(gone.shape[1]):
         alone = torch.zeros_like(gone)
@@ -205,6 +222,14 @@ def _which(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> str:
         for t, k in gone.nonzero()[:3].tolist()
     )
     return f"{int(gone.sum())} of {int(served.sum())} slots, first {first}"
+
+
+def _roundest(below: int, last: int) -> int:
+    """Of the numbers above `below` up to `last`, the multiple of the most twos."""
+    step = 1
+    while last // (2 * step) * 2 * step > below:
+        step *= 2
+    return last // step * step
 
 
 def _capacity(slots: Slots, gone: torch.Tensor, served: torch.Tensor) -> int | None:

@@ -37,6 +37,7 @@ from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.slot_sources import UNKNOWN
 from mxmoe.conformance.why_numbers.slot_sources import slot_sources
 from mxmoe.conformance.why_numbers.slot_sources import token_sources
+from mxmoe.conformance.why_numbers.stage_moves import explain_moved_stage
 from mxmoe.conformance.why_numbers.stage_parts import parts_otherwise
 from mxmoe.conformance.why_numbers.tails import Gemm
 from mxmoe.conformance.why_numbers.tails import Tail
@@ -66,12 +67,24 @@ def explain_stage(
 
     stage : gate_up, activation, down or combine.
     """
-    if stage == "activation":
-        return explain_activation(stages, judged, s, arithmetic)
     if not stages[stage].isfinite().all():
         return []
     if stage == "combine":
         return list(map(str, causes(s, judged, stages[stage], arithmetic)))
+    names = _made_otherwise(stage, stages, judged, s, arithmetic)
+    moved = [] if names else explain_moved_stage(stage, stages[stage], judged, s)
+    return names or [f"{stage} {words}" for words in moved]
+
+
+def _made_otherwise(
+    stage: str,
+    stages: dict[str, Tensor],
+    judged: Judged,
+    s: Situation,
+    arithmetic: Arithmetic,
+) -> list[str]:
+    if stage == "activation":
+        return explain_activation(stages, judged, s, arithmetic)
     if too_large(s.part) or not has_lanes(s.part):
         return []
     found = stages[stage].detach().cpu().double().reshape(judged.truth[stage].shape)
@@ -138,7 +151,8 @@ class _Stage:
         local = int(self._ids[token, slot])
         if not self._served[token, slot]:
             return
-        for words, flat in (slot_sources if down else token_sources)(ids):
+        sources = slot_sources(ids) if down else token_sources(ids, table.shape[1])
+        for words, flat in sources:
             source = flat.reshape(ids.shape)
             known = (source != UNKNOWN) | ~self._served
             row, at = int(source[token, slot]), self._worst

@@ -36,6 +36,9 @@ _RICH = 1024
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
 
+# What another case has others of, so that the same place has other numbers there.
+_COUNTED = ("token", "column", "row", "lane", "position", "tile", "K block")
+
 # More sets of tokens that are alike do not tell.
 _SETS = 3
 
@@ -81,7 +84,7 @@ def why_lines(
     here = causes(situation, judged, out, arithmetic, only=only)
     if there and rich and not here:
         here = causes(situation, judged, out, arithmetic, only=CHEAP)
-    names, note = _agreed(here, there, told, rich)
+    names, note = _agreed(here, there, told, rich=rich, one_token=len(out) == 1)
     if names:
         names = merged(names)
         more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -112,6 +115,11 @@ def names_cause(lines: list[str]) -> bool:
     return any(line.startswith(_BEHAVES) for line in lines)
 
 
+def _counted(fit: Fit) -> frozenset[str]:
+    """What the place of a sentence numbers."""
+    return frozenset(what for what in _COUNTED if what in fit.place)
+
+
 def _wrong_tokens(judged: Judged, out: torch.Tensor) -> int:
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     found = out.detach().cpu().double().reshape(truth.shape)
@@ -126,6 +134,11 @@ def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
     owned = situation.shard.expert_range(situation.config)
     ids = situation.routing.ids
     served = (ids >= owned.start) & (ids < owned.stop)
+    if int(bad.sum()) == 1 and bad.numel() >= _RICH:
+        token, column = bad.nonzero()[0].tolist()
+        where = f"column {column} of token {token}"
+        where = "the last column of the last token" if bad[-1, -1] else where
+        return f"wrong is one element only, {where}:"
     tokens = bad.any(dim=1)
     if sets := list(sets_of_tokens(ids, tokens, served)):
         return f"wrong are exactly the tokens in {'; or '.join(sets[:_SETS])}:"
@@ -136,27 +149,38 @@ def _wrong_rows(situation: Situation, judged: Judged, out: torch.Tensor) -> str:
 
 
 def _agreed(
-    here: list[Fit], there: list[Fit], told: Told | None, rich: bool
+    here: list[Fit], there: list[Fit], told: Told | None, *, rich: bool, one_token: bool
 ) -> tuple[list[str], str]:
     """(what is said, a remark on where it is so)."""
     ours, theirs = (list(map(str, fits)) for fits in (here, there))
     if told is None:
         return ours, ""
     same = [name for name in ours if name in theirs]
-    alike = {fit.name for fit in there}
     # Other tokens and columns in the other case, but the same experts and slots.
+    alike = {(fit.name, _counted(fit)) for fit in there}
     there_too = [
-        str(fit)
-        for fit in here
-        if fit.name in alike and ("token" in fit.place or "column" in fit.place)
+        str(fit) for fit in here if _counted(fit) and (fit.name, _counted(fit)) in alike
     ]
     if same or there_too:
         return same or there_too, ""
+    # With one expert, rows of an expert are tokens: of several places there the one of
+    # the telling case is it.
+    elsewhere = {fit.name for fit in there if _counted(fit)}
+    if any(fit.name in elsewhere for fit in here if _counted(fit)):
+        return theirs, f" (in case {told.case}{told.how})"
+    seen = {fit.family for fit in here} <= _OF_PLACES
+    if ours and seen and not told.wrong:
+        return ours, f" (case {told.case} is right)"
+    if ours and seen and not theirs and one_token:
+        return [], ""
     if NONFINITE in {fit.family for fit in there}:
         return theirs, f" (in case {told.case}{told.how})"
     places = {fit.family for fit in (*here, *there)} <= _OF_PLACES
     # Of the failing case nobody knows the former call.
     former = any("former" in name for name in theirs)
+    if theirs and one_token and places:
+        # Of one token, which is every one, the place does not show.
+        return theirs, f" (in case {told.case}{told.how})"
     if ours and places and not former:
         return ours, ""
     if theirs and (former or not (ours and rich)):

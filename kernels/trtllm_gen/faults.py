@@ -279,7 +279,10 @@ def skip_scale_interleave_fc2() -> object:
     return _loader(fc2_scales=lambda x, p: x[p])
 
 
-@_gpt_oss("vllm-project/vllm#46585")
+@_gpt_oss(
+    "vllm-project/vllm#46585",
+    "fc1_scales: scale swizzle 128x4: tiles by column, not by row",
+)
 def scale_tiles_by_column() -> object:
     """Tiles of 128 x 4 scales follow each other along the rows, not along K."""
 
@@ -290,7 +293,7 @@ def scale_tiles_by_column() -> object:
     return _loader(fc1_scales=order)
 
 
-@_bytes("guqiong96/Lvllm#110", "only the padding differs")
+@_bytes("guqiong96/Lvllm#110", "fc1_weights: only the padding differs: it holds", "17")
 def weight_padding_not_zero() -> object:
     """K columns of W1 beyond hidden hold codes of 0.5."""
 
@@ -315,13 +318,21 @@ def _bias_padding(first: int) -> object:
     return _loader(after=padded)
 
 
-@_bytes("vllm-project/vllm#50523", "fc1_bias", "only the padding differs")
+@_bytes(
+    "vllm-project/vllm#50523",
+    "fc1_bias: only the padding differs: it holds",
+    "first at [e=0, 456]",
+)
 def gate_bias_padding_not_zero() -> object:
     """Padded gates have a bias of 1, which leaks through the activation."""
     return _bias_padding(1)
 
 
-@_bytes("AI-Hypercomputer/maxtext#3699", "fc1_bias", "only the padding differs")
+@_bytes(
+    "AI-Hypercomputer/maxtext#3699",
+    "fc1_bias: only the padding differs: it holds",
+    "first at [e=0, 448]",
+)
 def up_bias_padding_not_zero() -> object:
     """Padded ups have a bias of 1: harmless while their gates are 0, but not zero."""
     return _bias_padding(0)

@@ -14,7 +14,6 @@ import torch
 
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
 from mxmoe.conformance.faults.plain import CLAIMS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain
@@ -23,22 +22,15 @@ from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import pack
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
-from mxmoe.conformance.faults.ranks import reducing
 from mxmoe.conformance.faults.state import calling
 from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_ranks import judge_all_reduce
 from mxmoe.conformance.judge_ranks import judge_each_rank
 from mxmoe.conformance.judge_ranks import judge_sum
 from mxmoe.conformance.record import Record
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.why_numbers.hypotheses import fits_of_numbers
-from mxmoe.conformance.why_numbers.layer_steps import situation_of
-from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
-from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ARITHMETIC
-from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import ExpertWeights
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -421,56 +413,6 @@ def test_nothing_is_claimed_for_noise_on_ranks(word: str, settings: Settings) ->
     assert "behaves as if" not in line
 
 
-def _tail_not_reduced(parts: list[Tensor]) -> Tensor:
-    total = torch.stack(parts).sum(dim=0)
-    total[:, -16:] = parts[0][:, -16:]
-    return total
-
-
-def _in_float8(parts: list[Tensor]) -> Tensor:
-    rounded = [part.float().to(torch.float8_e4m3fn).float() for part in parts]
-    return torch.stack(rounded).sum(dim=0).to(parts[0].dtype)
-
-
-def _last_shifted(parts: list[Tensor]) -> Tensor:
-    return torch.stack([*parts[:-1], parts[-1].roll(1, 0)]).sum(dim=0)
-
-
-def _first_twice(parts: list[Tensor]) -> Tensor:
-    return len(parts) * torch.stack(parts).sum(dim=0)
-
-
-REDUCED: dict[str, Callable[[list[Tensor]], Tensor]] = {
-    "not reduced: the output of rank tp3r0 alone, in columns 48..63 only": (
-        _tail_not_reduced
-    ),
-    "each rank's output rounded to float8 (E4M3) before the sum": _in_float8,
-    "token n takes the output of rank tp3r2 for token n - 1": _last_shifted,
-    "reduced twice (3 times the sum)": _first_twice,
-}
-
-
-@pytest.mark.parametrize("telling", [False, True])
-@pytest.mark.parametrize("words", REDUCED)
-def test_what_an_all_reduce_does_otherwise_is_named(
-    words: str, telling: bool, settings: Settings
-) -> None:
-    candidate = reducing(REDUCED[words])
-    line = said(judge_all_reduce, candidate, OF_TP, settings, telling=telling)
-    assert line == f"why    behaves as if: {words}"
-
-
-def test_nothing_is_claimed_for_a_noisy_all_reduce(settings: Settings) -> None:
-    def noisy(parts: list[Tensor]) -> Tensor:
-        random = torch.Generator().manual_seed(0)
-        return torch.stack(parts).sum(0) + torch.randn(
-            parts[0].shape, generator=random
-        ).to(parts[0].dtype)
-
-    line = said(judge_all_reduce, reducing(noisy), OF_TP, settings, telling=True)
-    assert line == "why    no mixture of the ranks' outputs gives this sum"
-
-
 def test_bytes_of_another_form_are_said_and_not_read(settings: Settings) -> None:
     def short(w: ExpertWeights, c: MoEConfig, s: Shard) -> dict[str, Tensor]:
         part = pack(w, c, s)
@@ -483,56 +425,6 @@ def test_bytes_of_another_form_are_said_and_not_read(settings: Settings) -> None
     assert "attribution: your bytes have another form: gate_up_blocks: " in str(
         caught.value.text
     )
-
-
-# First, middle and last ones, with few lanes and with none.
-RANKS = (
-    WHOLE,
-    *(Shard(tp_size=2, tp_rank=r) for r in range(2)),
-    Shard(tp_size=3, tp_rank=2),
-    Shard(tp_size=4, tp_rank=2, alignment=128),
-    *(Shard(tp_size=8, tp_rank=r) for r in (1, 7)),
-    Shard(ep_size=2, ep_rank=1),
-    *(Shard(ep_size=4, ep_rank=r) for r in (0, 2, 3)),
-    Shard(tp_size=3, tp_rank=2, ep_size=2, ep_rank=1),
-    Shard(tp_size=16, tp_rank=15, ep_size=4, ep_rank=0),
-)
-
-
-@pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("shard", RANKS, ids=Shard.label)
-def test_every_cut_of_every_rank_can_be_made(shard: Shard, has_bias: bool) -> None:
-    config = MoEConfig(
-        hidden=32, intermediate=160, experts=4, top_k=2, has_bias=has_bias
-    )
-    case = Case(config=config, shard=shard, tokens=5)
-    data = make_case_data(case)
-    s = situation_of(case, data)
-    names = [name for name, _ in rank_cuts(s)]
-    assert len(set(names)) == len(names)
-    assert bool(names) == (not shard.is_whole())
-    for _, cut in rank_cuts(s):
-        told, room = cut(s).judged(CLASS)
-        assert told.shape == room.shape == data.hidden_states.shape
-        assert told.isfinite().all()
-
-
-@pytest.mark.parametrize("word", [OF_TP, OF_EP, OF_BOTH])
-def test_a_rank_that_is_right_has_no_other_cut(word: str) -> None:
-    case = parse_case(word)
-    data = make_case_data(case)
-    s = situation_of(case, data)
-    own = shard_weights(data.weights, data.config, case.shard)
-    assert all(torch.equal(a, b) for a, b in _pairs(own, s.part))
-    truth, allowed = s.judged(CLASS)
-    for fit in fits_of_numbers(truth, s, CLASS, (truth, allowed), rank_cuts(s)):
-        # What gives the same numbers is no other cut.
-        told, _ = dict(rank_cuts(s))[fit.name](s).judged(CLASS)
-        assert torch.equal(told, truth)
-
-
-def _pairs(a: ExpertWeights, b: ExpertWeights) -> Iterator[tuple[Tensor, Tensor]]:
-    yield from zip(a.tensors().values(), b.tensors().values(), strict=True)
 
 
 def test_a_candidate_whose_calls_fail_is_explained_without_them(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,18 @@ from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.case import Case
 from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.faults.plain import PLAIN
+from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import dequantize
+from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
+from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judge_numbers import judge_output
+from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.why_numbers.otherwise_steps import cut_to_bfloat16
 from mxmoe.reference.types import Activation
+from mxmoe.reference.types import Routing
 
 Tensor = torch.Tensor
 Why = Callable[[Case, Tensor], str]
@@ -240,7 +249,18 @@ DAMAGE: dict[str, Tensor] = SLOTS | {
 }
 
 
-@pytest.mark.parametrize("where", DAMAGE)
+DAMAGED_BY_DAY = ("in expert 1 only", "for odd tokens only", "columns", "one row")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param(
+            where, marks=() if where in DAMAGED_BY_DAY else pytest.mark.nightly
+        )
+        for where in DAMAGE
+    ],
+)
 @pytest.mark.parametrize("size", [0.02, 1.0])
 def test_no_cause_is_named_for_noise_in_a_place(
     why: Why, where: str, size: float
@@ -253,3 +273,27 @@ def test_no_cause_is_named_for_noise_in_a_place(
         noise[..., :64] = 0
     line = why(CASE, (slots + noise).sum(dim=1).bfloat16())
     assert not line.startswith(BEHAVES)
+
+
+def test_rows_of_an_expert_are_told_from_tokens_by_a_case_with_experts() -> None:
+    """The failing case has one expert."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        wrong = replace(PLAIN, add_gate_up_bias=lambda z, b: z)
+        late = torch.zeros_like(r.ids, dtype=torch.bool)
+        for e in r.ids.unique():
+            at = (r.ids == e).nonzero()[16:]
+            late[at[:, 0], at[:, 1]] = True
+        down = torch.where(
+            late[..., None], wrong.trace(p, x, r)["down"], PLAIN.trace(p, x, r)["down"]
+        )
+        return (r.weights[..., None] * down).sum(dim=1).to(x.dtype)
+
+    with repeatable_settings() as settings:
+        candidate = changed(PLAIN, forward=forward, trace=None)
+        judge = Judge(subject_of(candidate), settings, "test")
+        with pytest.raises(Failure) as failure:
+            judge_output(judge, parse_case("e1k1h32i32/tp1r0/t65/s0"))
+    words = "gate_up bias ignored, in the rows of an expert after its first 16"
+    assert words in failure.value.text
+    assert "for tokens" not in failure.value.text
