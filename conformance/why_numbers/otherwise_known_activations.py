@@ -26,8 +26,11 @@ from mxmoe.reference.types import Activation
 
 Tensor = torch.Tensor
 _CONSTANTS = ("alpha", "beta", "limit")
-# The words that `input_edits` has for it.
-_PLAIN_SILU = "plain silu(gate) * up"
+# The words that `input_edits` has for them.
+_SAID = {
+    SILU: "plain silu(gate) * up",
+    SWIGLU_OAI: "swiglu with gpt-oss's alpha, limit and +1, as of another layer",
+}
 # Of the gate, times the up half; neither is clamped (Shazeer, "GLU variants improve
 # transformer", 2020, and the linear unit without a curve).
 _UNITS: dict[str, Curve] = {
@@ -72,9 +75,7 @@ def _named(other: Activation, declared: Activation, some: tuple[str, ...]) -> st
     listed = " and ".join((*first, values[-1]))
     others = [c for c in _CONSTANTS if c not in some]
     if all(getattr(other, c) == getattr(declared, c) for c in others):
-        if other is SILU:
-            return _PLAIN_SILU
-        return f"activation {other.name} ({listed}) in place of {declared.name}"
+        return _SAID[other]
     return f"{listed} of {other.name} in activation {declared.name}"
 
 

@@ -71,25 +71,18 @@ def explain_stage(
         return []
     if stage == "combine":
         return list(map(str, causes(s, judged, stages[stage], arithmetic)))
-    names = _made_otherwise(stage, stages, judged, s, arithmetic)
-    moved = [] if names else explain_moved_stage(stage, stages[stage], judged, s)
-    return names or [f"{stage} {words}" for words in moved]
 
+    def moved() -> list[str]:
+        found = explain_moved_stage(stage, stages[stage], judged, s)
+        return [f"{stage} {words}" for words in found]
 
-def _made_otherwise(
-    stage: str,
-    stages: dict[str, Tensor],
-    judged: Judged,
-    s: Situation,
-    arithmetic: Arithmetic,
-) -> list[str]:
     if stage == "activation":
-        return explain_activation(stages, judged, s, arithmetic)
+        return explain_activation(stages, judged, s, arithmetic) or moved()
     if too_large(s.part) or not has_lanes(s.part):
-        return []
+        return moved()
     found = stages[stage].detach().cpu().double().reshape(judged.truth[stage].shape)
     wrong = _Stage(stage, found, stages, judged, Experts(s, arithmetic))
-    return [str(fit) for fit in wrong.fits()]
+    return wrong.inside() or moved() or wrong.from_elsewhere()
 
 
 class _Stage:
@@ -120,22 +113,27 @@ class _Stage:
         worst = int(bad.amax(dim=2).argmax())
         self._worst = divmod(worst, bad.shape[1])
 
-    def fits(self) -> list[Fit]:
-        """The likeliest causes."""
+    def inside(self) -> list[str]:
+        """What is done otherwise in the step, by what is right."""
         count = {
             m: getattr(self._experts.situation.part, f"{m}_blocks").shape[2]
             for m in _MATRICES
         }
-        inside = chain(steps_otherwise(count), contents_otherwise(count))
+        steps = chain(steps_otherwise(count), contents_otherwise(count))
+        return self._likeliest([*self._stored(), *self._named(steps)])
+
+    def from_elsewhere(self) -> list[str]:
+        """What was taken from another place: weights, rows, what lies behind K."""
         s, arithmetic = self._experts.situation, self._experts.arithmetic
         kinds: tuple[Callable[[], Iterator[Fit]], ...] = (
-            lambda: chain(self._stored(), self._named(inside)),
             lambda: self._named(parts_otherwise(s, arithmetic)),
             self._rows,
             self._tails,
         )
-        fits = next(filter(None, (list(kind()) for kind in kinds)), [])
-        return likeliest(fits, self._found.numel())
+        return self._likeliest(next(filter(None, (list(kind()) for kind in kinds)), []))
+
+    def _likeliest(self, fits: list[Fit]) -> list[str]:
+        return [str(fit) for fit in likeliest(fits, self._found.numel())]
 
     def _named(self, hypotheses: Iterable[Otherwise]) -> Iterator[Fit]:
         for hypothesis in hypotheses:

@@ -36,7 +36,7 @@ def fixed(a: Activation) -> Callable[[Tensor, Activation], Tensor]:
 
 
 FAULTS: dict[str, tuple[Case, Callable[[Tensor, Activation], Tensor]]] = {
-    "activation swiglu_oai (alpha 1.702, beta 1 and limit 7) in place of silu": (
+    "swiglu with gpt-oss's alpha, limit and +1, as of another layer": (
         PLAIN_SILU,
         fixed(SWIGLU_OAI),
     ),
