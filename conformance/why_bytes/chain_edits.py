@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import torch
 
+from mxmoe.conformance.why_bytes.rank_slices import cut_from_memory
 from mxmoe.conformance.why_bytes.step_variants import EIGHT_BY_EIGHT
 from mxmoe.conformance.why_bytes.step_variants import TILES
 from mxmoe.conformance.why_bytes.step_variants import in_its_place
@@ -37,6 +38,7 @@ def other_steps(chain: Chain) -> Edited:
                 with_steps(chain, n, n + 1, _step(words, _on_columns(step.apply))),
             )
     yield from moved_steps(chain)
+    yield from cut_from_memory(chain)
 
 
 def moved_steps(chain: Chain) -> Edited:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mxmoe.conformance.why_bytes.chain_edits import Edited
 from mxmoe.conformance.why_bytes.chain_edits import with_steps
-from mxmoe.conformance.why_bytes.step_variants import cut_before_padding
+from mxmoe.conformance.why_bytes.rank_slices import shared_before_padding
 from mxmoe.conformance.why_bytes.suspect import Prepared
 from mxmoe.reference.layouts import Chain
 from mxmoe.reference.layouts import steps
@@ -55,16 +55,7 @@ def another_place(chain: Chain, prepared: Prepared, config: MoEConfig) -> Edited
         if name in names:
             n = names.index(name)
             yield words, with_steps(chain, n, n + 1, cut)
-    if "slice rank" in names:
-        n = names.index("slice rank")
-        if shard.tp_size > 1 and chain.steps[n - 1].name.startswith("pad rows"):
-            early = cut_before_padding(chain.steps[n - 1], chain.steps[n], shard)
-            cut_first: tuple[Step, ...] = (early,)
-        else:
-            unit = 1 if chain.source.startswith("gate_up") else BLOCK
-            cut_first = _sliced_first(config, shard, unit)
-        edited = (*chain.steps[: n - 1], *cut_first, *chain.steps[n + 1 :])
-        yield "sliced at i / tp before padding", replace(chain, steps=edited)
+    yield from shared_before_padding(chain, config, shard)
 
 
 def _unpadded(config: MoEConfig, shard: Shard) -> Iterator[tuple[str, str, Step]]:
@@ -103,15 +94,4 @@ def _stacked_first(config: MoEConfig, shard: Shard) -> tuple[Step, ...]:
         steps.cut("rank", 1, config.intermediate, own.start, own.stop),
         steps.stack_up_gate(),
         steps.pad("2P", 0, 2 * len(own), 2 * shard.padded_intermediate(config)),
-    )
-
-
-def _sliced_first(config: MoEConfig, shard: Shard, unit: int) -> tuple[Step, ...]:
-    lanes = config.intermediate // unit
-    each = -(-lanes // shard.tp_size)
-    start, stop = (min(lanes, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
-    padded = max(shard.padded_intermediate(config) // unit, stop - start)
-    return (
-        steps.cut("rank", 1, lanes, start, stop),
-        steps.pad("rank", 1, stop - start, padded),
     )

@@ -13,7 +13,6 @@ from mxmoe.reference.layouts import steps
 from mxmoe.reference.layouts.steps import Move
 from mxmoe.reference.layouts.steps import Step
 from mxmoe.reference.types import BLOCK
-from mxmoe.reference.types import Shard
 
 TILES = ("tiles", "mma fragments", "scales of")
 """How the names of steps begin that make tiles of rows and columns."""
@@ -111,7 +110,7 @@ def _other_padding(step: Step) -> Iterator[tuple[str, Move]]:
     def filled(order: Callable[[int, int], torch.Tensor]) -> Move:
         def apply(x: torch.Tensor) -> torch.Tensor:
             padded = step.apply(x)
-            axis = _grown(x, padded)
+            axis = grown(x, padded)
             rows = order(x.shape[axis], padded.shape[axis])
             taken = x.index_select(axis, rows.clamp(min=0))
             shape = [1] * x.ndim
@@ -137,13 +136,13 @@ def _other_padding(step: Step) -> Iterator[tuple[str, Move]]:
 def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
     def shifted(by: int) -> Move:
         def apply(x: torch.Tensor) -> torch.Tensor:
-            return step.apply(x.roll(-by, _grown(step.apply(x), x)))
+            return step.apply(x.roll(-by, grown(step.apply(x), x)))
 
         return apply
 
     def of_elements(x: torch.Tensor) -> torch.Tensor:
         part = step.apply(x)
-        axis = _grown(part, x)
+        axis = grown(part, x)
         if axis != 1:
             raise ValueError("no blocks on this axis")
         along = [1] * x.ndim
@@ -159,7 +158,7 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
 
     def dealt(x: torch.Tensor) -> torch.Tensor:
         part = step.apply(x)
-        axis = _grown(part, x)
+        axis = grown(part, x)
         ranks = x.shape[axis] // part.shape[axis]
         if ranks * part.shape[axis] != x.shape[axis]:
             raise ValueError("no equal parts")
@@ -171,25 +170,7 @@ def _other_slices(step: Step) -> Iterator[tuple[str, Move]]:
     yield f"{step}: dealt out one by one, not in ranges", dealt
 
 
-def cut_before_padding(pad: Step, cut: Step, shard: Shard) -> Step:
-    """The rank's part as i / tp, padded afterwards, on whatever axis is padded."""
-
-    def apply(x: torch.Tensor) -> torch.Tensor:
-        whole = pad.apply(x)
-        axis = _grown(x, whole)
-        size, count = cut.apply(whole).shape[axis], x.shape[axis]
-        each = -(-count // shard.tp_size)
-        start, stop = (min(count, each * n) for n in (shard.tp_rank, shard.tp_rank + 1))
-        if stop - start > size:
-            raise ValueError("more than fits")
-        return steps.pad("", axis, stop - start, size).apply(
-            x.narrow(axis, start, stop - start)
-        )
-
-    return Step("sliced at i / tp before padding", apply, lambda x: x)
-
-
-def _grown(small: torch.Tensor, large: torch.Tensor) -> int:
+def grown(small: torch.Tensor, large: torch.Tensor) -> int:
     """The axis on which one is longer."""
     for axis, (n, to) in enumerate(zip(small.shape, large.shape, strict=True)):
         if n != to:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -44,6 +45,7 @@ from mxmoe.conformance.why_numbers.otherwise_activations import activations_othe
 from mxmoe.conformance.why_numbers.otherwise_addresses import addresses_otherwise
 from mxmoe.conformance.why_numbers.otherwise_block_shifts import explain_block_shifts
 from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
+from mxmoe.conformance.why_numbers.otherwise_known_activations import known_activations
 from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
 from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
 from mxmoe.conformance.why_numbers.output import Output
@@ -261,8 +263,10 @@ def _families(
     weights = weights_otherwise(s.routing.ids, s.routing.weights)
     yield "weights", partial(explain_otherwise, wrong, weights)
     partly = list[Otherwise]()
+    declared = s.config.activation
+    activations = chain(activations_otherwise(1), known_activations(declared))
     for family, hypotheses in (
-        ("activations", activations_otherwise(1)),
+        ("activations", activations),
         ("steps", steps_otherwise(blocks)),
         ("contents", contents_otherwise(blocks)),
     ):

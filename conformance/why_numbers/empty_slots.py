@@ -1,7 +1,8 @@
 """Why an output is wrong: slots that this rank does not serve add something.
 
-Their rows of the workspace are not written, or their index is that of another row; and
-they are added with their weights, as if they were served.
+Their rows of the workspace are not written, or their index is that of another row, or
+some expert makes something of no row; and they are added with their weights, as if they
+were served.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 
 from mxmoe.conformance.bounds import Judged
 from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.why_numbers.empty_rows import made_rows
 from mxmoe.conformance.why_numbers.gathers import meanings
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
@@ -40,14 +42,14 @@ class _Source:
     """words : whose row each slot [t, k] takes. row : its place, or `UNKNOWN`.
 
     rows, allowed : [n, h], what lies there and what that may be off by. weights : [n],
-    those of the slots that gave these rows.
+    those of the slots that gave these rows; None if no slot did.
     """
 
     words: str
     row: Tensor
     rows: Tensor
     allowed: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
 
 def explain_empty_slots(
@@ -67,16 +69,12 @@ def explain_empty_slots(
         return []
     who = _who(ids, empty)
     fits = []
-    for source in _sources(judged, ids, served, former, s):
+    for source in _sources(judged, ids, served, former, s, arithmetic):
         known = ~((source.row == UNKNOWN) & empty).any(dim=1)
         if not bad[known].any() or float((~known).double().mean()) > _UNKNOWN:
             continue
         at = source.row.clamp(min=0)
-        # Rows may be stored weighted already.
-        for how, weights in (
-            ("", given),
-            (", with that row's weight", source.weights[at]),
-        ):
+        for how, weights in _weights(source, given, at):
             weights = torch.where(empty, weights, 0)
             told = truth + torch.einsum("tk,tkh->th", weights, source.rows[at])
             room = torch.einsum("tk,tkh->th", weights.abs(), source.allowed[at])
@@ -87,6 +85,17 @@ def explain_empty_slots(
                 words = f"{source.words}{how}{meanings(source.words)}"
                 fits.append(Fit(f"{who} add {words}", left))
     return fits
+
+
+def _weights(
+    source: _Source, given: Tensor, at: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """(words, the weights [t, k] with which the rows `at` [t, k] are added)."""
+    yield "", given
+    yield ", not weighted", torch.ones_like(given)
+    # Rows may be stored weighted already.
+    if source.weights is not None:
+        yield ", with that row's weight", source.weights[at]
 
 
 def _served(ids: Tensor, s: Situation) -> Tensor:
@@ -102,7 +111,12 @@ def _who(ids: Tensor, empty: Tensor) -> str:
 
 
 def _sources(
-    judged: Judged, ids: Tensor, served: Tensor, former: Former | None, s: Situation
+    judged: Judged,
+    ids: Tensor,
+    served: Tensor,
+    former: Former | None,
+    s: Situation,
+    arithmetic: Arithmetic,
 ) -> Iterator[_Source]:
     rows, allowed = (x["down"].flatten(0, 1) for x in (judged.truth, judged.allowed))
     for words, row in _rows(ids, served):
@@ -116,6 +130,14 @@ def _sources(
                 weights=s.routing.weights.double().flatten(),
             )
     yield from _biases(s, ids)
+    for made in made_rows(s, arithmetic):
+        yield _Source(
+            words=made.words,
+            row=made.row,
+            rows=made.rows,
+            allowed=made.allowed,
+            weights=None,
+        )
     if former is None:
         return
     before = _served(former.routing.ids, s)
@@ -149,7 +171,7 @@ def _biases(s: Situation, ids: Tensor) -> Iterator[_Source]:
                 row=torch.zeros_like(ids, dtype=torch.long),
                 rows=rows,
                 allowed=torch.zeros_like(rows),
-                weights=torch.zeros(1, dtype=torch.float64),
+                weights=None,
             )
 
 

@@ -271,8 +271,11 @@ class Experts:
 
     def down(self, content: Content, a: Tensor) -> Tensor:
         """What GEMM2 and its bias make of rows [n, i], as it should be: [n, h]."""
-        y = a @ content.down.dense.T + content.down.bias
-        return through(y, dtype=self.arithmetic.slot)
+        return self.finished(a @ content.down.dense.T, content)
+
+    def finished(self, y: Tensor, content: Content) -> Tensor:
+        """The slots [n, h] of GEMM2's results, as they should be."""
+        return through(y + content.down.bias, dtype=self.arithmetic.slot)
 
     def activated(self, z: Tensor, content: Content) -> Tensor:
         """What GEMM2 is given of GEMM1's results [n, 2i], as it should be."""

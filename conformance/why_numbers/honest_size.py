@@ -17,7 +17,7 @@ _TINY = torch.finfo(torch.float64).tiny
 # Variances are bounds from above, but what truncates counts as random here.
 _LARGEST = 1.5
 # Columns of a token share the roundings of its lanes: so many elements count as one.
-_ALIKE = 4
+ALIKE = 4
 # Standard deviations, of what the mean square of few elements may be off by.
 _SPREAD = 3.0
 # A hypothesis that is this much likelier than the layer as it should be (e**12 to 1)
@@ -36,7 +36,7 @@ def has_honest_size(error: Tensor, variance: Tensor) -> bool:
     """Whether errors [t, h] are as large as honest ones, all in all."""
     if not error.numel():
         return True
-    most = _LARGEST + _SPREAD * math.sqrt(2 * _ALIKE / error.numel())
+    most = _LARGEST + _SPREAD * math.sqrt(2 * ALIKE / error.numel())
     return float((error.square() / variance).mean()) <= most
 
 
@@ -66,4 +66,4 @@ def likeliest(fits: list[Fit], count: int, right: float = 1.0) -> list[Fit]:
 
 def likely_share(count: int, *, nats: float = _LIKELIER) -> float:
     """A mean square over `count` elements is e**nats times likelier by this factor."""
-    return math.exp(-2 * nats * _ALIKE / max(count, 1))
+    return math.exp(-2 * nats * ALIKE / max(count, 1))

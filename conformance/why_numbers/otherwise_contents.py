@@ -14,6 +14,7 @@ from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_content import Matrix
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.otherwise_row_pairs import row_pairs
 
 Tensor = torch.Tensor
 Change = Callable[[Tensor], Tensor]
@@ -40,6 +41,8 @@ def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
     for matrix, count in blocks.items():
         yield from _blocks(matrix, count)
         yield from _biases(matrix)
+        for words, pairs in row_pairs(matrix):
+            yield Otherwise(name=words, edit=edited(_once(pairs), (matrix,)))
 
 
 def edited(change: Callable[[Matrix], Matrix], matrices: tuple[str, ...]):  # type: ignore[no-untyped-def]

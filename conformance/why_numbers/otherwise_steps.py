@@ -43,24 +43,7 @@ def steps_otherwise(blocks: Mapping[str, int] | None = None) -> Iterator[Otherwi
 
 
 def _steps() -> Iterator[tuple[str, Steps]]:
-    for what, store in (
-        ("rounded to bfloat16", partial(through, dtype=torch.bfloat16)),
-        ("cut to bfloat16, not rounded", cut_to_bfloat16),
-        ("cut to bfloat16, away from 0", away_from_0),
-        ("rounded to float16", partial(through, dtype=torch.float16)),
-        ("rounded to float8 (E4M3)", partial(through, dtype=torch.float8_e4m3fn)),
-        ("rounded to float8 (E5M2)", partial(through, dtype=torch.float8_e5m2)),
-        ("quantised to int8, one scale a row", _int8),
-        ("quantised to float8 (E4M3), one scale a row", _float8),
-        (
-            "quantised to float8 (E4M3), one scale for 128 columns",
-            partial(_in_groups, store=_float8, size=128),
-        ),
-        ("limited to the range of float16", _limited),
-        ("cut to TF32", _tf32),
-        ("quantised to MXFP8", _mxfp8),
-        ("quantised to MXFP4", _mxfp4),
-    ):
+    for what, store in STORES.items():
         yield f"hidden states {what}", Steps(x=store)
         yield f"result of GEMM1 {what}", Steps(z=store)
         yield f"intermediate {what}", Steps(act=store)
@@ -290,3 +273,23 @@ def _mxfp4(x: Tensor) -> Tensor:
     middles = (values[1:] + values[:-1]) / 2
     near = torch.bucketize((blocks / scale).abs().contiguous(), middles)
     return (values[near] * blocks.sign() * scale).flatten(-2)
+
+
+STORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "rounded to bfloat16": partial(through, dtype=torch.bfloat16),
+    "cut to bfloat16, not rounded": cut_to_bfloat16,
+    "cut to bfloat16, away from 0": away_from_0,
+    "rounded to float16": partial(through, dtype=torch.float16),
+    "rounded to float8 (E4M3)": partial(through, dtype=torch.float8_e4m3fn),
+    "rounded to float8 (E5M2)": partial(through, dtype=torch.float8_e5m2),
+    "quantised to int8, one scale a row": _int8,
+    "quantised to float8 (E4M3), one scale a row": _float8,
+    "quantised to float8 (E4M3), one scale for 128 columns": partial(
+        _in_groups, store=_float8, size=128
+    ),
+    "limited to the range of float16": _limited,
+    "cut to TF32": _tf32,
+    "quantised to MXFP8": _mxfp8,
+    "quantised to MXFP4": _mxfp4,
+}
+"""How rows [n, columns] may be stored, between steps."""

@@ -229,6 +229,56 @@ def test_rows_that_slots_without_an_expert_add_are_named(
     assert f"{who} add the result of {words}" in why(with_slots(edit), word)
 
 
+# (words, the local expert of ids [t, k], the row that it multiplies)
+MADE: dict[
+    str, tuple[Callable[[Tensor, range], Tensor], Callable[[Tensor], Tensor]]
+] = {
+    "what the rank's first expert makes of hidden states of 0": (
+        lambda ids, owned: torch.zeros_like(ids),
+        lambda x: 0 * x[:1],
+    ),
+    "what the rank's last expert makes of token 0": (
+        lambda ids, owned: torch.full_like(ids, len(owned) - 1),
+        lambda x: x[:1],
+    ),
+    "what expert id modulo 4 of the rank makes of hidden states of 0": (
+        lambda ids, owned: ids % len(owned),
+        lambda x: 0 * x[:1],
+    ),
+}
+
+
+@pytest.mark.parametrize("words", MADE)
+@pytest.mark.parametrize("weighted", [True, False])
+def test_what_an_expert_makes_for_slots_that_are_not_its_own_is_named(
+    words: str, weighted: bool
+) -> None:
+    expert_of, row_of = MADE[words]
+
+    def edit(down: Tensor, p: Any, x: Tensor, r: Routing) -> Tensor:
+        owned = p.shard.expert_range(p.config)
+        row = row_of(x.float())
+        made = torch.cat([PLAIN.expert(p, e, row)["down"] for e in range(len(owned))])
+        served = (r.ids >= owned.start) & (r.ids < owned.stop)
+        rows = made[expert_of(r.ids.long(), owned)]
+        rows = rows if weighted else rows / r.weights[..., None]
+        return torch.where(served[..., None], down, rows)
+
+    line = why(with_slots(edit), "e8k4h64i96/tp1r0-ep2r1/t17/s0")
+    how = "" if weighted else ", not weighted"
+    assert f"slots of other ranks' experts add {words}{how}" in line
+
+
+def test_what_an_expert_makes_of_nothing_for_empty_slots_is_named() -> None:
+    def edit(down: Tensor, p: Any, x: Tensor, r: Routing) -> Tensor:
+        made = PLAIN.expert(p, 3, 0 * x[:1].float())["down"]
+        return torch.where((r.ids >= 0)[..., None], down, made)
+
+    line = why(with_slots(edit), "e4k2h64i96/tp1r0/t17/s0/no_expert")
+    words = "(-1) add what the rank's last expert makes of hidden states of 0"
+    assert words in line
+
+
 def test_rows_that_the_former_call_left_are_named() -> None:
     memory: dict[torch.Size, Tensor] = {}
 
