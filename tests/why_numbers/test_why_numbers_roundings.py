@@ -72,7 +72,20 @@ CANDIDATES: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("words", CANDIDATES)
+# Twelve seconds each.
+_BY_NIGHT = (
+    "gate_up rounded to bfloat16, and again with its bias",
+    "results of both GEMMs rounded to bfloat16",
+)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=pytest.mark.nightly if words in _BY_NIGHT else ())
+        for words in CANDIDATES
+    ],
+)
 def test_one_rounding_of_a_result_is_told_from_sums_that_are_kept_so(
     words: str,
 ) -> None:
@@ -118,7 +131,13 @@ SPLITS: dict[str, tuple[int, int, str]] = {
 }
 
 
-@pytest.mark.parametrize("words", SPLITS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, marks=pytest.mark.nightly if "both" in words else ())
+        for words in SPLITS
+    ],
+)
 def test_splits_of_k_that_are_rounded_before_they_are_added_are_named(
     words: str,
 ) -> None:

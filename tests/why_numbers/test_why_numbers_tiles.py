@@ -143,6 +143,11 @@ def test_rows_of_padding_in_the_last_place_are_named() -> None:
     where = "(in case e8k4h96i160/tp1r0/t37/s0)"
     line = why(clamped, CASE)
     assert f"{words}token 0: rows of padding are written there? {where}" in line
+
+
+@pytest.mark.nightly
+def test_rows_of_zeros_in_the_last_place_are_named() -> None:
+    words = "the result of the last slot of the last token is what expert 7 makes of "
     masked = padding(lambda p, x: 0 * x[:1])
     assert f"{words}hidden states of 0" in why(masked, CASE)
 
@@ -153,7 +158,7 @@ def garbage(down: Tensor, *_: object) -> Tensor:
     return down
 
 
-@pytest.mark.parametrize("tokens", [1, 17])
+@pytest.mark.parametrize("tokens", [1, pytest.param(17, marks=pytest.mark.nightly)])
 def test_what_one_token_alone_does_not_follow_is_not_called_never_read(
     tokens: int,
 ) -> None:
