@@ -132,16 +132,20 @@ def explained_output(
     attributed = list[str]()
     if route == "yours-yours" and tactic is None:
         attributed = attribution_lines(judge, case, data, judged)
-    why = why_lines(
-        case,
-        data,
-        judged,
-        out,
-        judge.subject.arithmetic,
-        difference.worst,
-        lambda: _told(judge, case, data, route, difference),
-        lambda told: _kept(judge, case, data, route, told),
-    )
+    try:
+        why = why_lines(
+            case,
+            data,
+            judged,
+            out,
+            judge.subject.arithmetic,
+            difference.worst,
+            lambda: _told(judge, case, data, route, difference),
+            lambda told: _kept(judge, case, data, route, told),
+        )
+    # The output is wrong, whatever happens to the search for the cause.
+    except Exception as error:
+        why = [f"why    not searched to the end, a bug of mxmoe: {error!r}"]
     if not names_cause(why) and not judge.subject.has("trace"):
         stage = _read_off(judge, case, data, route) or stage
     return [*stage, *why, *attributed]

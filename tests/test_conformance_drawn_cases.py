@@ -31,7 +31,7 @@ def drawn(settings: Settings, groups: tuple[Shard, ...] = (), **claims: Any):
     seen: list[Case] = []
     judge = Judge(subject_of(claiming(PLAIN, **claims)), settings, "drawing")
     with contextlib.suppress(NotJudged):  # which would be a skip
-        judge.for_all(seen.append, groups=groups)
+        judge.for_all(lambda _judge, case: seen.append(case), groups=groups)
     return seen
 
 

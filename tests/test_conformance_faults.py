@@ -16,6 +16,7 @@ from mxmoe.conformance.case import parse_case
 from mxmoe.conformance.checks import test_against as against_checks
 from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.fault import Fault
+from mxmoe.conformance.faults.named import shows_in_bytes
 from mxmoe.conformance.faults.plain import FLOAT32
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
@@ -40,6 +41,19 @@ REMEMBERING = {"act_params_stale", "weights_of_another_layer"}
 
 pytestmark = pytest.mark.faults
 faults = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+
+# Every cause that shows in bytes and a third of the others by day, as each takes a
+# second; all of them by night, and by `-m faults`.
+_NUMBERS = [name for name, fault in FAULTS.items() if not shows_in_bytes(fault)]
+_BY_NIGHT = set(_NUMBERS) - set(_NUMBERS[::3])
+explained_faults = pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.nightly if name in _BY_NIGHT else ())
+        for name, fault in FAULTS.items()
+    ],
+    ids=FAULTS,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +81,7 @@ def found_in(fault: Fault, settings: Settings) -> list[Outcome]:
     raise AssertionError(f"expected {fault.says} in:\n{said}")
 
 
-@faults
+@explained_faults
 def test_fault_is_found_and_named(fault: Fault, settings: Settings) -> None:
     found = found_in(fault, settings)
     assert {outcome.verdict for outcome in found} == {fault.verdict}

@@ -176,11 +176,11 @@ def _sources(gemm: Gemm) -> Iterator[tuple[str, Callable[[int], Tensor]]]:
     """(words, whose row lies n rows behind each slot's)."""
     own, count = gemm.own, len(gemm.given)
     in_memory = "the next token" if gemm.first else "the next slot"
-    # The intermediate of a slot that is not served is not written.
-    written = torch.cat((gemm.written, torch.zeros(count, dtype=torch.bool)))
+    # The intermediate of a slot that is not served is not written, nor what is behind.
+    written = torch.cat((gemm.written, torch.tensor([False])))
 
     def next_row(n: int) -> Tensor:
-        return torch.where(written[own + n], own + n, UNKNOWN)
+        return torch.where(written[(own + n).clamp(max=count)], own + n, UNKNOWN)
 
     def next_of_expert(n: int) -> Tensor:
         found = torch.full_like(own, UNKNOWN)

@@ -142,7 +142,7 @@ def test_any_of_hundreds_of_wrong_stages_is_looked_at_without_an_error() -> None
 
 
 def test_any_wrong_output_gets_one_line() -> None:
-    judge_sentences(20)
+    judge_sentences(10)
 
 
 @pytest.mark.nightly

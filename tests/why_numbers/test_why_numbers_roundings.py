@@ -153,7 +153,9 @@ def kept_after_16(x: Tensor, w: Tensor) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("which", [1, 2, 0])
+@pytest.mark.parametrize(
+    "which", [1, *(pytest.param(n, marks=pytest.mark.nightly) for n in (2, 0))]
+)
 def test_sums_of_unknown_order_are_told_by_gemm(which: int) -> None:
     """Clamps hide a part of the errors of GEMM1: it looked like both before."""
     candidate = changed(
@@ -173,7 +175,9 @@ def giving(finish: Callable[[Tensor], Tensor]) -> object:
     return changed(PLAIN, forward=forward, trace=None)
 
 
-@pytest.mark.parametrize("hot", ["saturated", "zero_scale"])
+@pytest.mark.parametrize(
+    "hot", ["zero_scale", pytest.param("saturated", marks=pytest.mark.nightly)]
+)
 def test_an_output_that_went_through_float16_is_named(hot: str) -> None:
     """And not a rounding of slots: one slot of weight 1 is rounded anyway."""
     twice = giving(lambda out: out.half().bfloat16())

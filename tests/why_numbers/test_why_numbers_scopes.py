@@ -141,10 +141,10 @@ SLOTS: dict[str, Tensor] = {
     "in the rows of expert 1 after its first 8": (IDS == 1) & (ROW >= 8),
     "for odd tokens in slot 3 only": (SLOT == 3) & (TOKEN % 2 == 1),
 }
-# A cause with each place, and a place with each cause, by day.
+# A cause with each place, and a place with some causes, by day.
 BY_DAY = [
     *(("no +1 on the up half", where) for where in SLOTS),
-    *((fault, "in experts from 4 on only") for fault in FAULTS),
+    *((fault, "in experts from 4 on only") for fault in list(FAULTS)[::4]),
     ("alpha taken as 1", "in expert 1 only"),
     ("alpha of the activation is 1.2, not 1.702", "in expert 1 only"),
 ]
