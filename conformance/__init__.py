@@ -15,7 +15,7 @@ from typing import Any
 _HOME = {
     "Candidate": "candidate",
     "Capabilities": "candidate",
-    "Case": "case",
+    "Case": "cases.case",
     "ExitCode": "verdict",
     "Failure": "verdict",
     "Subject": "subject",

@@ -2,7 +2,7 @@
 
 So it imports nothing heavy and adds no option or marker of its own. It looks at the
 command line, and only where the suite's own tests are asked for does it bring in
-`suite_plugin`.
+`suite.plugin`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent
 NAMESPACE = "mxmoe."
-SUITE = "mxmoe.conformance.suite_plugin"
+SUITE = "mxmoe.conformance.suite.plugin"
 
 
 @pytest.hookimpl(tryfirst=True)

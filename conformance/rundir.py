@@ -36,7 +36,7 @@ import torch
 from safetensors.torch import save_file
 
 from mxmoe.conformance.escape import write_csv
-from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.judging.experts_reached import Reached
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.kept_inputs import KeptInputs
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.kept_inputs import KeptInputs
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.subject import Subject
 from mxmoe.reference.checkpoint import Checkpoint

@@ -23,9 +23,9 @@ from typing import Annotated
 
 import typer
 
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import new_run_id
 from mxmoe.conformance.rundir import open_run
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.evals.gate.cusum import LEAST_BASELINE
 from mxmoe.evals.history.scan import Row

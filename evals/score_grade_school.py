@@ -17,9 +17,9 @@ import torch
 import typer
 
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.run_facts import candidate_facts
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import describe_machine
+from mxmoe.conformance.suite.run_facts import candidate_facts
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.grade_school import frozen

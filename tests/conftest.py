@@ -24,9 +24,9 @@ import numpy as np
 import pytest
 import torch
 
-from mxmoe.conformance import bounds
-from mxmoe.conformance import fused_bounds
-from mxmoe.conformance import judge
+from mxmoe.conformance.bounds import fused as fused_bounds
+from mxmoe.conformance.bounds import propagated as bounds
+from mxmoe.conformance.judging import judge
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.why_numbers import layer_steps
 from mxmoe.evals.gate.answer_lines import AnswerLine

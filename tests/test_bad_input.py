@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.reference.layouts import LAYOUTS
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.residual_gains import CONSTANTS
-from mxmoe.conformance.residual_gains import of_constants
+from mxmoe.conformance.residual.gains import CONSTANTS
+from mxmoe.conformance.residual.gains import of_constants
 from mxmoe.reference.activation import activate
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import GPT_OSS_20B

@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mxmoe.conformance.case import HOT_SPOTS
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import HOT_SPOTS
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import make_case_data
+from mxmoe.conformance.cases.designed import on_device
+from mxmoe.conformance.cases.strategies import cases
 from mxmoe.conformance.checks.test_l3_numbers import EXAMPLES
 from mxmoe.conformance.checks.test_l3_numbers import GAIN_EXAMPLES
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.designed import on_device
-from mxmoe.conformance.strategies import cases
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.formats import decode

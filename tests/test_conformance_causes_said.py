@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from mxmoe.conformance.causes_said import causes_said
-from mxmoe.conformance.causes_said import said_most
-from mxmoe.conformance.collection import PLAIN_OUTPUT
 from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.suite.causes_said import causes_said
+from mxmoe.conformance.suite.causes_said import said_most
+from mxmoe.conformance.suite.collection import PLAIN_OUTPUT
 from mxmoe.conformance.verdict import Verdict
 
 

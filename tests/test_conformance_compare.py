@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.compare_numbers import damage
 from mxmoe.reference.types import Routing
 
 

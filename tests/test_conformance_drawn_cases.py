@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance.case import Case
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.rank_groups import GROUPS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.rank_groups import GROUPS
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard

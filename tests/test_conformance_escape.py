@@ -16,12 +16,12 @@ from mxmoe.conformance import read_run
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.rundir import VerdictLine
-from mxmoe.conformance.session import Session
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.summary import conclude
-from mxmoe.conformance.summary import print_summary
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.suite.session import Session
+from mxmoe.conformance.suite.summary import conclude
+from mxmoe.conformance.suite.summary import print_summary
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
 

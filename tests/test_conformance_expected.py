@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mxmoe.conformance.expected import read_expected
 from mxmoe.conformance.rundir import read_run
+from mxmoe.conformance.suite.expected import read_expected
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.experts_reached import Reached
-from mxmoe.conformance.experts_reached import all_reached
-from mxmoe.conformance.experts_reached import united
+from mxmoe.conformance.judging.experts_reached import Reached
+from mxmoe.conformance.judging.experts_reached import all_reached
+from mxmoe.conformance.judging.experts_reached import united
 from mxmoe.conformance.rundir import read_run
-from mxmoe.conformance.summary import _unreached
+from mxmoe.conformance.suite.summary import _unreached
 from mxmoe.conformance.verdict import Verdict
 
 OUTPUT = "test_output_stays_within_the_bound"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mxmoe.conformance import subject as subject_module
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.checks import test_against as against_checks
 from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.fault import Fault
@@ -21,14 +21,14 @@ from mxmoe.conformance.faults.plain import FLOAT32
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import Outcome
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import level_of
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import Outcome
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import level_of
-from mxmoe.conformance.trial import repeatable_settings
-from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.types import Routing

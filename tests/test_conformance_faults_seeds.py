@@ -10,7 +10,7 @@ from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.kill import kill
 from mxmoe.conformance.faults.matrix import survivors
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import repeatable_settings
 
 pytestmark = pytest.mark.nightly
 

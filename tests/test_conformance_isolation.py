@@ -14,10 +14,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from mxmoe.conformance import search as search_module
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.bundles.repetitions import Repetition
+from mxmoe.conformance.bundles.repetitions import arguments_of
+from mxmoe.conformance.cases import search as search_module
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.experts_reached import Reached
 from mxmoe.conformance.isolation import host as host_module
 from mxmoe.conformance.isolation.host import Losses
 from mxmoe.conformance.isolation.judge import IsolatedSubject
@@ -25,12 +26,11 @@ from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.isolation.judge import make_check
 from mxmoe.conformance.isolation.opening import child_plan
 from mxmoe.conformance.isolation.opening import open_isolated
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.repetitions import Repetition
-from mxmoe.conformance.repetitions import arguments_of
+from mxmoe.conformance.judging.experts_reached import Reached
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.rundir import read_run
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.judge_structure import structure_lines
-from mxmoe.conformance.residual_structure import Situation
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
+from mxmoe.conformance.judging.structure import structure_lines
+from mxmoe.conformance.residual.structure import Situation
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ARITHMETIC
 from mxmoe.reference.types import Routing

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.laws import BROKEN
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_laws import judge_law
-from mxmoe.conformance.judge_routing_laws import judge_routing_law
-from mxmoe.conformance.laws import LAWS
-from mxmoe.conformance.routing_laws import ROUTING_LAWS
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.laws import judge_law
+from mxmoe.conformance.judging.routing_laws import judge_routing_law
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.laws.layer import LAWS
+from mxmoe.conformance.laws.routing import ROUTING_LAWS
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.moe import moe
 from mxmoe.reference.types import MoEConfig

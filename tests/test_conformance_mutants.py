@@ -24,9 +24,9 @@ from mxmoe.conformance.faults.mutants import draw_mutants
 from mxmoe.conformance.faults.mutants import source_of
 from mxmoe.conformance.faults.survivors import EXPLAINED
 from mxmoe.conformance.faults.survivors import explained
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import repeatable_settings
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "mutants.md").read_text("utf-8")
 COUNT = int(os.environ.get("MXMOE_MUTANTS", "200"))

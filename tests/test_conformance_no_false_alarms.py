@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance import judge_tokens
 from mxmoe.conformance.checks import test_l3_numbers as number_checks
 from mxmoe.conformance.faults.correct import FORMS
 from mxmoe.conformance.faults.correct import NUMERIC
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.judging import tokens as judge_tokens
+from mxmoe.conformance.judging.trial import Outcome
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import level_of
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.trial import Outcome
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import level_of
-from mxmoe.conformance.trial import repeatable_settings
-from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Verdict
 
 HOT_SPOT = "test_hot_spot_stays_within_the_bound"

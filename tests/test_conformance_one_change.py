@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.state import calling
-from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
-from mxmoe.conformance.trial import trial
 
 OUTPUT = "test_output_stays_within_the_bound"
 SUM = "test_tensor_parallel_ranks_sum_to_the_whole"

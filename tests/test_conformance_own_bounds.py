@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.own_bounds import Layer
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.own import Layer
+from mxmoe.conformance.bounds.own import judge_own
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.reference.moe import moe
 from mxmoe.reference.types import ARITHMETIC
 from mxmoe.reference.types import WHOLE

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.rank_groups import GROUPS
+from mxmoe.conformance.cases.rank_groups import ranks_of
 from mxmoe.conformance.faults import processes
 from mxmoe.conformance.faults.correct import FORMS
 from mxmoe.conformance.faults.correct import NUMERIC
@@ -25,11 +27,13 @@ from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.ranks import laid_out
 from mxmoe.conformance.faults.ranks import reducing
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_layer_step import judge_processes
-from mxmoe.conformance.judge_layer_step import judge_step
-from mxmoe.conformance.rank_groups import GROUPS
-from mxmoe.conformance.rank_groups import ranks_of
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.layer_step import judge_processes
+from mxmoe.conformance.judging.layer_step import judge_step
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import level_of
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.ranks.blame import blame
 from mxmoe.conformance.ranks.journal import Entry
 from mxmoe.conformance.ranks.journal import journal_path
@@ -41,10 +45,6 @@ from mxmoe.conformance.ranks.plan import Plan
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import level_of
-from mxmoe.conformance.trial import repeatable_settings
-from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict

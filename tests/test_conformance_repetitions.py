@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from mxmoe.conformance import checks
-from mxmoe.conformance import trial
-from mxmoe.conformance.check_files import check_modules
-from mxmoe.conformance.laws import LAWS
+from mxmoe.conformance.bundles.repetitions import Repetition
+from mxmoe.conformance.bundles.repetitions import arguments_of
+from mxmoe.conformance.bundles.repetitions import find_check
+from mxmoe.conformance.judging import trial
+from mxmoe.conformance.laws.layer import LAWS
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.repetitions import Repetition
-from mxmoe.conformance.repetitions import arguments_of
-from mxmoe.conformance.repetitions import find_check
 from mxmoe.conformance.settings import Settings
+from mxmoe.conformance.suite.check_files import check_modules
 from mxmoe.reference.errors import BadInput
 
 # Read from the sources: the modules' own list is what is tested.

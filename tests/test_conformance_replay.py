@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 
-from mxmoe.conformance.bundles import write_bundle
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.bundles.bundle import write_bundle
+from mxmoe.conformance.bundles.repetitions import Repetition
+from mxmoe.conformance.bundles.repetitions import arguments_of
+from mxmoe.conformance.bundles.replay import run_replay
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.isolation.judge import make_check
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.repetitions import Repetition
-from mxmoe.conformance.repetitions import arguments_of
-from mxmoe.conformance.replay import run_replay
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.verdict import ExitCode

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mxmoe.conformance import bounds
-from mxmoe.conformance import residual_gains
-from mxmoe.conformance import residual_structure
+from mxmoe.conformance.bounds import propagated as bounds
+from mxmoe.conformance.residual import gains as residual_gains
+from mxmoe.conformance.residual import structure as residual_structure
 from mxmoe.reference.types import ARITHMETIC
 
 PAGE = (Path(__file__).parents[1] / "docs" / "bounds.md").read_text("utf-8")

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.catalogue import installed_faults
 from mxmoe.reference.types import WHOLE
 

@@ -19,8 +19,8 @@ pytest.importorskip("transformers", reason="needs the extra 'hf'")
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.evals.grade_school import tokenizer
 from mxmoe.reference.types import MoEConfig
 

@@ -17,7 +17,7 @@ pytest.importorskip("lm_eval", reason="needs the extra 'eval'")
 from safetensors.torch import load_file
 from safetensors.torch import save_file
 
-from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.evals.gate import reference
 from mxmoe.evals.gate.answer_lines import read_answers
 from mxmoe.evals.gate.options import Options

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.kernels.trtllm_gen import emulated
 from mxmoe.kernels.trtllm_gen.flashinfer_op import FlashinferOp
 from mxmoe.kernels.trtllm_gen.flashinfer_op import pack_routing

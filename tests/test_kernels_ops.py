@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_every_tactic
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.trial import repeatable_settings
-from mxmoe.conformance.trial import trial
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_every_tactic
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.kernels.trtllm_gen import blackwell

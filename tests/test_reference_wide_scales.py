@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.designed import any_bytes
+from mxmoe.conformance.cases.designed import any_bytes
 from mxmoe.reference.layouts import TRITON_MOE
 from mxmoe.reference.layouts.triton_moe import wide_scales
 from mxmoe.reference.sharding import shard_weights

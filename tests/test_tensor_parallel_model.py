@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance.embedded import EMBEDDED_LAYERS
-from mxmoe.conformance.embedded import EMBEDDED_SHAPE
-from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.cases.embedded import EMBEDDED_LAYERS
+from mxmoe.conformance.cases.embedded import EMBEDDED_SHAPE
+from mxmoe.conformance.cases.embedded import write_checkpoint
 
 pytest.importorskip("transformers", reason="needs the extra 'hf'")
 pytestmark = pytest.mark.nightly

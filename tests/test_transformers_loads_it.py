@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxmoe.conformance.embedded import EMBEDDED_LAYERS
-from mxmoe.conformance.embedded import EMBEDDED_SHAPE
-from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.cases.embedded import EMBEDDED_LAYERS
+from mxmoe.conformance.cases.embedded import EMBEDDED_SHAPE
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.reference.checkpoint import open_checkpoint
 from mxmoe.reference.formats import decode
 

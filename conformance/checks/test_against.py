@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance import judge_against
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.places import for_each
-from mxmoe.conformance.places import layers
+from mxmoe.conformance.judging import against as judge_against
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.suite.places import for_each
+from mxmoe.conformance.suite.places import layers
 
 pytestmark = pytest.mark.needs_option("against")
 

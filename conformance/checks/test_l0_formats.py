@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.compare_bytes import decoded
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.places import for_each
-from mxmoe.conformance.places import scale_rules
-from mxmoe.conformance.probes import ENCODER_PROBES
-from mxmoe.conformance.probes import every_byte_pair
+from mxmoe.conformance.cases.probes import ENCODER_PROBES
+from mxmoe.conformance.cases.probes import every_byte_pair
+from mxmoe.conformance.judging.compare_bytes import decoded
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.suite.places import for_each
+from mxmoe.conformance.suite.places import scale_rules
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import unsupported
 from mxmoe.conformance.why_bytes.decoded_otherwise import why_decoded

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_bytes import judge_tensor
-from mxmoe.conformance.judge_bytes import judge_tensors
-from mxmoe.conformance.judge_prepare_again import judge_prepare_again
-from mxmoe.conformance.places import for_each
-from mxmoe.conformance.places import gpt_oss_tensors
-from mxmoe.conformance.places import layer_shards
-from mxmoe.conformance.places import layer_tensors
-from mxmoe.conformance.strategies import ALL_RANKS
-from mxmoe.conformance.strategies import MANY_EXPERTS
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.strategies import ALL_RANKS
+from mxmoe.conformance.cases.strategies import MANY_EXPERTS
+from mxmoe.conformance.judging.bytes import judge_tensor
+from mxmoe.conformance.judging.bytes import judge_tensors
+from mxmoe.conformance.judging.compare_bytes import as_bytes
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.prepare_again import judge_prepare_again
+from mxmoe.conformance.suite.places import for_each
+from mxmoe.conformance.suite.places import gpt_oss_tensors
+from mxmoe.conformance.suite.places import layer_shards
+from mxmoe.conformance.suite.places import layer_tensors
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import MoEConfig

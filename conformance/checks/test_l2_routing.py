@@ -7,15 +7,15 @@ import itertools
 import pytest
 import torch
 
-from mxmoe.conformance.as_routing import as_routing
-from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_empty_slots import judge_empty_slots
-from mxmoe.conformance.judge_routing_laws import judge_routing_law
-from mxmoe.conformance.logits import LOGIT_KINDS
-from mxmoe.conformance.logits import make_logits
-from mxmoe.conformance.routing_bounds import weight_bound
-from mxmoe.conformance.routing_laws import ROUTING_LAWS
+from mxmoe.conformance.bounds.routing import weight_bound
+from mxmoe.conformance.cases.logits import LOGIT_KINDS
+from mxmoe.conformance.cases.logits import make_logits
+from mxmoe.conformance.judging.as_routing import as_routing
+from mxmoe.conformance.judging.compare_bytes import as_bytes
+from mxmoe.conformance.judging.empty_slots import judge_empty_slots
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.routing_laws import judge_routing_law
+from mxmoe.conformance.laws.routing import ROUTING_LAWS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.routing import why_choice

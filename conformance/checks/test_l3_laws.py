@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_laws import judge_law
-from mxmoe.conformance.laws import LAWS
-from mxmoe.conformance.strategies import SHARDS
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.strategies import SHARDS
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.laws import judge_law
+from mxmoe.conformance.laws.layer import LAWS
 from mxmoe.reference.types import MoEConfig
 
 pytestmark = [pytest.mark.numeric, pytest.mark.level("L3")]

@@ -6,22 +6,22 @@ from dataclasses import replace
 
 import pytest
 
-from mxmoe.conformance import judge_tokens
-from mxmoe.conformance.case import HOT_SPOTS
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_fused import judge_fused
-from mxmoe.conformance.judge_numbers import judge_every_tactic
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.judge_numbers import own_route
-from mxmoe.conformance.judge_structure import judge_structure
-from mxmoe.conformance.judge_trace import judge_trace
-from mxmoe.conformance.places import for_each
-from mxmoe.conformance.places import layer_routes
-from mxmoe.conformance.strategies import GPT_OSS_SHAPE
-from mxmoe.conformance.strategies import MANY_EXPERTS
-from mxmoe.conformance.strategies import MANY_TOKENS
-from mxmoe.conformance.strategies import SILU_SHAPE
+from mxmoe.conformance.cases.case import HOT_SPOTS
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.strategies import GPT_OSS_SHAPE
+from mxmoe.conformance.cases.strategies import MANY_EXPERTS
+from mxmoe.conformance.cases.strategies import MANY_TOKENS
+from mxmoe.conformance.cases.strategies import SILU_SHAPE
+from mxmoe.conformance.judging import tokens as judge_tokens
+from mxmoe.conformance.judging.fused import judge_fused
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_every_tactic
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.numbers import own_route
+from mxmoe.conformance.judging.structure import judge_structure
+from mxmoe.conformance.judging.trace import judge_trace
+from mxmoe.conformance.suite.places import for_each
+from mxmoe.conformance.suite.places import layer_routes
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.reference.types import MoEConfig

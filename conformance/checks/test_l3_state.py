@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance import judge_state
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.strategies import MANY_TOKENS
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.strategies import MANY_TOKENS
+from mxmoe.conformance.judging import state as judge_state
+from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.verdict import unsupported
 from mxmoe.reference.types import Shard
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_layer_step import judge_processes
-from mxmoe.conformance.strategies import SILU_SHAPE
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.strategies import SILU_SHAPE
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.layer_step import judge_processes
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 

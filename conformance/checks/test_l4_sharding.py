@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_laws import judge_ranks_add_up
-from mxmoe.conformance.judge_partition import judge_partition
-from mxmoe.conformance.judge_ranks import judge_all_reduce
-from mxmoe.conformance.judge_ranks import judge_each_rank
-from mxmoe.conformance.judge_ranks import judge_sum
-from mxmoe.conformance.judge_ranks import need_shards
-from mxmoe.conformance.rank_groups import GROUPS
-from mxmoe.conformance.strategies import SILU_SHAPE
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.rank_groups import GROUPS
+from mxmoe.conformance.cases.strategies import SILU_SHAPE
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.laws import judge_ranks_add_up
+from mxmoe.conformance.judging.partition import judge_partition
+from mxmoe.conformance.judging.ranks import judge_all_reduce
+from mxmoe.conformance.judging.ranks import judge_each_rank
+from mxmoe.conformance.judging.ranks import judge_sum
+from mxmoe.conformance.judging.ranks import need_shards
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
 

@@ -104,8 +104,8 @@ def check(
     Exit codes: 0 pass; 1 fail; 2 usage or bad input; 3 invalid: no requested check
     could be run, or the suite failed.
     """
-    from mxmoe.conformance.check_run import run_check
-    from mxmoe.conformance.session import Options
+    from mxmoe.conformance.suite.check_run import run_check
+    from mxmoe.conformance.suite.session import Options
 
     return run_check(
         Options(

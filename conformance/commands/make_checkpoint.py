@@ -26,7 +26,7 @@ def make_checkpoint(
 
     Exit codes: 0 written; 2 usage or bad input.
     """
-    from mxmoe.conformance.embedded import write_checkpoint
+    from mxmoe.conformance.cases.embedded import write_checkpoint
     from mxmoe.reference.types import MoEConfig
 
     config = MoEConfig(

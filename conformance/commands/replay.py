@@ -50,7 +50,7 @@ def replay(
     Exit codes: 0 the check passes now; 1 it fails, as it did or otherwise; 2 usage or
     bad input; 3 invalid: it cannot be run here.
     """
-    from mxmoe.conformance.replay import run_replay
+    from mxmoe.conformance.bundles.replay import run_replay
 
     return run_replay(
         bundle,

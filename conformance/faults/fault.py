@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mxmoe.conformance.faults.plain import PLAIN
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import level_of
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import level_of
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 

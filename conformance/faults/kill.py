@@ -10,10 +10,10 @@ from dataclasses import field
 
 from mxmoe.conformance.faults.fault import Fault
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import trial
 from mxmoe.conformance.verdict import NotJudged
 
 CAUGHT, PASSED, IDLE = "caught", "passed", "not judged"

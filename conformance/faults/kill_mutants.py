@@ -12,9 +12,9 @@ from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.kill import conclude
 from mxmoe.conformance.faults.mutants import Mutant
 from mxmoe.conformance.faults.survivors import explained
+from mxmoe.conformance.judging.trial import checks
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import checks
-from mxmoe.conformance.trial import repeatable_settings
 
 # Checks of a second and less, and few cases: nine of ten mutants fail one of them.
 QUICK_CHECKS = (

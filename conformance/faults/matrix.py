@@ -15,7 +15,7 @@ from mxmoe.conformance.escape import printable
 from mxmoe.conformance.faults.kill import CAUGHT
 from mxmoe.conformance.faults.kill import PASSED
 from mxmoe.conformance.faults.kill import Kill
-from mxmoe.conformance.trial import level_of
+from mxmoe.conformance.judging.trial import level_of
 from mxmoe.conformance.verdict import ExitCode
 
 LEVELS = ("L0", "L1", "L2", "L3", "L4")

@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.progress import TextColumn
 from rich.progress import TimeElapsedColumn
 
-from mxmoe.conformance.check_run import PatientConsole
+from mxmoe.conformance.cases.profiles import SECONDS_PER_CHECK
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.fault import Fault
@@ -33,17 +33,17 @@ from mxmoe.conformance.faults.mutants import draw_mutants
 from mxmoe.conformance.faults.mutants import source_of
 from mxmoe.conformance.faults.survivors import conclude_mutants
 from mxmoe.conformance.faults.survivors import print_mutants
-from mxmoe.conformance.profiles import SECONDS_PER_CHECK
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.registry import load_attribute
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.run_facts import candidate_facts
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import new_run_id
 from mxmoe.conformance.rundir import open_run
-from mxmoe.conformance.session import shake_hands
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.suite.check_run import PatientConsole
+from mxmoe.conformance.suite.run_facts import candidate_facts
+from mxmoe.conformance.suite.run_facts import now
+from mxmoe.conformance.suite.session import shake_hands
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.watched import watched
 from mxmoe.reference.errors import BadInput

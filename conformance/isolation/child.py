@@ -19,9 +19,14 @@ from typing import Any
 import torch
 from hypothesis import settings as hypothesis_settings
 
-from mxmoe.conformance.bundles import read_bundle
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.handshake import shake_hands
+from mxmoe.conformance.bundles.bundle import read_bundle
+from mxmoe.conformance.bundles.repetitions import arguments_of
+from mxmoe.conformance.bundles.repetitions import find_check
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.profiles import DEFAULT
+from mxmoe.conformance.cases.profiles import SECONDS_PER_CHECK
+from mxmoe.conformance.cases.profiles import register_profiles
+from mxmoe.conformance.cases.profiles import seconds_per_check
 from mxmoe.conformance.isolation.beacon import Beacon
 from mxmoe.conformance.isolation.messages import BROKEN
 from mxmoe.conformance.isolation.messages import FAILED
@@ -31,17 +36,12 @@ from mxmoe.conformance.isolation.messages import Answer
 from mxmoe.conformance.isolation.messages import Question
 from mxmoe.conformance.isolation.messages import receive_json
 from mxmoe.conformance.isolation.messages import send_json
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.profiles import DEFAULT
-from mxmoe.conformance.profiles import SECONDS_PER_CHECK
-from mxmoe.conformance.profiles import register_profiles
-from mxmoe.conformance.profiles import seconds_per_check
-from mxmoe.conformance.record import Record
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.record import Record
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.repetitions import arguments_of
-from mxmoe.conformance.repetitions import find_check
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.suite.handshake import shake_hands
 from mxmoe.conformance.time_limit import CALL_SECONDS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged

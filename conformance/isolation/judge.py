@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.bundles.repetitions import Repetition
+from mxmoe.conformance.bundles.repetitions import find_check
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.kept_inputs import CASE
+from mxmoe.conformance.cases.kept_inputs import Source
+from mxmoe.conformance.cases.search import Check
 from mxmoe.conformance.isolation.host import Host
 from mxmoe.conformance.isolation.messages import FAILED
 from mxmoe.conformance.isolation.messages import NOT_JUDGED
 from mxmoe.conformance.isolation.messages import PASSED
 from mxmoe.conformance.isolation.messages import Question
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.kept_inputs import CASE
-from mxmoe.conformance.kept_inputs import Source
-from mxmoe.conformance.repetitions import Repetition
-from mxmoe.conformance.repetitions import find_check
-from mxmoe.conformance.search import Check
+from mxmoe.conformance.judging.experts_reached import Reached
+from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure

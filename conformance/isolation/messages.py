@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load
 from safetensors.torch import save
 
-from mxmoe.conformance.repetitions import Repetition
+from mxmoe.conformance.bundles.repetitions import Repetition
 
 PASSED, FAILED, NOT_JUDGED, BROKEN = "passed", "failed", "not judged", "broken"
 

@@ -20,12 +20,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.designed import on_device
-from mxmoe.conformance.rank_groups import ranks_of
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import make_case_data
+from mxmoe.conformance.cases.designed import on_device
+from mxmoe.conformance.cases.rank_groups import ranks_of
 from mxmoe.conformance.ranks.journal import BROKEN
 from mxmoe.conformance.ranks.journal import DONE
 from mxmoe.conformance.ranks.journal import FAILED

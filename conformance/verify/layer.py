@@ -16,9 +16,9 @@ from dataclasses import field
 
 import torch
 
-from mxmoe.conformance.expected_tensor import ExpectedTensor
-from mxmoe.conformance.expected_tensor import expected_tensors
-from mxmoe.conformance.expected_tensor import expert_pool
+from mxmoe.conformance.judging.expected_tensor import ExpectedTensor
+from mxmoe.conformance.judging.expected_tensor import expected_tensors
+from mxmoe.conformance.judging.expected_tensor import expert_pool
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verify.layer_lines import LayerLine

@@ -16,7 +16,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance import whole_lines
+from mxmoe.conformance.suite import whole_lines
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 

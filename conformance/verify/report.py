@@ -18,10 +18,10 @@ from rich.progress import Progress
 from rich.progress import TextColumn
 from rich.progress import TimeRemainingColumn
 
-from mxmoe.conformance.check_run import PatientConsole
 from mxmoe.conformance.escape import printable
 from mxmoe.conformance.processes import Process
 from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.suite.check_run import PatientConsole
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verify.layer_lines import LayerLine

@@ -10,13 +10,13 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance.places import choose_layers
 from mxmoe.conformance.registry import bundled_names
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.registry import source_file
-from mxmoe.conformance.session import CANDIDATE_VARIABLE
-from mxmoe.conformance.session import check_device
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.suite.places import choose_layers
+from mxmoe.conformance.suite.session import CANDIDATE_VARIABLE
+from mxmoe.conformance.suite.session import check_device
 from mxmoe.conformance.verify.checkpoint_identity import checkpoint_identity
 from mxmoe.conformance.verify.tensor_digests import LayerDigests
 from mxmoe.conformance.verify.tensor_digests import read_digests

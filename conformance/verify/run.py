@@ -18,12 +18,12 @@ from pathlib import Path
 from mxmoe.conformance.processes import Process
 from mxmoe.conformance.processes import termination_raises
 from mxmoe.conformance.processes import this_process
-from mxmoe.conformance.run_facts import candidate_facts
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import new_run_id
 from mxmoe.conformance.rundir import open_run
+from mxmoe.conformance.suite.run_facts import candidate_facts
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.conformance.time_limit import CALL_SECONDS
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure

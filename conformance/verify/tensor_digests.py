@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.judging.compare_bytes import as_bytes
 from mxmoe.reference.errors import BadInput
 
 SCHEMA = 1

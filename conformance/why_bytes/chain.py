@@ -14,7 +14,7 @@ from itertools import combinations
 
 import torch
 
-from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.judging.compare_bytes import as_bytes
 from mxmoe.conformance.why_bytes.chain_edits import Edited
 from mxmoe.conformance.why_bytes.chain_edits import other_steps
 from mxmoe.conformance.why_bytes.chain_edits import with_steps

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from mxmoe.conformance.compare_bytes import ByteDifference
-from mxmoe.conformance.compare_bytes import decoded
-from mxmoe.conformance.compare_bytes import logical
-from mxmoe.conformance.compare_bytes import row_provenance
-from mxmoe.conformance.expected_tensor import ExpectedTensor
-from mxmoe.conformance.expected_tensor import expected_tensors
+from mxmoe.conformance.judging.compare_bytes import ByteDifference
+from mxmoe.conformance.judging.compare_bytes import decoded
+from mxmoe.conformance.judging.compare_bytes import logical
+from mxmoe.conformance.judging.compare_bytes import row_provenance
+from mxmoe.conformance.judging.expected_tensor import ExpectedTensor
+from mxmoe.conformance.judging.expected_tensor import expected_tensors
 from mxmoe.conformance.why_bytes.chain import explain_chain
 from mxmoe.conformance.why_bytes.finished_tensor import NO_EDIT
 from mxmoe.conformance.why_bytes.finished_tensor import explain_bytes

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.judging.compare_bytes import as_bytes
 
 NO_EDIT = "no edit of one or two known steps gives these bytes"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.judging.compare_bytes import as_bytes
 from mxmoe.conformance.why_bytes.chain_places import expert_words
 from mxmoe.conformance.why_bytes.suspect import Suspect
 from mxmoe.reference.layouts.steps import row_shuffle

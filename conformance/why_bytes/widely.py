@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import torch
 
-from mxmoe.conformance.compare_bytes import decoded
+from mxmoe.conformance.judging.compare_bytes import decoded
 from mxmoe.conformance.why_bytes.chain import likeliest
 from mxmoe.conformance.why_bytes.chain import one_step
 from mxmoe.conformance.why_bytes.chain_edits import Edited

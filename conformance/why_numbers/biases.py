@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.layer_steps import Fit
-from mxmoe.conformance.why_numbers.otherwise import Wrong
+from mxmoe.conformance.why_numbers.otherwise.one_thing import Wrong
 
 Tensor = torch.Tensor
 _TINY = torch.finfo(torch.float64).tiny

@@ -23,9 +23,9 @@ from mxmoe.conformance.why_numbers.honest_size import likely_share
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Steps
 from mxmoe.conformance.why_numbers.layer_steps import gated
-from mxmoe.conformance.why_numbers.otherwise import Wrong
-from mxmoe.conformance.why_numbers.otherwise import explain_otherwise
-from mxmoe.conformance.why_numbers.otherwise_contents import edited
+from mxmoe.conformance.why_numbers.otherwise.contents import edited
+from mxmoe.conformance.why_numbers.otherwise.one_thing import Wrong
+from mxmoe.conformance.why_numbers.otherwise.one_thing import explain_otherwise
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import e2m1
 from mxmoe.reference.types import Activation

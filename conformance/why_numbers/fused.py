@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.why_numbers.causes import causes
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.routing import other_choices

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from mxmoe.conformance.bounds import CONFIDENCE
-from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.bounds.propagated import CONFIDENCE
+from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import mean_square
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
 from mxmoe.conformance.why_numbers.honest_size import part_left
 from mxmoe.conformance.why_numbers.input_edits import Hypothesis
 from mxmoe.conformance.why_numbers.input_edits import hypotheses as hypotheses

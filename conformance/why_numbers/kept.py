@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import make_case_data
+from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Routing
 

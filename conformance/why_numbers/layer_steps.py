@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.bounds import half_ulp
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.bounds.propagated import half_ulp
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
 from mxmoe.reference.formats import e8m0

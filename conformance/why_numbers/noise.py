@@ -19,7 +19,7 @@ from mxmoe.conformance.why_numbers.expert_content import RIGHT
 from mxmoe.conformance.why_numbers.honest_size import honest_variance
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import clamped
-from mxmoe.conformance.why_numbers.otherwise import Wrong
+from mxmoe.conformance.why_numbers.otherwise.one_thing import Wrong
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import BLOCK
 from mxmoe.reference.types import Activation
@@ -27,7 +27,7 @@ from mxmoe.reference.types import Activation
 Tensor = torch.Tensor
 
 # Half a unit in the last place, of numbers from 1 to 2: significands of 8 and 11 bits.
-# Sums are not kept in fewer; others are made again (`otherwise_steps`).
+# Sums are not kept in fewer; others are made again (`otherwise.steps`).
 _FORMATS = {
     "bfloat16": 2.0**-8,
     "float16 or TF32": 2.0**-11,

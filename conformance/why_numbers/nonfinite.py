@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.designed import tokens_of_gaps
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.cases.designed import tokens_of_gaps
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.moved import ranges
-from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
+from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_tokens
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.formats import decode
 from mxmoe.reference.types import BLOCK

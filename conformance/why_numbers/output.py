@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.bounds import half_ulp
-from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.bounds.compare_numbers import damage
+from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.conformance.why_numbers.honest_size import has_honest_size
 from mxmoe.conformance.why_numbers.honest_size import honest_variance

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import torch
 
-from mxmoe.conformance.bounds import U_FLOAT32
-from mxmoe.conformance.bounds import half_ulp
-from mxmoe.conformance.routing_bounds import weight_bound
+from mxmoe.conformance.bounds.propagated import U_FLOAT32
+from mxmoe.conformance.bounds.propagated import half_ulp
+from mxmoe.conformance.bounds.routing import weight_bound
 
 Tensor = torch.Tensor
 

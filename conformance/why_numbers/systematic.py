@@ -13,22 +13,22 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.residual_gains import GainFits
-from mxmoe.conformance.residual_gains import fits_along
-from mxmoe.conformance.residual_spread import wide_spreads
-from mxmoe.conformance.residual_structure import Expected
-from mxmoe.conformance.residual_structure import Situation
+from mxmoe.conformance.residual.gains import GainFits
+from mxmoe.conformance.residual.gains import fits_along
+from mxmoe.conformance.residual.spread import wide_spreads
+from mxmoe.conformance.residual.structure import Expected
+from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.why_numbers import layer_steps
 from mxmoe.conformance.why_numbers.expert_content import RIGHT
 from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.hypotheses import too_large
 from mxmoe.conformance.why_numbers.layer_steps import through
-from mxmoe.conformance.why_numbers.otherwise_contents import contents_otherwise
-from mxmoe.conformance.why_numbers.otherwise_steps import away_from_0
-from mxmoe.conformance.why_numbers.otherwise_steps import cut_to_bfloat16
-from mxmoe.conformance.why_numbers.otherwise_steps import steps_otherwise
-from mxmoe.conformance.why_numbers.otherwise_weights import weights_otherwise
+from mxmoe.conformance.why_numbers.otherwise.contents import contents_otherwise
+from mxmoe.conformance.why_numbers.otherwise.steps import away_from_0
+from mxmoe.conformance.why_numbers.otherwise.steps import cut_to_bfloat16
+from mxmoe.conformance.why_numbers.otherwise.steps import steps_otherwise
+from mxmoe.conformance.why_numbers.otherwise.weights import weights_otherwise
 
 Tensor = torch.Tensor
 

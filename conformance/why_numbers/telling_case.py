@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.why_numbers.empty_slots import Former
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.why_numbers.slots.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard

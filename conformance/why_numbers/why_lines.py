@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.why_numbers.causes import CHEAP
 from mxmoe.conformance.why_numbers.causes import NONFINITE
 from mxmoe.conformance.why_numbers.causes import causes
@@ -21,9 +21,9 @@ from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
 from mxmoe.conformance.why_numbers.moved import merged
-from mxmoe.conformance.why_numbers.rounded_twice import rounded_twice
-from mxmoe.conformance.why_numbers.slot_sources import last_tokens
-from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
+from mxmoe.conformance.why_numbers.otherwise.rounded_twice import rounded_twice
+from mxmoe.conformance.why_numbers.slots.slot_sources import last_tokens
+from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_tokens
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 

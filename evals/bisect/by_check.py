@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxmoe.conformance.bundles import Bundle
-from mxmoe.conformance.check_run import run_check
-from mxmoe.conformance.replay import replay_bundle
+from mxmoe.conformance.bundles.bundle import Bundle
+from mxmoe.conformance.bundles.replay import replay_bundle
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.rundir import open_run
-from mxmoe.conformance.session import Options
+from mxmoe.conformance.suite.check_run import run_check
+from mxmoe.conformance.suite.session import Options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
 
-from mxmoe.conformance.whole_lines import append_line
-from mxmoe.conformance.whole_lines import cut_torn_line
-from mxmoe.conformance.whole_lines import whole_lines
+from mxmoe.conformance.suite.whole_lines import append_line
+from mxmoe.conformance.suite.whole_lines import cut_torn_line
+from mxmoe.conformance.suite.whole_lines import whole_lines
 from mxmoe.evals.bisect.command import run_command
 from mxmoe.evals.bisect.git import Git
 from mxmoe.evals.bisect.history import Commit

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mxmoe.conformance.bundles import Bundle
-from mxmoe.conformance.bundles import read_bundle
+from mxmoe.conformance.bundles.bundle import Bundle
+from mxmoe.conformance.bundles.bundle import read_bundle
 from mxmoe.conformance.rundir import read_run
 from mxmoe.evals.bisect.signature import Signature
 from mxmoe.evals.bisect.signature import from_json

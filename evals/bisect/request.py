@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
 
-from mxmoe.conformance.bundles import read_bundle
-from mxmoe.conformance.session import Options
+from mxmoe.conformance.bundles.bundle import read_bundle
+from mxmoe.conformance.suite.session import Options
 from mxmoe.evals.bisect.by_check import ByBundle
 from mxmoe.evals.bisect.by_check import ByCheck
 from mxmoe.evals.bisect.lesson import Lesson

@@ -20,9 +20,9 @@ from dataclasses import asdict
 from dataclasses import dataclass
 from typing import Any
 
-from mxmoe.conformance.causes_said import CLOSE
-from mxmoe.conformance.causes_said import causes_said
 from mxmoe.conformance.rundir import VerdictLine
+from mxmoe.conformance.suite.causes_said import CLOSE
+from mxmoe.conformance.suite.causes_said import causes_said
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import STAGES

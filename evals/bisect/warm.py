@@ -12,8 +12,8 @@ from importlib import metadata
 
 _LATE = (
     "_pytest.junitxml",
-    "mxmoe.conformance.suite_plugin",
-    "mxmoe.conformance.repetitions",
+    "mxmoe.conformance.suite.plugin",
+    "mxmoe.conformance.bundles.repetitions",
     "mxmoe.evals.bisect.by_check",
 )
 

@@ -15,7 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance import whole_lines
+from mxmoe.conformance.suite import whole_lines
 from mxmoe.evals.endpoint.reply import Reply
 from mxmoe.reference.errors import BadInput
 

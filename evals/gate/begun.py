@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mxmoe.conformance.registry import source_file
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.evals.gate.options import Options
 from mxmoe.reference.errors import BadInput
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mxmoe.conformance import whole_lines
 from mxmoe.conformance.registry import load_candidate
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.suite import whole_lines
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.gate.begun import facts_of
 from mxmoe.evals.gate.forced import LIMITS

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance.run_facts import candidate_facts
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.suite.run_facts import candidate_facts
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.gate.answer_lines import AnswerLine
 from mxmoe.evals.gate.answer_lines import resume_answers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.bounds.propagated import judge_rank
 from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.layer_under_test import LayerUnderTest

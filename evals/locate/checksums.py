@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mxmoe.conformance.compare_bytes import as_bytes
+from mxmoe.conformance.judging.compare_bytes import as_bytes
 
 # Odd constants of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64 bits that
 # spreads each input bit over all output bits.

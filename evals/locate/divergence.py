@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
 from mxmoe.evals.locate.explained import SLACK
 from mxmoe.reference.types import Routing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.own import judge_own
 from mxmoe.evals.locate.bias_order import bias_words
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.divergence import faint

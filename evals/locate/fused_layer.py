@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.fused_bounds import clear_choices
-from mxmoe.conformance.fused_bounds import judge_whole_layer
+from mxmoe.conformance.bounds.fused import clear_choices
+from mxmoe.conformance.bounds.fused import judge_whole_layer
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.evaluations import Evaluations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.own import judge_own
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.explained import SLACK
 from mxmoe.evals.locate.layer import LayerResult

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.own import judge_own
 from mxmoe.evals.locate.layer import LayerResult
 from mxmoe.evals.locate.layer_numbers import BY_SLOT
 from mxmoe.reference.moe import moe_of_rank

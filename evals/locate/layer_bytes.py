@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.compare_bytes import compare_bytes
-from mxmoe.conformance.expected_tensor import ExpectedTensor
-from mxmoe.conformance.expected_tensor import expected_tensors
+from mxmoe.conformance.judging.compare_bytes import compare_bytes
+from mxmoe.conformance.judging.expected_tensor import ExpectedTensor
+from mxmoe.conformance.judging.expected_tensor import expected_tensors
 from mxmoe.conformance.why_bytes.describe import difference_lines
 from mxmoe.conformance.why_bytes.describe import kind_line
 from mxmoe.conformance.why_bytes.describe import missing_line

@@ -14,14 +14,14 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.judge_structure import structure_lines
-from mxmoe.conformance.judge_trace import TRACED
-from mxmoe.conformance.judge_trace import read_trace
-from mxmoe.conformance.own_bounds import Layer
-from mxmoe.conformance.own_bounds import judge_own
-from mxmoe.conformance.residual_structure import Situation
+from mxmoe.conformance.bounds.own import Layer
+from mxmoe.conformance.bounds.own import judge_own
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.judging.structure import structure_lines
+from mxmoe.conformance.judging.trace import TRACED
+from mxmoe.conformance.judging.trace import read_trace
+from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.verdict import Failure
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.divergence import first_divergence

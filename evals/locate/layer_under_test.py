@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.own_bounds import Layer
+from mxmoe.conformance.bounds.own import Layer
 from mxmoe.evals.inside.experts import CandidateExperts
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.reference.types import WHOLE

@@ -26,7 +26,7 @@ from typing import Any
 
 import typer
 
-from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.evals.grade_school.model import FOLDER

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.as_routing import as_routing
-from mxmoe.conformance.routing_bounds import weight_bound
+from mxmoe.conformance.bounds.routing import weight_bound
+from mxmoe.conformance.judging.as_routing import as_routing
 from mxmoe.conformance.subject import Subject
 from mxmoe.evals.locate.recorded_inputs import LayerInputs
 from mxmoe.evals.locate.recorded_inputs import Token

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance.run_facts import candidate_facts
-from mxmoe.conformance.run_facts import now
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import describe_machine
 from mxmoe.conformance.rundir import open_run
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.suite.run_facts import candidate_facts
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.bounds import half_ulp
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.conformance.subject import Subject
 from mxmoe.evals.locate.evaluations import Evaluations
 from mxmoe.evals.locate.recorded_inputs import LayerInputs

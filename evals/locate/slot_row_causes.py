@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.bounds import half_ulp
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.own import judge_own
+from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.conformance.why_numbers.hypotheses import explain_numbers
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.evals.locate.activation_causes import activation_causes

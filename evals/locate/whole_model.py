@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from transformers import DynamicCache
 
-from mxmoe.conformance.bounds import judge_rank
+from mxmoe.conformance.bounds.propagated import judge_rank
 from mxmoe.evals.inside.swap import Heard
 from mxmoe.evals.inside.swap import Place
 from mxmoe.evals.inside.swap import Swap

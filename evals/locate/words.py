@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dataclasses import fields
 from dataclasses import replace
 
-from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.bounds.compare_numbers import damage
 from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.honest import error_over_honest

@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from mxmoe.conformance.bundles import write_bundle
-from mxmoe.conformance.case import Case
+from mxmoe.conformance.bundles.bundle import write_bundle
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.kept_inputs import CASE
+from mxmoe.conformance.cases.kept_inputs import KeptInputs
+from mxmoe.conformance.cases.kept_inputs import Source
 from mxmoe.conformance.isolation.judge import make_check
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.kept_inputs import CASE
-from mxmoe.conformance.kept_inputs import KeptInputs
-from mxmoe.conformance.kept_inputs import Source
-from mxmoe.conformance.places import Place
-from mxmoe.conformance.places import layer_routes
-from mxmoe.conformance.places import layer_tensors
+from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.subject import Subject
+from mxmoe.conformance.suite.places import Place
+from mxmoe.conformance.suite.places import layer_routes
+from mxmoe.conformance.suite.places import layer_tensors
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.evals.locate.layer import LayerResult

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.own import judge_own
 from mxmoe.evals.locate.cause import Cause
 from mxmoe.evals.locate.divergence import Divergence
 from mxmoe.evals.locate.lane_causes import WrongLane

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mxmoe.conformance.compare_numbers import NumberDifference
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.fused_bounds import clear_choices
-from mxmoe.conformance.fused_bounds import judge_whole_layer
+from mxmoe.conformance.bounds.compare_numbers import NumberDifference
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.fused import clear_choices
+from mxmoe.conformance.bounds.fused import judge_whole_layer
 from mxmoe.evals.moe_contest.contestant import Contestant
 from mxmoe.evals.moe_contest.workload import Workload
 from mxmoe.reference.types import Arithmetic

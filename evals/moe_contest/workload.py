@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mxmoe.conformance.designed import make_weights
-from mxmoe.conformance.fused_bounds import clear_choices
+from mxmoe.conformance.bounds.fused import clear_choices
+from mxmoe.conformance.cases.designed import make_weights
 from mxmoe.evals.moe_contest.ceilings import Ceilings
 from mxmoe.reference.errors import BadInput
 from mxmoe.reference.types import ARITHMETIC

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.evals.peer_rules.layer import Layer
 from mxmoe.reference.routing import route
 

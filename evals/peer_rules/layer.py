@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from mxmoe.conformance.as_routing import as_routing
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.designed import on_device
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.cases.designed import on_device
+from mxmoe.conformance.judging.as_routing import as_routing
 from mxmoe.conformance.subject import Subject
 from mxmoe.conformance.verdict import Failure
 from mxmoe.kernels.trtllm_gen import emulated

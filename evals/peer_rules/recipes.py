@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mxmoe.conformance.designed import CaseData
+from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.evals.peer_rules.layer import Layer
 from mxmoe.reference.formats import encode
 from mxmoe.reference.routing import route

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.subject import Subject
-from mxmoe.conformance.trial import repeatable_settings
-from mxmoe.conformance.trial import trial
 from mxmoe.evals.peer_rules.designed_layers import designed_layers
 from mxmoe.evals.peer_rules.expected import expected
 from mxmoe.evals.peer_rules.findings import BOUND

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mxmoe.conformance.judge_numbers import ROUTES
+from mxmoe.conformance.judging.numbers import ROUTES
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.evals.report.document import Cell
 from mxmoe.evals.report.document import Mark

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from mxmoe.conformance.run_facts import now
+from mxmoe.conformance.suite.run_facts import now
 from mxmoe.evals.report.attribution import attribution_section
 from mxmoe.evals.report.cases import cases
 from mxmoe.evals.report.document import Mark

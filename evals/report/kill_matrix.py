@@ -13,7 +13,7 @@ from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.faults.matrix import LEVELS
 from mxmoe.conformance.faults.matrix import by_fault
 from mxmoe.conformance.faults.matrix import survivors
-from mxmoe.conformance.trial import level_of
+from mxmoe.conformance.judging.trial import level_of
 from mxmoe.evals.report.document import Cell
 from mxmoe.evals.report.document import Mark
 from mxmoe.evals.report.document import Section

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mxmoe.conformance import whole_lines
 from mxmoe.conformance.faults.kill import Kill
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.rundir import read_run
+from mxmoe.conformance.suite import whole_lines
 from mxmoe.conformance.verify.layer_lines import LayerLine
 from mxmoe.conformance.verify.layer_lines import read_layers
 from mxmoe.evals.gate.answer_lines import AnswerLine

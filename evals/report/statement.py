@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from mxmoe.conformance.experts_reached import all_reached
-from mxmoe.conformance.summary import LEVELS
+from mxmoe.conformance.judging.experts_reached import all_reached
+from mxmoe.conformance.suite.summary import LEVELS
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.gate.verdict import GateVerdict
 from mxmoe.evals.report.document import LevelResult

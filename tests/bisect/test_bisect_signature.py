@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.compare_numbers import damage
+from mxmoe.conformance.bounds.compare_numbers import damage
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.evals.bisect.signature import Signature
 from mxmoe.evals.bisect.signature import from_json

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance.experts_reached import Reached
+from mxmoe.conformance.judging.experts_reached import Reached
 from mxmoe.conformance.rundir import RunWriter
 from mxmoe.conformance.rundir import VerdictLine
 from mxmoe.conformance.verdict import Verdict

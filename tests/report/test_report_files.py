@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import pytest
 from markdown_it import MarkdownIt
 
-from mxmoe.conformance import reporting
 from mxmoe.conformance.escape import printable
+from mxmoe.conformance.suite import reporting
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.evals.commands import report as command
 from mxmoe.evals.report.as_json import as_json

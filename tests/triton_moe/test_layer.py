@@ -8,16 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import CaseData
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_fused import judge_fused
-from mxmoe.conformance.judge_numbers import judge_every_tactic
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.judge_trace import judge_trace
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.judging.fused import judge_fused
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_every_tactic
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.trace import judge_trace
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.registry import load_candidate
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.kernels.triton_moe.candidate import TritonMoe
 from mxmoe.kernels.triton_moe.check_call import check_routing
 from mxmoe.kernels.triton_moe.layer import layer_of

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from triton import knobs
 
-from mxmoe.conformance.routing_bounds import weight_bound
+from mxmoe.conformance.bounds.routing import weight_bound
 from mxmoe.kernels.triton_moe.route import route
 from mxmoe.reference import routing as reference
 from mxmoe.reference.types import Routing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.conformance.commands.main import main
-from mxmoe.conformance.embedded import write_checkpoint
 from mxmoe.reference.types import MoEConfig
 
 SMALL = MoEConfig(hidden=64, intermediate=160, experts=2, top_k=1)

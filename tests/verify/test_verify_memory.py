@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mxmoe.conformance.embedded import write_checkpoint
+from mxmoe.conformance.cases.embedded import write_checkpoint
 from mxmoe.conformance.verdict import ExitCode
 from mxmoe.conformance.verify.layer_lines import read_layers
 from mxmoe.reference.types import MoEConfig

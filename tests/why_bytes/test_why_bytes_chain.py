@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmoe.conformance.designed import any_bytes
+from mxmoe.conformance.cases.designed import any_bytes
 from mxmoe.conformance.why_bytes.chain import explain_chain
 from mxmoe.conformance.why_bytes.suspect import Prepared
 from mxmoe.reference.layouts import LAYOUTS

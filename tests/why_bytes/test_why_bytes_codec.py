@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mxmoe.conformance.probes import ENCODER_PROBES
-from mxmoe.conformance.probes import every_byte_pair
+from mxmoe.conformance.cases.probes import ENCODER_PROBES
+from mxmoe.conformance.cases.probes import every_byte_pair
 from mxmoe.conformance.why_bytes.decoded_otherwise import why_decoded
 from mxmoe.conformance.why_bytes.encoded_otherwise import Encoded
 from mxmoe.conformance.why_bytes.encoded_otherwise import why_encoded

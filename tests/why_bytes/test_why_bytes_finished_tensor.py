@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.compare_bytes import compare_bytes
-from mxmoe.conformance.compare_bytes import decoded
-from mxmoe.conformance.compare_bytes import describe_source
-from mxmoe.conformance.compare_bytes import row_provenance
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import make_case_data
+from mxmoe.conformance.judging.compare_bytes import as_bytes
+from mxmoe.conformance.judging.compare_bytes import compare_bytes
+from mxmoe.conformance.judging.compare_bytes import decoded
+from mxmoe.conformance.judging.compare_bytes import describe_source
+from mxmoe.conformance.judging.compare_bytes import row_provenance
 from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.conformance.why_bytes.finished_tensor import Edit
 from mxmoe.conformance.why_bytes.finished_tensor import (

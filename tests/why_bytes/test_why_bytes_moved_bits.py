@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import pytest
 
-from mxmoe.conformance.case import Case
+from mxmoe.conformance.cases.case import Case
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_bytes import judge_tensor
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.bytes import judge_tensor
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.layouts import TRITON_HOPPER
 

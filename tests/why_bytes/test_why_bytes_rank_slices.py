@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as f
 
-from mxmoe.conformance.compare_bytes import as_bytes
-from mxmoe.conformance.designed import any_bytes
+from mxmoe.conformance.cases.designed import any_bytes
+from mxmoe.conformance.judging.compare_bytes import as_bytes
 from mxmoe.conformance.why_bytes.describe import why_lines
 from mxmoe.reference.layouts import LAYOUTS
 from mxmoe.reference.layouts import Chain

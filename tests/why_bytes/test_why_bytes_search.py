@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.designed import any_bytes
+from mxmoe.conformance.cases.designed import any_bytes
 from mxmoe.conformance.why_bytes.chain_edits import extra_steps
 from mxmoe.conformance.why_bytes.chain_edits import other_steps
 from mxmoe.conformance.why_bytes.row_order import describe_order

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.designed import any_bytes
+from mxmoe.conformance.cases.designed import any_bytes
 from mxmoe.conformance.why_bytes.describe import why_lines
 from mxmoe.reference.layouts import TRITON_MOE
 from mxmoe.reference.layouts import TRTLLM_GEN

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.types import ARITHMETIC
 

@@ -9,9 +9,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.why_numbers.bias_shares import bias_shares

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.bundles.repetitions import Repetition
+from mxmoe.conformance.bundles.repetitions import arguments_of
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
@@ -21,13 +23,11 @@ from mxmoe.conformance.isolation.judge import judge_of
 from mxmoe.conformance.isolation.judge import make_check
 from mxmoe.conformance.isolation.opening import child_plan
 from mxmoe.conformance.isolation.opening import open_isolated
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.judge_numbers import run_route
-from mxmoe.conformance.judge_trace import judge_trace
-from mxmoe.conformance.repetitions import Repetition
-from mxmoe.conformance.repetitions import arguments_of
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.numbers import run_route
+from mxmoe.conformance.judging.trace import judge_trace
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.kept import explain_kept

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mxmoe.conformance import judge_laws
-from mxmoe.conformance import judge_numbers
-from mxmoe.conformance import judge_structure
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.laws import LAWS
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging import laws as judge_laws
+from mxmoe.conformance.judging import numbers as judge_numbers
+from mxmoe.conformance.judging import structure as judge_structure
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.laws.layer import LAWS
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.types import Routing
 

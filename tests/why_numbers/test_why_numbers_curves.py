@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional as f
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.reference.types import Activation

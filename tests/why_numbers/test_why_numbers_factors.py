@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import FLOAT32
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.why_numbers.causes import causes
 from mxmoe.conformance.why_numbers.layer_steps import situation_of

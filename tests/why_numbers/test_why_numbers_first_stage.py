@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.judge_numbers import run_route
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.numbers import run_route
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.why_numbers.first_stage import first_wrong_stage
+from mxmoe.conformance.why_numbers.stages.first_stage import first_wrong_stage
 from mxmoe.reference.types import Activation
 
 Tensor = torch.Tensor

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.activation import drop_limit
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import route
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_fused import judge_fused
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.fused import judge_fused
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 
 Tensor = torch.Tensor

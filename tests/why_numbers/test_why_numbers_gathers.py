@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import dequantize
 from mxmoe.conformance.faults.plain import product
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.why_numbers.slot_sources import sets_of_tokens
+from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_tokens
 from mxmoe.reference.types import Routing
 
 Tensor = torch.Tensor

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.why_numbers.hypotheses import explain_numbers
 from mxmoe.conformance.why_numbers.hypotheses import hypotheses
 from mxmoe.conformance.why_numbers.layer_steps import Situation

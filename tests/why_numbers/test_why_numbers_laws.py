@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.laws import BROKEN
 from mxmoe.conformance.faults.laws import ranks_without_the_clamp
 from mxmoe.conformance.faults.laws import weights_by_exp_in_float32_without_a_maximum
@@ -21,14 +21,14 @@ from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import dequantize
 from mxmoe.conformance.faults.plain import product
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_laws import judge_law
-from mxmoe.conformance.judge_laws import judge_ranks_add_up
-from mxmoe.conformance.judge_routing_laws import judge_routing_law
-from mxmoe.conformance.laws import LAWS
-from mxmoe.conformance.routing_laws import ROUTING_LAWS
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.laws import judge_law
+from mxmoe.conformance.judging.laws import judge_ranks_add_up
+from mxmoe.conformance.judging.routing_laws import judge_routing_law
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.laws.layer import LAWS
+from mxmoe.conformance.laws.routing import ROUTING_LAWS
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.types import Routing
 

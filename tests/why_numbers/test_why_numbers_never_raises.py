@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import HOT_SPOTS
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.compare_numbers import compare_numbers
-from mxmoe.conformance.designed import make_case_data
-from mxmoe.conformance.strategies import cases
+from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import HOT_SPOTS
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
+from mxmoe.conformance.cases.strategies import cases
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
-from mxmoe.conformance.why_numbers.stage import explain_stage
+from mxmoe.conformance.why_numbers.stages.stage import explain_stage
 from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.sharding import shard_weights
 from mxmoe.reference.types import ARITHMETIC

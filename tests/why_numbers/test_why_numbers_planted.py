@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import judge_rank
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.propagated import judge_rank
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import product
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.why_numbers.causes import causes
 from mxmoe.conformance.why_numbers.expert_content import RIGHT

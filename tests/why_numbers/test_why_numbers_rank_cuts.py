@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.why_numbers.hypotheses import fits_of_numbers
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
-from mxmoe.conformance.why_numbers.rank_cuts import rank_cuts
+from mxmoe.conformance.why_numbers.ranks.cuts import rank_cuts
 from mxmoe.reference.types import ARITHMETIC
 from mxmoe.reference.types import WHOLE
 from mxmoe.reference.types import MoEConfig

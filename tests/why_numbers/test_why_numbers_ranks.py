@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import CLAIMS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain
@@ -23,12 +23,12 @@ from mxmoe.conformance.faults.plain import pack
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
 from mxmoe.conformance.faults.state import calling
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_ranks import judge_each_rank
-from mxmoe.conformance.judge_ranks import judge_sum
-from mxmoe.conformance.record import Record
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.ranks import judge_each_rank
+from mxmoe.conformance.judging.ranks import judge_sum
+from mxmoe.conformance.judging.record import Record
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.types import ARITHMETIC
 from mxmoe.reference.types import ExpertWeights

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.ranks import reducing
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_ranks import judge_all_reduce
-from mxmoe.conformance.record import Record
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.ranks import judge_all_reduce
+from mxmoe.conformance.judging.record import Record
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 
 Tensor = torch.Tensor

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.types import Routing
 

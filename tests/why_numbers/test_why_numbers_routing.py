@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from mxmoe.conformance.logits import LOGIT_KINDS
-from mxmoe.conformance.logits import make_logits
+from mxmoe.conformance.cases.logits import LOGIT_KINDS
+from mxmoe.conformance.cases.logits import make_logits
 from mxmoe.conformance.why_numbers.routing import why_choice
 from mxmoe.conformance.why_numbers.routing import why_weights
 from mxmoe.reference.routing import route

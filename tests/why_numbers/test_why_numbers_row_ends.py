@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import subject_of
 

@@ -16,20 +16,20 @@ import pytest
 import torch
 from torch.nn import functional as f
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import dequantize
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_numbers import judge_output
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import judge_output
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.why_numbers.otherwise_steps import cut_to_bfloat16
+from mxmoe.conformance.why_numbers.otherwise.steps import cut_to_bfloat16
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Routing
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from mxmoe.conformance import judge_numbers
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.trial import repeatable_settings
+from mxmoe.conformance.judging import numbers as judge_numbers
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import Verdict
 

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance import judge_state
-from mxmoe.conformance import judge_tokens
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults import claims
 from mxmoe.conformance.faults import state
 from mxmoe.conformance.faults.plain import PLAIN
@@ -20,11 +18,13 @@ from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
-from mxmoe.conformance.judge import Judge
+from mxmoe.conformance.judging import state as judge_state
+from mxmoe.conformance.judging import tokens as judge_tokens
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.why_numbers.neighbours import spoiled_by
+from mxmoe.conformance.why_numbers.pairs.neighbours import spoiled_by
 from mxmoe.reference.types import Routing
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-from mxmoe.conformance.case import parse_case
+from mxmoe.conformance.cases.case import parse_case
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import subject_of
 from mxmoe.conformance.faults.plain import swiglu
-from mxmoe.conformance.judge import Judge
-from mxmoe.conformance.judge_structure import judge_structure
-from mxmoe.conformance.judge_structure import structure_lines
-from mxmoe.conformance.residual_structure import Situation
+from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.structure import judge_structure
+from mxmoe.conformance.judging.structure import structure_lines
+from mxmoe.conformance.judging.trial import repeatable_settings
+from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.settings import Settings
-from mxmoe.conformance.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.types import Routing
 

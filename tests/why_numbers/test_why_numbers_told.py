@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mxmoe.conformance.bounds import Judged
-from mxmoe.conformance.case import Case
-from mxmoe.conformance.case import parse_case
-from mxmoe.conformance.designed import make_case_data
+from mxmoe.conformance.bounds.propagated import Judged
+from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.case import parse_case
+from mxmoe.conformance.cases.designed import make_case_data
 from mxmoe.conformance.faults.activation import activations_in_mxfp4
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import Plain

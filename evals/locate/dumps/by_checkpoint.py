@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mxmoe.conformance.bounds import half_ulp
-from mxmoe.conformance.own_bounds import judge_own
+from mxmoe.conformance.bounds.own import judge_own
+from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.evals.locate.divergence import first_divergence
 from mxmoe.evals.locate.dumps.aligned import ids_of
 from mxmoe.evals.locate.dumps.aligned import stage_rows

@@ -1,0 +1,1 @@
+"""Bounds: how far an honest candidate may be from the truth."""

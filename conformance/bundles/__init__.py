@@ -1,0 +1,1 @@
+"""Bundles: a failure as data, and how it is repeated."""

@@ -1,0 +1,1 @@
+"""Cases: what is drawn, its tensors, and how a failing one shrinks."""

@@ -1,0 +1,1 @@
+"""Laws: what one output says about another, without any oracle."""

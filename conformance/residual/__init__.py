@@ -1,0 +1,1 @@
+"""The residual: errors within the bound must not repeat in anything."""

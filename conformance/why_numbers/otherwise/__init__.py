@@ -1,0 +1,1 @@
+"""A layer that does one thing otherwise: a step, a tensor, an address."""

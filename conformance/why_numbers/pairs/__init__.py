@@ -1,0 +1,1 @@
+"""Two outputs that should agree: laws, later calls, neighbours."""

@@ -1,0 +1,1 @@
+"""Several ranks: whose part is wrong, and whose it is."""

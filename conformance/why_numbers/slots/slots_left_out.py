@@ -1,0 +1,144 @@
+"""Why an output is wrong: slots that are left out, or added twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from mxmoe.conformance.why_numbers.layer_steps import Fit
+from mxmoe.conformance.why_numbers.moved import ranges
+from mxmoe.conformance.why_numbers.slots.left_out import LeftOut
+from mxmoe.conformance.why_numbers.slots.scaled_slots import TOLD
+from mxmoe.conformance.why_numbers.slots.scaled_slots import Slots
+from mxmoe.conformance.why_numbers.slots.scaled_slots import fits_of_weights
+from mxmoe.conformance.why_numbers.slots.slot_sources import last_slots
+from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_rows
+
+Tensor = torch.Tensor
+
+# A factor that is known to less than half of 1 tells 0 from 1, and 1 from 2.
+_TELLS = 0.5
+
+
+def explain_left_out(slots: Slots) -> list[Fit]:
+    """Slots that add nothing, or twice, if all others add what they should."""
+    fits = fits_of_weights(slots, _left_out) or fits_of_weights(slots, _twice)
+    # Tokens that are zero are told by the output.
+    return [fit for fit in fits if not fit.name.startswith("left out: token")]
+
+
+def _left_out(slots: Slots) -> Iterator[tuple[str, Tensor]]:
+    gone, known = _times(slots, 0)
+    served = slots.weights != 0
+    kept = torch.where(gone, 0, slots.weights)
+    if not gone.any():
+        return
+    words = [which] if (which := _which(slots, gone, served)) else []
+    if not words and gone.shape[1] > 1 and (which := _tokens(gone, served)):
+        words = [which]
+    if not words:
+        left = LeftOut(ids=slots.ids, gone=gone, known=known, served=served)
+        rules = list(left.rules())
+        for rule, cause, these in rules:
+            yield f"left out: {rule}{cause}", torch.where(these, 0, slots.weights)
+        words = [] if rules else [_listed(slots, gone, served)]
+    if int(gone.sum()) == 1:
+        there = gone.flatten().tolist()
+        last = [name for name, n in last_slots(slots.ids, served) if there[n]]
+        if last and _capacity(slots, gone, served) is None:
+            words = []
+        words += last
+    for which in words:
+        yield f"left out: {which}", kept
+
+
+def _twice(slots: Slots) -> Iterator[tuple[str, Tensor]]:
+    """Slots that are added twice by a rule."""
+    more, known = _times(slots, 2)
+    served = slots.weights != 0
+    if not more.any():
+        return
+    if _which(slots, more, served) or _tokens(more, served):
+        # It is a factor on these, which is said elsewhere.
+        return
+    rules = LeftOut(ids=slots.ids, gone=more, known=known, served=served).rules()
+    for rule, _, these in rules:
+        yield f"added twice: {rule}", torch.where(these, 2, 1) * slots.weights
+
+
+def _times(slots: Slots, factor: float) -> tuple[Tensor, Tensor]:
+    """(slots [t, k] that count `factor` times and not once, those that tell)."""
+    factors, known = slots.factors()
+    room = known.clamp(min=TOLD)
+    off = ((factors - factor).abs() <= room) & ((factors - 1).abs() > room)
+    return off & (slots.weights != 0), known < _TELLS
+
+
+def _which(slots: Slots, gone: Tensor, served: Tensor) -> str:
+    """What few words say; or ""."""
+    if torch.equal(gone, served):
+        return "every slot"
+    experts = slots.ids[gone].unique()
+    whole = torch.equal(gone, served & torch.isin(slots.ids, experts))
+    if whole and len(experts) <= 4:
+        named = ", ".join(str(e) for e in experts.tolist())
+        return f"all of expert{'s' * (len(experts) > 1)} {named}"
+    least = int(experts[0])
+    if torch.equal(gone, served & (slots.ids >= least)):
+        others = slots.ids[served & (slots.ids < least)]
+        return f"all of the experts from {_roundest(int(others.max()), least)} on"
+    light = slots.weights.masked_fill(~served, torch.inf).amin(dim=1, keepdim=True)
+    if torch.equal(gone, served & (slots.weights == light)):
+        return "each token's slot with the smallest routing weight"
+    for slot in range(gone.shape[1]):
+        alone = torch.zeros_like(gone)
+        alone[:, slot] = served[:, slot]
+        if torch.equal(gone, alone):
+            return f"slot {slot} of each token"
+    capacity = _capacity(slots, gone, served)
+    if capacity is not None:
+        return f"the tokens of an expert after its first {capacity}"
+    return next(sets_of_rows(slots.ids, gone, served), "")
+
+
+def _tokens(gone: Tensor, served: Tensor) -> str:
+    """Whole tokens; or ""."""
+    tokens = gone.any(dim=1)
+    whole = torch.equal(gone, served & tokens[:, None])
+    return ranges("token", tokens) if whole else ""
+
+
+def _listed(slots: Slots, gone: Tensor, served: Tensor) -> str:
+    if tokens := _tokens(gone, served):
+        return tokens
+    first = ", ".join(
+        f"expert {int(slots.ids[t, k])} of token {t}"
+        for t, k in gone.nonzero()[:3].tolist()
+    )
+    return f"{int(gone.sum())} of {int(served.sum())} slots, first {first}"
+
+
+def _roundest(below: int, last: int) -> int:
+    """Of the numbers above `below` up to `last`, the multiple of the most twos."""
+    step = 1
+    while last // (2 * step) * 2 * step > below:
+        step *= 2
+    return last // step * step
+
+
+def _capacity(slots: Slots, gone: Tensor, served: Tensor) -> int | None:
+    """n, if of each expert exactly the visits after the first n are gone."""
+    counts = set[int]()
+    for expert in slots.ids[gone].unique():
+        visits = gone[served & (slots.ids == expert)]
+        first = int(visits.int().argmax())
+        if not visits[first:].all():
+            return None
+        counts.add(first)
+    if len(counts) != 1 or counts == {0}:
+        return None
+    (most,) = counts
+    _, visits = slots.ids[served].unique(return_counts=True)
+    late = int((visits - most).clamp(min=0).sum())
+    return most if late == int(gone.sum()) else None

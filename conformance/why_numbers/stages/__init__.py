@@ -1,0 +1,1 @@
+"""Which stage is the first wrong one, and what it does."""
