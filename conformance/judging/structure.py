@@ -92,10 +92,8 @@ def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list
     # Directions come from the simplest to the most special.
     whole.sort(key=lambda g: fits.names.index(g.along))
     gain = whole[0] if whole else found[0]
-    large = "large" if gain.value > 0 else "small"
     lines = [
-        f"gain along {gain.along}: {_percent(gain)} % too {large}, "
-        "where every element is within its bound",
+        f"{_said(gain)}, where every element is within its bound",
         f"  honest rounding in class {arithmetic} stays within "
         f"{100 * gain.allowed:.2g} % here; this is {gain.deviations:.0f} of its "
         "standard deviations",
@@ -106,8 +104,12 @@ def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list
     return [*lines, "without this gain the residual has none"]
 
 
-def _percent(gain: Gain) -> str:
-    return f"{100 * abs(gain.value):.3g} +- {100 * gain.sigma:.1g}"
+def _said(gain: Gain) -> str:
+    percent = f"{100 * abs(gain.value):.3g} +- {100 * gain.sigma:.1g} %"
+    if gain.rounding:
+        return f"the errors of {gain.along}: {percent} of them are there"
+    large = "large" if gain.value > 0 else "small"
+    return f"gain along {gain.along}: {percent} too {large}"
 
 
 def _spread_lines(spreads: list[Spread], arithmetic: str) -> list[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mxmoe.conformance.residual.roundings import ONCE
+from mxmoe.conformance.residual.roundings import extra_roundings
 from mxmoe.conformance.residual.structure import CHANCE
 from mxmoe.conformance.residual.structure import Expected
 from mxmoe.conformance.residual.structure import Situation
@@ -28,12 +30,16 @@ CONSTANTS = ("alpha", "beta", "the limit", "the exp's argument, squared")
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """How much of a direction is in the residual: 0.002 is 0.2 % too much of it."""
+    """How much of a direction is in the residual: 0.002 is 0.2 % too much of it.
+
+    rounding : the direction is that of a rounding, which is made (1) or not (0).
+    """
 
     along: str
     value: float
     allowed: float
     sigma: float
+    rounding: bool = False
 
     @property
     def significant(self) -> bool:
@@ -51,7 +57,8 @@ class GainFits:
     """How gains are read off a residual: computed once for a case.
 
     directions : what each would add to the output at a gain of 1, [d, t, h]. fits : V,
-    whose sum with the residual is the gain. sigma, allowed : [d].
+    whose sum with the residual is the gain. sigma, allowed : [d]. The last `roundings`
+    directions are `extra_roundings`.
     """
 
     names: list[str]
@@ -59,14 +66,24 @@ class GainFits:
     fits: torch.Tensor
     sigma: torch.Tensor
     allowed: torch.Tensor
+    roundings: int = 0
 
     def of(self, residual: torch.Tensor) -> list[Gain]:
         """The gain along every direction, significant or not."""
         values = (self.fits * residual).sum(dim=(1, 2))
         numbers = (x.tolist() for x in (values, self.allowed, self.sigma))
+        first = len(self.names) - self.roundings
         return [
-            Gain(along=name, value=value, allowed=allowed, sigma=sigma)
-            for name, value, allowed, sigma in zip(self.names, *numbers, strict=True)
+            Gain(
+                along=name,
+                value=value,
+                allowed=allowed,
+                sigma=sigma,
+                rounding=place >= first,
+            )
+            for place, (name, value, allowed, sigma) in enumerate(
+                zip(self.names, *numbers, strict=True)
+            )
         ]
 
     def without(self, gain: Gain, residual: torch.Tensor) -> list[Gain]:
@@ -78,7 +95,17 @@ class GainFits:
 
 def fit_gains(situation: Situation, expected: Expected) -> GainFits:
     """Directions that the case has, and what an honest residual has along them."""
-    return fits_along(situation, expected, *_directions(situation))
+    factors = fits_along(situation, expected, *_directions(situation))
+    extra = extra_roundings(situation)
+    roundings = fits_along(situation, expected, *extra, effect=ONCE)
+    return GainFits(
+        factors.names + roundings.names,
+        torch.cat((factors.directions, roundings.directions)),
+        torch.cat((factors.fits, roundings.fits)),
+        torch.cat((factors.sigma, roundings.sigma)),
+        torch.cat((factors.allowed, roundings.allowed)),
+        roundings=len(roundings.names),
+    )
 
 
 def fits_along(
@@ -86,8 +113,13 @@ def fits_along(
     expected: Expected,
     names: list[str],
     directions: torch.Tensor,
+    *,
+    effect: float = EFFECT,
 ) -> GainFits:
-    """How gains along `directions` [d, t, h] are read off; those of 0 are left out."""
+    """How gains along `directions` [d, t, h] are read off; those of 0 are left out.
+
+    effect : the smallest gain that is held against a candidate.
+    """
     weights = 1 / (expected.variance + expected.eta**2)
     weights = torch.where(expected.variance > 0, weights, 0)
     fits = weights * directions
@@ -103,7 +135,7 @@ def fits_along(
         variance += (carried * e.activation_error.sigma).square().sum(dim=(1, 2))
         eta += (carried.abs() * e.activation_error.eta).sum(dim=(1, 2))
     sigma = variance.sqrt()
-    allowed = (CONFIDENCE * sigma + eta).clamp(min=EFFECT)
+    allowed = (CONFIDENCE * sigma + eta).clamp(min=effect)
     return GainFits(names, directions[present], fits, sigma, allowed)
 
 

@@ -94,6 +94,7 @@ def why_systematic(found: Systematic) -> str:
         return "why    nothing known, taken out, leaves errors of honest roundings"
     least = min(cause.left for cause in causes)
     likely = [c.words for c in causes if c.left - least <= 2 * _LESS_LIKELY]
+    likely = list(dict.fromkeys(likely))
     return f"why    behaves as if: {'; or '.join(likely[:_SHOWN])}"
 
 
@@ -107,7 +108,11 @@ def _factors(found: Systematic) -> Iterator[_Cause]:
                 continue
             change = gain.value * fits.directions[fits.names.index(gain.along)]
             left = found.without(change)
-            if left is not None:
+            if left is not None and gain.rounding:
+                # In part, it is another rounding that is like it.
+                if abs(gain.value - 1) <= gain.allowed:
+                    yield _Cause(gain.along, left)
+            elif left is not None:
                 words = _words(gain.along)
                 factor = gain.value if "off" in words else 1 + gain.value
                 number = f"{factor:.5g} (to within {gain.allowed:.2g})"
