@@ -180,7 +180,8 @@ def _changes(s: Situation) -> Iterator[tuple[str, Tensor]]:
         # Larger ones are out of bound somewhere; most are.
         if bool(change.any()) and bool((change.abs() <= 2 * s.allowed).all()):
             yield hypothesis.name, change
-    for name, told in slot_sums(experts.slots(RIGHT), s.routing.ids):
+    slots, output = experts.slots(RIGHT), s.arithmetic.output
+    for name, told in slot_sums(slots, s.routing.ids, output):
         if not torch.equal(told, right):
             yield name, told - right
     if s.arithmetic.output is torch.bfloat16:
