@@ -46,6 +46,7 @@ GOLDEN = Path(__file__).parents[1] / "conformance" / "golden" / "trtllm_gen.npz"
 # pytest-xdist hands whole files out in this order: one of these begun last would keep
 # one process busy while the others have nothing left to do.
 LONGEST = (
+    "test_outside.py",
     "test_conformance_no_false_alarms.py",
     "test_conformance_faults.py",
     "test_conformance_ranks.py",

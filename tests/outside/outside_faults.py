@@ -270,7 +270,7 @@ OUTSIDE_FAULTS = (
     OutsideFault(
         name="last_blocks_of_k_in_no_split",
         kernel="tiled_gemms",
-        fault="Splits of GEMM2 have K / splits blocks, rounded down; none has the last.",
+        fault="A split of GEMM2 sums K / splits blocks, rounded down, not the rest.",
         edits=(("run = -(-groups // splits)", "run = groups // splits"),),
         says="K of GEMM2 read in whole steps of 128 only",
     ),
