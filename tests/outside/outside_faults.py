@@ -180,7 +180,7 @@ OUTSIDE_FAULTS = (
 """,
             ),
         ),
-        says="slots added up in bfloat16: errors have that size",
+        says="slots rounded to bfloat16 and added up in it, in the order of slots",
         incident="vllm-project/vllm#15045",
     ),
     # Right: row n is made zero where slot n (token * top_k + slot) has no expert here.
