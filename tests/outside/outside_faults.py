@@ -1,7 +1,8 @@
 """Faults by people who knew neither the explanations nor the planted faults.
 
 Each is an edit of one of the honest kernels in ``kernels/``. What must be said was
-written down before any was judged; `blind` is what the suite said then.
+written down before any was judged; `blind` is what the suite said then. Where that
+was not the cause, a comment tells the one that is to be named.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ OUTSIDE_FAULTS = (
         says="routing weight multiplies the input",
         incident="vllm-project/vllm#16744",
     ),
-    # Right: experts are added more than once, where their number is no multiple of 4.
+    # Cause: experts are added more than once, where their number is no multiple of 4.
     OutsideFault(
         name="scheduler_wraps_around",
         kernel="sorted_groups",
@@ -183,7 +184,7 @@ OUTSIDE_FAULTS = (
         says="slots rounded to bfloat16 and added up in it, in the order of slots",
         incident="vllm-project/vllm#15045",
     ),
-    # Right: row n is made zero where slot n (token * top_k + slot) has no expert here.
+    # Cause: row n is made zero where slot n (token * top_k + slot) has no expert here.
     OutsideFault(
         name="zeros_stored_by_slot",
         kernel="sorted_groups",
@@ -202,7 +203,7 @@ OUTSIDE_FAULTS = (
         blind="partly",
         incident="sgl-project/sglang#30485",
     ),
-    # Right: from token 32 on, the numbers of tokens of the first 32 are used.
+    # Cause: from token 32 on, the numbers of tokens of the first 32 are used.
     OutsideFault(
         name="counts_of_the_first_chunk",
         kernel="sorted_groups",
@@ -248,7 +249,7 @@ OUTSIDE_FAULTS = (
         says="add what the former call left in row n, with that row's weight",
         incident="sgl-project/sglang#30895",
     ),
-    # Right: fc1_scales is swizzled with fewer columns than the padded tensor has.
+    # Cause: fc1_scales is swizzled with fewer columns than the padded tensor has.
     OutsideFault(
         name="swizzled_without_the_padding",
         kernel="loader_and_consumer",
@@ -357,7 +358,7 @@ OUTSIDE_FAULTS = (
         ),
         says="down scales begin one K block early",
     ),
-    # Right: all slots of a token read the row of its slot with the highest expert.
+    # Cause: all slots of a token read the row of its slot with the highest expert.
     OutsideFault(
         name="inverse_by_token",
         kernel="tiled_gemms",
@@ -417,7 +418,7 @@ OUTSIDE_FAULTS = (
         ),
         says="where the token also visits a later expert of its group of 2",
     ),
-    # Right: slots without an expert (-1) add what an earlier call left in their rows.
+    # Cause: slots without an expert (-1) add what an earlier call left in their rows.
     OutsideFault(
         name="scratch_not_cleared",
         kernel="tiled_gemms",
@@ -449,7 +450,7 @@ OUTSIDE_FAULTS = (
         ),
         says="the output of columns 96..127 times 2",
     ),
-    # Right: the last row of an expert with 17, 33, ... rows is left out.
+    # Cause: the last row of an expert with 17, 33, ... rows is left out.
     OutsideFault(
         name="one_tile_too_few",
         kernel="tiled_gemms",
