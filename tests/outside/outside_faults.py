@@ -271,7 +271,7 @@ OUTSIDE_FAULTS = (
     OutsideFault(
         name="last_blocks_of_k_in_no_split",
         kernel="tiled_gemms",
-        fault="A split of GEMM2 sums K / splits blocks, rounded down, not the rest.",
+        fault="Splits of GEMM2 sum K / splits blocks, rounded down; the rest is lost.",
         edits=(("run = -(-groups // splits)", "run = groups // splits"),),
         says="K of GEMM2 read in whole steps of 128 only",
     ),
