@@ -193,6 +193,25 @@ def lightest_slot_dropped(candidate: Any) -> object:
     return _given(candidate, edit)
 
 
+@_output(
+    "",
+    "left out: the last row of each expert whose number of slots is a multiple of 16 "
+    "plus 1",
+)
+def row_beyond_whole_tiles_dropped(candidate: Any) -> object:
+    """The last row of an expert is lost where it would fill no more of a tile of 16."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        ids = r.ids.clone()
+        for expert in range(p.config.experts):
+            rows = (r.ids == expert).nonzero()
+            if len(rows) > 16 and len(rows) % 16 == 1:
+                ids[tuple(rows[-1])] = -1
+        return x, Routing(ids, r.weights)
+
+    return _given(candidate, edit)
+
+
 @_output("", "hold the hidden states of token n - 1")
 def hidden_of_the_previous_token(candidate: Any) -> object:
     """Hidden states are one token behind."""

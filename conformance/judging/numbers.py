@@ -25,6 +25,7 @@ from mxmoe.conformance.why_numbers.kept import explain_kept
 from mxmoe.conformance.why_numbers.stages.first_stage import first_wrong_stage
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import tell
+from mxmoe.conformance.why_numbers.telling_case import tell_by_counts
 from mxmoe.conformance.why_numbers.why_lines import names_cause
 from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.moe import moe_of_rank
@@ -141,6 +142,7 @@ def explained_output(
             judge.subject.arithmetic,
             difference.worst,
             lambda: _told(judge, case, data, route, difference),
+            lambda: _counted(judge, case, data, route),
             lambda told: _kept(judge, case, data, route, told),
         )
     # The output is wrong, whatever happens to the search for the cause.
@@ -163,6 +165,11 @@ def _told(
     graded = difference.nonfinite > 0
     run = partial(run_route, route=route)
     return tell(judge, case, data.config, run, graded=graded)
+
+
+def _counted(judge: Judge, case: Case, data: CaseData, route: str) -> Told | None:
+    run = partial(run_route, route=route)
+    return tell_by_counts(judge, case, data.config, run)
 
 
 def _kept(

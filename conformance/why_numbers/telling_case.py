@@ -28,6 +28,7 @@ from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
 from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.why_numbers import row_counts
 from mxmoe.conformance.why_numbers.slots.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -43,6 +44,8 @@ _TOKENS = 37
 _CROWDED = ((4, 2, 64, 96), (4, 2, 128, 256), (4, 2, 384, 256))
 _CROWD = 300
 _OTHER_STATES = 1
+# Hot spots of routing that another routing takes the place of.
+_OF_ROUTING = {"no_expert", "one_route", "silent_expert"}
 
 # Powers of two that tokens are multiplied by. Numbers of GEMM1 have a standard
 # deviation of 4 (`designed`): from exp of nothing to all of them beyond float16.
@@ -96,6 +99,33 @@ def tell(
     return found if crowded is None or not crowded.wrong else crowded
 
 
+def tell_by_counts(
+    judge: Judge,
+    like: Case,
+    config: MoEConfig,
+    run: Callable[[Judge, Case, CaseData], torch.Tensor],
+) -> Told | None:
+    """As `tell`, with experts that have telling numbers of rows."""
+    hot = tuple(spot for spot in like.hot if spot not in _OF_ROUTING)
+    for experts in (row_counts.MOST, row_counts.FEWEST):
+        count = experts // like.shard.ep_size
+        if count < row_counts.FEWEST or experts % like.shard.ep_size:
+            continue
+        shapes = [(experts, row_counts.TOP_K, h, i) for _, _, h, i in _CROWDED]
+        found = _told(
+            judge.aside(),
+            replace(like, hot=hot),
+            config,
+            run,
+            shapes=shapes,
+            tokens=row_counts.tokens_for(count),
+            counted=True,
+        )
+        if found is not None:
+            return found
+    return None
+
+
 def _told(
     judge: Judge,
     like: Case,
@@ -105,13 +135,19 @@ def _told(
     shapes: Sequence[tuple[int, int, int, int]],
     tokens: int = _TOKENS,
     graded: bool = False,
+    counted: bool = False,
 ) -> Told | None:
+    how = _GRADED if graded else ""
     try:
         case = _case(judge, like, config, shapes, tokens)
         if case is None:
             return None
         data = judge.data(case)
         data = _graded(data) if graded else data
+        if counted:
+            owned = case.shard.expert_range(data.config)
+            data = row_counts.with_counts(data, owned)
+            how = row_counts.described(len(owned))
         earlier = replace(
             data,
             hidden_states=_others(data.hidden_states),
@@ -131,7 +167,7 @@ def _told(
         out=out,
         former=(former, judged_before.truth["combine"]),
         before=Former(routing=earlier.routing, judged=judged_before),
-        how=_GRADED if graded else "",
+        how=how,
     )
 
 

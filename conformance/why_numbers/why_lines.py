@@ -24,6 +24,7 @@ from mxmoe.conformance.why_numbers.moved import merged
 from mxmoe.conformance.why_numbers.otherwise.rounded_twice import rounded_twice
 from mxmoe.conformance.why_numbers.slots.slot_sources import last_tokens
 from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_tokens
+from mxmoe.conformance.why_numbers.slots.slots_left_out import only_listed
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 
@@ -57,25 +58,23 @@ def why_lines(
     arithmetic: Arithmetic,
     worst: float,
     tell: Callable[[], Told | None] = lambda: None,
+    count: Callable[[], Told | None] = lambda: None,
     kept: Callable[[Told | None], list[str]] = lambda told: [],
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
-    kept : asks it which parts of its input it does not follow, there as well.
+    count : on one with telling numbers of rows, where no rule of the slots that are
+    left out is found. kept : asks it which parts of its input it does not follow, there
+    as well.
     """
     told = tell()
     situation = situation_of(case, data)
-    there = list[Fit]()
-    if told is not None:
-        there = causes(
-            situation_of(told.case, told.data),
-            told.judged,
-            told.out,
-            arithmetic,
-            former=told.former,
-            before=told.before,
-        )
+    there = [] if told is None else causes_there(told, arithmetic)
+    if only_listed(there) and (counted := count()) is not None:
+        by_rule = causes_there(counted, arithmetic)
+        if by_rule and not only_listed(by_rule):
+            told, there = counted, by_rule
     only = {fit.family for fit in there}
     if told is not None and not there and told.wrong:
         # What explains neither case is not looked for twice.
@@ -108,6 +107,18 @@ def why_lines(
             f"{arithmetic.name} does not have? A trace shows the stage"
         ]
     return ["why    none of the known hypotheses gives this output"]
+
+
+def causes_there(told: Told, arithmetic: Arithmetic) -> list[Fit]:
+    """Sentences that are true of the whole output of a telling case."""
+    return causes(
+        situation_of(told.case, told.data),
+        told.judged,
+        told.out,
+        arithmetic,
+        former=told.former,
+        before=told.before,
+    )
 
 
 def names_cause(lines: list[str]) -> bool:
@@ -167,6 +178,8 @@ def _agreed(
     # the telling case is it.
     elsewhere = {fit.name for fit in there if _counted(fit)}
     if any(fit.name in elsewhere for fit in here if _counted(fit)):
+        return theirs, f" (in case {told.case}{told.how})"
+    if only_listed(here) and theirs and not only_listed(there):
         return theirs, f" (in case {told.case}{told.how})"
     seen = {fit.family for fit in here} <= _OF_PLACES
     if ours and seen and not told.wrong:
