@@ -96,6 +96,8 @@ def tell(
     if found is None or found.wrong or graded:
         return found
     crowded = _told(judge, like, config, run, shapes=_CROWDED, tokens=_CROWD)
+    if crowded is None or not crowded.wrong:
+        crowded = tell_by_counts(judge, like, config, run)
     return found if crowded is None or not crowded.wrong else crowded
 
 

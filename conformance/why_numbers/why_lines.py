@@ -37,6 +37,8 @@ _RICH = 1024
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
 
+_LEFT_OUT = "left out"
+
 # What another case has others of, so that the same place has other numbers there.
 _COUNTED = ("token", "column", "row", "lane", "position", "tile", "K block")
 
@@ -64,17 +66,13 @@ def why_lines(
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
-    count : on one with telling numbers of rows, where no rule of the slots that are
-    left out is found. kept : asks it which parts of its input it does not follow, there
+    count : on one with telling numbers of rows, where no rule is true of all slots that
+    are left out. kept : asks it which parts of its input it does not follow, there
     as well.
     """
     told = tell()
     situation = situation_of(case, data)
     there = [] if told is None else causes_there(told, arithmetic)
-    if only_listed(there) and (counted := count()) is not None:
-        by_rule = causes_there(counted, arithmetic)
-        if by_rule and not only_listed(by_rule):
-            told, there = counted, by_rule
     only = {fit.family for fit in there}
     if told is not None and not there and told.wrong:
         # What explains neither case is not looked for twice.
@@ -83,6 +81,11 @@ def why_lines(
     here = causes(situation, judged, out, arithmetic, only=only)
     if there and rich and not here:
         here = causes(situation, judged, out, arithmetic, only=CHEAP)
+    if _no_rule(here, there) and (counted := count()) is not None:
+        by_rule = causes_there(counted, arithmetic)
+        if by_rule and not only_listed(by_rule):
+            told, there = counted, by_rule
+            here = [fit for fit in here if str(fit) in map(str, there)]
     names, note = _agreed(here, there, told, rich=rich, one_token=len(out) == 1)
     if names:
         names = merged(names)
@@ -124,6 +127,15 @@ def causes_there(told: Told, arithmetic: Arithmetic) -> list[Fit]:
 def names_cause(lines: list[str]) -> bool:
     """Whether what `why_lines` says is a cause."""
     return any(line.startswith(_BEHAVES) for line in lines)
+
+
+def _no_rule(here: list[Fit], there: list[Fit]) -> bool:
+    """Whether slots are left out, by no rule or by another one in each case."""
+    if only_listed(there):
+        return True
+    lost = all(fit.family == _LEFT_OUT for fit in (*here, *there))
+    same = {str(fit) for fit in here} & {str(fit) for fit in there}
+    return bool(here and there) and lost and not same
 
 
 def _counted(fit: Fit) -> frozenset[str]:
