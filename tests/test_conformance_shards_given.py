@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mxmoe.conformance.candidate import read_capabilities
+from mxmoe.conformance.checks import test_against as against_checks
+from mxmoe.conformance.faults.catalogue import FAULTS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import claiming
 from mxmoe.conformance.faults.plain import subject_of
+from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.judging.trial import trial
 from mxmoe.conformance.settings import Settings
 from mxmoe.conformance.suite.handshake import shake_hands
+from mxmoe.conformance.verdict import Failure
 from mxmoe.reference.layouts import TRTLLM_GEN
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Shard
@@ -78,6 +83,18 @@ def test_every_call_of_a_check_gives_the_padding_rule(
     outcomes = list(trial(check, subject_of(seen.candidate), settings))
     assert not any(outcome.verdict.failed for outcome in outcomes)
     assert seen.alignments() == {128}
+
+
+def test_a_candidate_that_pads_otherwise_is_compared_where_lanes_are_the_same(
+    settings: Settings,
+) -> None:
+    other = subject_of(claiming(PLAIN, layout=None, alignment=128))
+    judge = Judge(subject_of(PLAIN), replace(settings, against=other), "against")
+    against_checks.test_output_agrees_with_the_other_candidates(judge)
+    wrong = subject_of(changed(FAULTS["routing_weights_ignored"].plant(), name="wrong"))
+    judge = Judge(other, replace(settings, against=wrong), "against")
+    with pytest.raises(Failure, match="output against wrong"):
+        against_checks.test_output_agrees_with_the_other_candidates(judge)
 
 
 def test_claims_about_shards_are_asked_with_the_padding_rule() -> None:
