@@ -24,6 +24,12 @@ _output = faults_of("L3", "test_output_stays_within_the_bound")
 _unsystematic = faults_of("L3", "test_errors_within_the_bound_are_unsystematic")
 _spot = faults_of("L3", "test_hot_spot_stays_within_the_bound")
 
+Step = Callable[[Tensor], Tensor]
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
 
 def _acting(edit: Callable[[Activation], Activation], base: Plain = PLAIN) -> object:
     return replace(base, activate=lambda z, a: swiglu(z, edit(a)))
@@ -185,3 +191,40 @@ def exp_of_a_power() -> object:
         return gate / (1 + power) * (up + a.beta)
 
     return replace(PLAIN, activate=activate)
+
+
+def _rounding(
+    sigmoid: Step = _as_it_is, gated: Step = _as_it_is, linear: Step = _as_it_is
+) -> object:
+    """With parts of the activation stored otherwise."""
+
+    def activate(z: Tensor, a: Activation) -> Tensor:
+        gate, up = z.unflatten(-1, (-1, 2)).unbind(-1)
+        gate = gate.clamp(max=a.limit)
+        up = up.clamp(-a.limit, a.limit)
+        curve = sigmoid(torch.sigmoid(a.alpha * gate))
+        return gated(gate * curve) * linear(up + a.beta)
+
+    return replace(PLAIN, activate=activate)
+
+
+def _bfloat16(x: Tensor) -> Tensor:
+    return x.bfloat16().float()
+
+
+@_unsystematic("", "behaves as if: the sigmoid rounded to bfloat16")
+def sigmoid_in_bfloat16() -> object:
+    """The sigmoid is stored in bfloat16, and multiplied in float32."""
+    return _rounding(sigmoid=_bfloat16)
+
+
+@_unsystematic("", "behaves as if: gate * sigmoid rounded to bfloat16")
+def gated_half_in_bfloat16() -> object:
+    """gate' * sigmoid is stored in bfloat16, and multiplied in float32."""
+    return _rounding(gated=_bfloat16)
+
+
+@_unsystematic("", "behaves as if: up + beta rounded to bfloat16")
+def up_plus_beta_in_bfloat16() -> object:
+    """up' + beta is stored in bfloat16, and multiplied in float32."""
+    return _rounding(linear=_bfloat16)

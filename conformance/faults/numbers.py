@@ -127,17 +127,39 @@ def activations_in_float8() -> object:
     return replace(PLAIN, between=torch.float8_e4m3fn)
 
 
-@_output("", "slots added up in bfloat16")
+def _added_in_bfloat16(weights: Tensor, down: Tensor) -> Tensor:
+    total = torch.zeros(down.shape[0], down.shape[2]).bfloat16()
+    for slot in range(weights.shape[1]):
+        total = total + (weights[:, slot, None] * down[:, slot]).bfloat16()
+    return total.float()
+
+
+@_output("", "slots rounded to bfloat16 and added up in it, in the order of slots")
 def bfloat16_sum_of_slots() -> object:
     """Slots are added up in bfloat16, and the class does not say so."""
+    return replace(PLAIN, mix=_added_in_bfloat16)
 
-    def added(weights: Tensor, down: Tensor) -> Tensor:
-        total = torch.zeros(down.shape[0], down.shape[2]).bfloat16()
-        for slot in range(weights.shape[1]):
-            total = total + (weights[:, slot, None] * down[:, slot]).bfloat16()
-        return total.float()
 
-    return replace(PLAIN, mix=added)
+@_output("", "slots rounded to bfloat16 and added up in it, in the order of expert ids")
+def bfloat16_sum_of_experts() -> object:
+    """Each expert adds its rows to an output in bfloat16, one expert after another."""
+    adding = replace(PLAIN, mix=_added_in_bfloat16)
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        ids, order = r.ids.sort(dim=1)
+        return adding.forward(p, x, Routing(ids, r.weights.gather(1, order)))
+
+    return changed(adding, forward=forward)
+
+
+@_output("", "each slot's weighted result rounded to bfloat16")
+def weighted_slots_in_bfloat16() -> object:
+    """Each slot's weighted result is stored in bfloat16, and then added in float32."""
+
+    def mix(weights: Tensor, down: Tensor) -> Tensor:
+        return (weights[..., None] * down).bfloat16().float().sum(dim=1)
+
+    return replace(PLAIN, mix=mix)
 
 
 def _weighing(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:

@@ -57,6 +57,7 @@ from mxmoe.conformance.why_numbers.slots.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots.scaled_slots import explain_slots
 from mxmoe.conformance.why_numbers.slots.scaled_slots import fitted_slots
 from mxmoe.conformance.why_numbers.slots.scaled_slots import slots_of
+from mxmoe.conformance.why_numbers.slots.slot_sums import explain_slot_sums
 from mxmoe.conformance.why_numbers.slots.slots_left_out import explain_left_out
 from mxmoe.conformance.why_numbers.slots.tails import explain_tails
 from mxmoe.reference.types import Arithmetic
@@ -85,6 +86,7 @@ CHEAP = {
     "left out",
     "packed rows",
     "slots",
+    "slot sums",
     "biases",
     "fitted slots",
     "rows",
@@ -296,6 +298,7 @@ def _families(
         yield "addresses", addresses
         yield "rows", rows
         yield "taken", lambda: explain_taken(wrong, places())
+    yield "slot sums", lambda: explain_slot_sums(wrong)
     yield "biases", lambda: explain_biases(wrong)
     yield "fitted slots", lambda: fitted_slots(slots)
     if too_large(s.part, LARGEST_FIT):
