@@ -92,6 +92,9 @@ def tell(
     biases, each token of another size.
     """
     judge = judge.aside()
+    if graded:
+        # Or all of them are beyond float16.
+        like = replace(like, hot=tuple(h for h in like.hot if h != "wide_hidden"))
     found = _told(judge, like, config, run, shapes=_SHAPES, graded=graded)
     if found is None or found.wrong or graded:
         return found
