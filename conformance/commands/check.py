@@ -33,6 +33,13 @@ def check(
     keyword: Annotated[
         str, typer.Option("-k", metavar="EXPR", help="only checks whose name matches")
     ] = "",
+    maxfail: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="stop after so many failures"),
+    ] = None,
+    exitfirst: Annotated[
+        bool, typer.Option("-x", "--exitfirst", help="stop at the first failure")
+    ] = False,
     against: Annotated[
         str | None, typer.Option(metavar="SPEC", help="compare with this one directly")
     ] = None,
@@ -124,6 +131,7 @@ def check(
         ),
         marker=marker,
         keyword=keyword,
+        most_failures=1 if exitfirst else maxfail,
         run_folder=run_dir,
         report_folder=report_dir,
         as_json=as_json,

@@ -44,11 +44,15 @@ def run_check(
     *,
     marker: str = "",
     keyword: str = "",
+    most_failures: int | None = None,
     run_folder: Path | None = None,
     report_folder: Path | None = None,
     as_json: bool = False,
 ) -> ExitCode:
-    """Judge, print, write the run directory; `BadInput` before anything has run."""
+    """Judge, print, write the run directory; `BadInput` before anything has run.
+
+    most_failures : after so many the run stops; None to go on to its end.
+    """
     if options.profile not in SECONDS_PER_CHECK:
         raise BadInput(
             f"--profile: expected one of {', '.join(SECONDS_PER_CHECK)}, "
@@ -73,6 +77,8 @@ def run_check(
         )
         reporter = Reporter(console, folder)
         arguments = _pytest_arguments(options, marker, keyword)
+        if most_failures is not None:
+            arguments.append(f"--maxfail={most_failures}")
         code = pytest.main(arguments, plugins=[session, reporter])
         if code == pytest.ExitCode.USAGE_ERROR:
             if session.expected is not None and session.expected.refusal is not None:
@@ -81,7 +87,8 @@ def run_check(
                 "-m, -k: expected an expression of markers or names, "
                 f"found {marker or keyword!r} (see {folder / 'pytest.log'})"
             )
-        conclusion = conclude(session, reporter.lines, int(code), folder)
+        left = reporter.collected - len(reporter.lines)
+        conclusion = conclude(session, reporter.lines, int(code), folder, left=left)
         writer.describe(
             finished=now(),
             exit_code=int(conclusion.exit_code),
@@ -117,6 +124,7 @@ class Reporter:
     console: Console
     folder: Path
     lines: list[VerdictLine] = field(default_factory=list)
+    collected: int = 0
     _progress: Progress | None = None
     _task: TaskID | None = None
     _log: TextIO | None = None
@@ -134,6 +142,7 @@ class Reporter:
             self._log.close()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.collected = len(session.items)
         if not watched(self.console):
             return
         self._progress = Progress(

@@ -76,11 +76,21 @@ class Conclusion:
 
 
 def conclude(
-    session: Session, lines: Sequence[VerdictLine], pytest_code: int, folder: Path
+    session: Session,
+    lines: Sequence[VerdictLine],
+    pytest_code: int,
+    folder: Path,
+    *,
+    left: int = 0,
 ) -> Conclusion:
-    """Decide from the verdict lines; pytest's own code only tells of breakdowns."""
+    """Decide from the verdict lines; pytest's own code only tells of breakdowns.
+
+    left : checks that the run did not come to.
+    """
     cells = {s.name: _row(s.name, lines) for s in session.subjects}
     code, line = _decide(session, lines, pytest_code, folder)
+    if left and code is ExitCode.FAIL:
+        line += f"; stopped there, {left} more not run"
     return Conclusion(exit_code=code, line=f"verdict: {line}", cells=cells, lines=lines)
 
 

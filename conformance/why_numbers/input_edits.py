@@ -14,6 +14,8 @@ import torch
 from mxmoe.conformance.why_bytes.finished_tensor import EDITS
 from mxmoe.conformance.why_numbers.bias_shares import bias_shares
 from mxmoe.conformance.why_numbers.layer_steps import Situation
+from mxmoe.conformance.why_numbers.otherwise.stores import to_float8
+from mxmoe.conformance.why_numbers.otherwise.stores import to_int8
 from mxmoe.reference.types import SILU
 from mxmoe.reference.types import SWIGLU_OAI
 from mxmoe.reference.types import ExpertWeights
@@ -65,6 +67,10 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
     ):
         if changed != activation:
             yield name, _config(activation=changed)
+    most = situation.hidden_states.abs().amax().double()
+    for words, store in (("float8 (E4M3)", to_float8), ("int8", to_int8)):
+        words = f"hidden states quantised to {words}, one scale for all tokens"
+        yield words, _hidden_states(partial(store, most=most))
     yield "routing weights ignored (1 each)", _routing(torch.ones_like)
     yield (
         "routing weights uniform (1/k)",
@@ -155,6 +161,10 @@ def _weights(**edits: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
 
 def _config(**changes: object) -> Hypothesis:
     return lambda s: replace(s, config=replace(s.config, **changes))  # type: ignore[arg-type]
+
+
+def _hidden_states(edit: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:
+    return lambda s: replace(s, hidden_states=edit(s.hidden_states.double()))
 
 
 def _routing(edit: Callable[[torch.Tensor], torch.Tensor]) -> Hypothesis:

@@ -25,9 +25,9 @@ from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.hypotheses import too_large
 from mxmoe.conformance.why_numbers.layer_steps import through
 from mxmoe.conformance.why_numbers.otherwise.contents import contents_otherwise
-from mxmoe.conformance.why_numbers.otherwise.steps import away_from_0
-from mxmoe.conformance.why_numbers.otherwise.steps import cut_to_bfloat16
 from mxmoe.conformance.why_numbers.otherwise.steps import steps_otherwise
+from mxmoe.conformance.why_numbers.otherwise.stores import away_from_0
+from mxmoe.conformance.why_numbers.otherwise.stores import cut_to_bfloat16
 from mxmoe.conformance.why_numbers.otherwise.weights import weights_otherwise
 from mxmoe.conformance.why_numbers.slots.slot_sums import slot_sums
 
@@ -180,7 +180,8 @@ def _changes(s: Situation) -> Iterator[tuple[str, Tensor]]:
         # Larger ones are out of bound somewhere; most are.
         if bool(change.any()) and bool((change.abs() <= 2 * s.allowed).all()):
             yield hypothesis.name, change
-    for name, told in slot_sums(experts.slots(RIGHT), s.routing.ids):
+    slots, output = experts.slots(RIGHT), s.arithmetic.output
+    for name, told in slot_sums(slots, s.routing.ids, output):
         if not torch.equal(told, right):
             yield name, told - right
     if s.arithmetic.output is torch.bfloat16:

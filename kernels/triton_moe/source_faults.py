@@ -116,7 +116,7 @@ SOURCE_FAULTS = (
         file="combine.py",
         right="total += tl.where(served, part, 0.0)",
         wrong="total += tl.where(served, part.to(tl.bfloat16).to(tl.float32), 0.0)",
-        says=("each slot's result rounded to bfloat16",),
+        says=("each slot's weighted result rounded to bfloat16",),
     ),
     SourceFault(
         name="slots_added_in_bfloat16",

@@ -29,7 +29,7 @@ from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import judge_output
 from mxmoe.conformance.judging.trial import repeatable_settings
 from mxmoe.conformance.verdict import Failure
-from mxmoe.conformance.why_numbers.otherwise.steps import cut_to_bfloat16
+from mxmoe.conformance.why_numbers.otherwise.stores import cut_to_bfloat16
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Routing
 

@@ -51,7 +51,9 @@ _OTHERS = {
         "up half clamped from above only",
         "up half clamped from below only",
         "up half clamped behind the + beta",
+        "up half clamped, and again behind the + beta",
         "up half clamped at 0 too",
+        "up half without its sign",
     ),
     "argument": (
         "sigmoid of the gate before its clamp",
@@ -191,7 +193,10 @@ def _linear(up: Tensor, a: Activation, c: _Choices) -> Tensor:
         up = up.clamp(min=-limit)
     elif c.up.endswith("at 0 too"):
         up = up.clamp(0, limit)
+    elif c.up.endswith("without its sign"):
+        up = up.clamp(-limit, limit).abs()
     elif c.up.endswith("+ beta"):
+        up = up.clamp(-limit, limit) if "again" in c.up else up
         return (up + beta).clamp(-limit, limit)
     return up + beta
 

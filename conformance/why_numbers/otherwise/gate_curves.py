@@ -39,6 +39,10 @@ def _pade_of_15(x: Tensor) -> Tensor:
     return (half * (15 + half**2) / (15 + 6 * half**2)).clamp(-1, 1)
 
 
+def _limited(most: float) -> Curve:
+    return lambda gate, x: gate * torch.sigmoid(x.clamp(-most, most))
+
+
 def _sigmoid_in(dtype: torch.dtype) -> Curve:
     return lambda gate, x: gate * torch.sigmoid(x).to(dtype).to(x.dtype)
 
@@ -82,6 +86,22 @@ ALONE: Mapping[str, Curve] = MappingProxyType(
         ),
         "sigmoid by tanh(x) = x (27 + x^2) / (27 + 9 x^2)": _half(_pade),
         "sigmoid by tanh(x) = x (15 + x^2) / (15 + 6 x^2)": _half(_pade_of_15),
+        **{
+            f"the sigmoid's argument limited to {most} on both sides": _limited(most)
+            for most in (2, 3, 4, 5, 6, 8, 10)
+        },
+        "sigmoid of alpha times the gate without its sign": lambda gate, x: (
+            gate * torch.sigmoid(x.abs())
+        ),
+        "gate without its sign, but for the sigmoid": lambda gate, x: (
+            gate.abs() * torch.sigmoid(x)
+        ),
+        "exp2 taken for exp, without log2(e)": lambda gate, x: (
+            gate * torch.sigmoid(x * math.log(2))
+        ),
+        "exp taken for exp2, of log2(e) alpha gate": lambda gate, x: (
+            gate * torch.sigmoid(x / math.log(2))
+        ),
         "sigmoid rounded to float16": _sigmoid_in(torch.float16),
         "sigmoid rounded to bfloat16": _sigmoid_in(torch.bfloat16),
         f"softplus {_OF_SWISH}": lambda gate, x: f.softplus(gate),

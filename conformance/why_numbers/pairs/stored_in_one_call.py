@@ -20,7 +20,7 @@ from mxmoe.conformance.laws.pairs import HIDDEN_STATES
 from mxmoe.conformance.laws.pairs import ROUTING_WEIGHTS
 from mxmoe.conformance.laws.pairs import Pair
 from mxmoe.conformance.why_numbers.layer_steps import through
-from mxmoe.conformance.why_numbers.otherwise.steps import cut_to_bfloat16
+from mxmoe.conformance.why_numbers.otherwise.stores import cut_to_bfloat16
 from mxmoe.conformance.why_numbers.pairs.called_again import Calls
 from mxmoe.conformance.why_numbers.pairs.far_numbers import FORMATS
 from mxmoe.conformance.why_numbers.pairs.far_numbers import flushed

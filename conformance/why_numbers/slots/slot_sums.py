@@ -31,7 +31,7 @@ def explain_slot_sums(wrong: Wrong) -> list[Fit]:
         return []
     ids, dtype = wrong.experts.situation.routing.ids, wrong.experts.arithmetic.output
     right, fits = through(wrong.right, dtype=dtype), []
-    for name, told in slot_sums(wrong.slots, ids):
+    for name, told in slot_sums(wrong.slots, ids, dtype):
         if torch.equal(through(told, dtype=dtype), right):
             continue
         rest = wrong.found - told
@@ -44,9 +44,16 @@ def explain_slot_sums(wrong: Wrong) -> list[Fit]:
     return fits
 
 
-def slot_sums(slots: Tensor, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """(words, the sums [t, h] of `slots` [t, k, h] of experts `ids` [t, k])."""
+def slot_sums(
+    slots: Tensor, ids: Tensor, output: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """(words, the sums [t, h] of `slots` [t, k, h] of experts `ids` [t, k]).
+
+    output : what the sum is rounded to; shorter formats than that are asked.
+    """
     for dtype in _FORMATS:
+        if torch.finfo(dtype).eps < torch.finfo(output).eps:
+            continue
         store = partial(through, dtype=dtype)
         name = str(dtype).removeprefix("torch.")
         words = f"each slot's weighted result rounded to {name}"

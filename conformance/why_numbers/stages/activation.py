@@ -30,7 +30,7 @@ from mxmoe.conformance.why_numbers.layer_steps import clamped
 from mxmoe.conformance.why_numbers.layer_steps import gated
 from mxmoe.conformance.why_numbers.otherwise.activations import activations_otherwise
 from mxmoe.conformance.why_numbers.otherwise.known_activations import known_activations
-from mxmoe.conformance.why_numbers.otherwise.steps import STORES
+from mxmoe.conformance.why_numbers.otherwise.stores import STORES
 from mxmoe.reference.activation import split_halves
 from mxmoe.reference.types import Activation
 from mxmoe.reference.types import Arithmetic
