@@ -76,12 +76,17 @@ def make_case_data(
 
 
 def on_device(case: Case, data: CaseData, device: torch.device) -> CaseData:
-    """The input of a forward pass on `device`; "strided" cases get their gaps there."""
-    hidden, routing = data.hidden_states.to(device), data.routing.to(device)
+    """The input of a forward pass on `device`; "strided" cases get their gaps there.
+
+    A copy: what a candidate writes into its input must not reach the truth.
+    """
+    ids, weights = data.routing.ids, data.routing.weights
+    hidden, ids, weights = (
+        x.to(device, copy=True) for x in (data.hidden_states, ids, weights)
+    )
     if "strided" in case.hot:
-        hidden = _with_gaps(hidden)
-        routing = Routing(_with_gaps(routing.ids), _with_gaps(routing.weights))
-    return replace(data, hidden_states=hidden, routing=routing)
+        hidden, ids, weights = map(_with_gaps, (hidden, ids, weights))
+    return replace(data, hidden_states=hidden, routing=Routing(ids, weights))
 
 
 def make_weights(

@@ -127,6 +127,33 @@ def activations_in_float8() -> object:
     return replace(PLAIN, between=torch.float8_e4m3fn)
 
 
+def _in_float8(x: Tensor, most: Tensor) -> Tensor:
+    scale = most.clamp(min=torch.finfo(torch.float32).tiny) / 448
+    return (x.float() / scale).to(torch.float8_e4m3fn).float() * scale
+
+
+@_output("", "factors of both GEMMs quantised to float8 (E4M3), one scale a row")
+def both_gemms_in_float8() -> object:
+    """What both GEMMs multiply is quantised to E4M3, each row by its largest."""
+
+    def multiplied(x: Tensor, w: Tensor) -> Tensor:
+        return product(_in_float8(x, x.abs().amax(dim=1, keepdim=True)), w)
+
+    return replace(PLAIN, product=multiplied)
+
+
+@_output("", "hidden states quantised to float8 (E4M3), one scale for all tokens")
+def hidden_states_in_float8() -> object:
+    """The hidden states are quantised to E4M3, by the largest of all tokens."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        if not x.numel():
+            return PLAIN.forward(p, x, r)
+        return PLAIN.forward(p, _in_float8(x, x.abs().amax().float()).to(x.dtype), r)
+
+    return changed(PLAIN, forward=forward)
+
+
 def _added_in_bfloat16(weights: Tensor, down: Tensor) -> Tensor:
     total = torch.zeros(down.shape[0], down.shape[2]).bfloat16()
     for slot in range(weights.shape[1]):

@@ -122,6 +122,38 @@ def softmax_without_maximum(candidate: Any) -> object:
     return _weighing(candidate, weigh)
 
 
+@_weights("", "softmax of sigmoids of the logits")
+def softmax_of_sigmoids(candidate: Any) -> object:
+    """Scores are sigmoids, and a softmax is taken of them."""
+    return _weighing(
+        candidate, lambda logits, ids: logits.gather(1, ids).sigmoid().softmax(1)
+    )
+
+
+@_weights("", "weights divided by their sum + 0.01")
+def softmax_with_epsilon(candidate: Any) -> object:
+    """The sum of the softmax has a number added, so that nothing is divided by 0."""
+
+    def weigh(logits: Tensor, ids: Tensor) -> Tensor:
+        chosen = logits.gather(1, ids)
+        powers = (chosen - chosen.amax(dim=1, keepdim=True)).exp()
+        return powers / (powers.sum(dim=1, keepdim=True) + 0.01)
+
+    return _weighing(candidate, weigh)
+
+
+@_ids("", "never chosen")
+def last_expert_never_chosen(candidate: Any) -> object:
+    """The search for the largest logits ends before the last expert."""
+
+    def edit(logits: Tensor) -> Tensor:
+        kept = logits.clone()
+        kept[:, -1] = -torch.inf
+        return kept
+
+    return _choosing(candidate, edit)
+
+
 @_ids("", "route changed the caller's logits")
 def logits_modified(candidate: Any) -> object:
     """Each maximum that was taken is overwritten with -Inf."""

@@ -346,6 +346,24 @@ def _wrapped(rows: int, size: int, bits: int) -> Tensor:
 
 
 @_output(
+    "",
+    "lanes of K where the last step of 64 is moved back to its end, of both GEMMs "
+    "counted twice",
+)
+def last_step_of_k_moved_back() -> object:
+    """K is read in steps of 64; a last one that would pass its end is moved back."""
+
+    def overlapping(x: Tensor, w: Tensor) -> Tensor:
+        k = x.shape[1]
+        n = k // 64 * 64
+        if k < 64 or n == k:
+            return product(x, w)
+        return product(x[:, :n], w[:, :n]) + product(x[:, -64:], w[:, -64:])
+
+    return replace(PLAIN, product=overlapping)
+
+
+@_output(
     "vllm-project/vllm#34279",
     "GEMM1 takes the hidden states of token (token * 96 mod 2^16) // 96, as of offsets",
 )

@@ -117,12 +117,9 @@ def poisoned(judge: Judge, case: Case) -> None:
             raise judge.fail(Verdict.MISMATCH, [line], case=case, what="poison")
     if not subject.has("forward"):
         return
-    inputs = judge.inputs(case, data)
-    with memory_of(CLEAN, subject.device):
-        expected = subject.forward(clean, inputs.hidden_states, inputs.routing)
+    expected = _forward_in(CLEAN, judge, case, data, clean)
     _within(judge, case, data, expected, FIRST_CALL)
-    with memory_of(POISON, subject.device):
-        found = subject.forward(clean, inputs.hidden_states, inputs.routing)
+    found = _forward_in(POISON, judge, case, data, clean)
 
     def why(side: Side) -> list[str]:
         try:
@@ -218,6 +215,15 @@ def _forward(
 ) -> torch.Tensor:
     inputs = judge.inputs(case, data)
     return judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
+
+
+def _forward_in(
+    memory: int, judge: Judge, case: Case, data: CaseData, prepared: PreparedWeights
+) -> torch.Tensor:
+    """As `_forward`, where fresh memory is filled with one byte."""
+    inputs = judge.inputs(case, data)
+    with memory_of(memory, judge.subject.device):
+        return judge.subject.forward(prepared, inputs.hidden_states, inputs.routing)
 
 
 def _stays(

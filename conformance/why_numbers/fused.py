@@ -95,7 +95,7 @@ def _routings(s: Situation, weights: ExpertWeights) -> Iterator[tuple[str, Routi
         yield words, _routing(s, ids, given)
     for words, given in other_weights(logits, ids):
         yield words, _routing(s, ids, given)
-    other = list(other_choices(logits))
+    other = list(other_choices(logits, ids.shape[1]))
     if bias is not None:
         plain = router_logits(x, w, None)
         other.insert(0, ("router bias ignored", plain))

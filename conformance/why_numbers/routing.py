@@ -15,6 +15,11 @@ import torch
 from mxmoe.conformance.bounds.propagated import U_FLOAT32
 from mxmoe.conformance.bounds.propagated import half_ulp
 from mxmoe.conformance.bounds.routing import weight_bound
+from mxmoe.conformance.why_numbers.choices import SHORT
+from mxmoe.conformance.why_numbers.choices import first_places
+from mxmoe.conformance.why_numbers.choices import never_chosen
+from mxmoe.conformance.why_numbers.choices import other_ids
+from mxmoe.conformance.why_numbers.choices import other_logits
 
 Tensor = torch.Tensor
 
@@ -23,8 +28,10 @@ _SHOWN = 3
 # A factor closer to 1, of logits or weights, is not told from rounding.
 _LEAST_STRETCH = 1e-3
 _NAMED_STRETCHES = ((math.log(2), "exp2 in place of exp"),)
-# u of the formats that a softmax may be computed in by mistake: 8 and 11 bits.
-_SHORT = ((torch.bfloat16, "bfloat16", 2.0**-9), (torch.float16, "float16", 2.0**-12))
+# A smaller number in a softmax's sum is not told from rounding.
+_LEAST_ADDED = 1e-5
+# What models limit logits to, by tanh.
+_CAPS = (15.0, 20.0, 30.0, 50.0)
 
 
 def why_weights(found: Tensor, logits: Tensor, ids: Tensor) -> list[str]:
@@ -54,15 +61,21 @@ def why_choice(found: Tensor, logits: Tensor, top_k: int) -> list[str]:
         return _line(["only rows that hold NaN are wrong"])
     names = [
         name
-        for name, edited in _other_logits(logits)
+        for name, edited in other_logits(logits, top_k)
         if _largest(ids[plain], edited[plain]).all()
     ]
-    best = _first(values.nan_to_num(nan=-torch.inf), top_k + 1)
+    best = first_places(values.nan_to_num(nan=-torch.inf), top_k + 1)
     names += [
         name
-        for name, would in _other_ids(best, values, top_k)
+        for name, would in other_ids(best, values, top_k)
         if torch.equal(ids.sort(1).values[plain], would.sort(1).values[plain])
     ]
+    if not names:
+        names = [
+            name
+            for name, edited in never_chosen(logits, ids)
+            if _largest(ids[plain], edited[plain]).all()
+        ]
     infinite = (values == torch.inf).any(dim=1)
     if not names and not wrong[plain & ~infinite].any():
         names = ["only rows that hold +Inf are wrong"]
@@ -77,9 +90,9 @@ def other_weights(logits: Tensor, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield name, would
 
 
-def other_choices(logits: Tensor) -> Iterator[tuple[str, Tensor]]:
+def other_choices(logits: Tensor, top_k: int) -> Iterator[tuple[str, Tensor]]:
     """(words, the values [t, e] that are compared in place of finite logits)."""
-    for name, edited in _other_logits(logits):
+    for name, edited in other_logits(logits, top_k):
         if not torch.equal(edited, logits):
             yield name, edited
 
@@ -100,6 +113,8 @@ def _other_weights(
     powers = chosen.float().exp()
     overflowing = (powers / powers.sum(1, keepdim=True)).double()
     yield "exp without subtracting the maximum, which overflows", overflowing
+    yield from _softmax_of_other(chosen, of_all)
+    yield from _with_sum_added(chosen, of_all, found)
     yield from _equal_where_large(chosen, truth, found)
     by_id = logits.gather(1, ids.sort(1).values).softmax(1)
     yield "weights in the order of expert ids", by_id
@@ -109,7 +124,7 @@ def _other_weights(
     for by, whose in ((-1, "next"), (1, "previous")):
         yield f"weights of the {whose} slot", truth.roll(by, 1)
         yield f"weights of the {whose} token", truth.roll(by, 0)
-    for dtype, name, _ in _SHORT:
+    for dtype, name, _ in SHORT:
         yield f"logits rounded to {name}", chosen.to(dtype).double().softmax(1)
     factor = float((found / truth).nanmedian())
     if math.isfinite(factor) and abs(factor - 1) > _LEAST_STRETCH:
@@ -118,6 +133,31 @@ def _other_weights(
         close = (n for c, n in _NAMED_STRETCHES if abs(stretch / c - 1) < 1e-4)
         named = next(close, f"softmax of {stretch:.4g} times the logits")
         yield named, (stretch * chosen).softmax(1)
+
+
+def _softmax_of_other(chosen: Tensor, of_all: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A softmax of what is no logit any more."""
+    for words, values in (
+        ("sigmoids of the logits", chosen.sigmoid()),
+        ("tanh of the logits", chosen.tanh()),
+        ("logits below 0 taken as 0", chosen.relu()),
+        ("the softmax over all experts", of_all),
+        *((f"{c:g} tanh(logit / {c:g})", c * (chosen / c).tanh()) for c in _CAPS),
+    ):
+        yield f"softmax of {words}", values.softmax(1)
+
+
+def _with_sum_added(
+    chosen: Tensor, of_all: Tensor, found: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    """A softmax that is divided by its sum and a small number."""
+    powers = (chosen - chosen.amax(dim=1, keepdim=True)).exp()
+    for words, terms in (("", powers), (" of the softmax over all experts", of_all)):
+        total = terms.sum(dim=1, keepdim=True)
+        added = float((total * (1 / found.sum(dim=1, keepdim=True) - 1)).nanmedian())
+        if math.isfinite(added) and added > _LEAST_ADDED:
+            name = f"weights divided by their sum{words} + {added:.4g}"
+            yield name, terms / (total + added)
 
 
 def _equal_where_large(
@@ -165,7 +205,7 @@ def _roundings(found: Tensor, chosen: Tensor, dtype: torch.dtype) -> Iterator[st
     honest = weight_bound(chosen, truth, dtype)
     distance = chosen.amax(dim=1, keepdim=True) - chosen
     row, size = (truth * distance).sum(dim=1, keepdim=True), chosen.abs()
-    for short, name, u in _SHORT:
+    for short, name, u in SHORT:
         if not torch.equal(found.to(short).double(), found):
             continue
         if (error <= honest + half_ulp(truth + honest, short)).all():
@@ -189,65 +229,8 @@ def _largest(ids: Tensor, values: Tensor) -> Tensor:
     return inside.all(dim=1) & distinct & (chosen == best).all(dim=1)
 
 
-def _pairs_as_one(logits: Tensor) -> Tensor | None:
-    """[t, e], each row's pairs twice, or None of logits that hold none."""
-    if logits.dtype != torch.bfloat16 or logits.shape[1] % 2:
-        return None
-    half = logits.contiguous().view(torch.float32).double()
-    return torch.cat((half, half), dim=1)
-
-
-def _other_logits(given: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Names, and the values [t, e] that are compared in place of the logits."""
-    logits = given.double()
-    if (pairs := _pairs_as_one(given)) is not None:
-        yield "bfloat16 bits read as float32, two logits at a time", pairs
-    for dtype, name, _ in _SHORT:
-        yield f"chosen by logits rounded to {name}", logits.to(dtype).double()
-    yield "chosen by the size of logits, whatever their sign", logits.abs()
-    yield "the smallest logits chosen", -logits
-    yield (
-        "+Inf taken for the smallest",
-        logits.masked_fill(logits == torch.inf, -torch.inf),
-    )
-    softmax = logits.float().softmax(1)
-    yield "chosen by a float32 softmax of all, where small ones are 0", softmax.double()
-    yield "chosen by a bfloat16 softmax of all", softmax.bfloat16().double()
-    experts = logits.shape[1]
-    for most in (2**n for n in range(1, experts.bit_length())):
-        if most < experts:
-            edited = logits.clone()
-            edited[:, most:] = -torch.inf
-            yield f"only the first {most} experts can be chosen", edited
-    for by, whose in ((-1, "next"), (1, "previous")):
-        yield f"the choice of the {whose} token", logits.roll(by, 0)
-
-
-def _other_ids(
-    best: Tensor, logits: Tensor, top_k: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Names, and ids [t, k]; best : the k + 1 largest, or all."""
-    ids = best[:, :top_k]
-    zeros = ids.masked_fill(logits.gather(1, ids) < 0, 0)
-    yield "a running maximum that starts at 0 and expert 0", zeros
-    yield "the largest chosen for every slot", ids[:, :1].expand_as(ids)
-    if best.shape[1] > top_k:
-        yield "the largest left out", best[:, 1:]
-    for by in (-1, 1):
-        yield f"ids {by:+d}", ids + by
-    experts = logits.shape[1]
-    for padded in {-(-experts // 32) * 32, 1 << (experts - 1).bit_length()}:
-        if padded > experts:
-            more = torch.nn.functional.pad(logits, (0, padded - experts))
-            yield f"experts padded to {padded} with logits of 0", _first(more, top_k)
-
-
-def _first(values: Tensor, count: int) -> Tensor:
-    """Places of the largest values; of equal ones, the lowest place first."""
-    return values.sort(dim=1, descending=True, stable=True).indices[:, :count]
-
-
-def _line(names: list[str]) -> list[str]:
+def _line(found: list[str]) -> list[str]:
+    names = list(dict.fromkeys(found))
     if not names or len(names) > 2 * _SHOWN:
         return []
     more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -21,6 +21,12 @@ Tensor = torch.Tensor
 LOGITS = make_logits("distinct", tokens=67, experts=32)
 TOP_K = 4
 
+
+def _with_sum_added(chosen: Tensor, added: float) -> Tensor:
+    powers = (chosen - chosen.amax(dim=1, keepdim=True)).exp()
+    return powers / (powers.sum(dim=1, keepdim=True) + added)
+
+
 WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softmax over all experts, not only the chosen": lambda x, ids: x.softmax(1).gather(
         1, ids
@@ -45,6 +51,15 @@ WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         1, ids
     ).sigmoid(),
     "equal weights": lambda x, ids: torch.full(ids.shape, 0.25),
+    "softmax of sigmoids of the logits": lambda x, ids: (
+        x.gather(1, ids).sigmoid().softmax(1)
+    ),
+    "softmax of 30 tanh(logit / 30)": lambda x, ids: (
+        30 * (x.gather(1, ids) / 30).tanh()
+    ).softmax(1),
+    "weights divided by their sum + 0.01": lambda x, ids: _with_sum_added(
+        x.gather(1, ids), 0.01
+    ),
 }
 CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
     "the smallest logits chosen": lambda x: route(-x, TOP_K).ids,
@@ -55,6 +70,10 @@ CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
     "the largest left out": lambda x: route(x, TOP_K + 1).ids[:, 1:],
     "the largest chosen for every slot": lambda x: route(x, 1).ids.expand(-1, TOP_K),
     "the choice of the previous token": lambda x: route(x, TOP_K).ids.roll(1, 0),
+    "expert 31 never chosen": lambda x: route(x[:, :31], TOP_K).ids,
+    "the 2 largest of each of 2 groups of experts chosen": lambda x: torch.cat(
+        (route(x[:, :16], 2).ids, route(x[:, 16:], 2).ids + 16), dim=1
+    ),
     "ids +1": lambda x: route(x, TOP_K).ids + 1,
 }
 
