@@ -22,6 +22,7 @@ from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.conformance.why_numbers.kept import explain_kept
+from mxmoe.conformance.why_numbers.ranks.beside import with_its_group
 from mxmoe.conformance.why_numbers.stages.first_stage import first_wrong_stage
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import tell
@@ -99,7 +100,8 @@ def judge_output(
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
-        lines += explained_output(judge, case, data, out, difference, route, tactic)
+        said = explained_output(judge, case, data, out, difference, route, tactic)
+        lines += with_its_group(judge, case, said)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,

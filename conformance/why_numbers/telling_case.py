@@ -3,7 +3,8 @@
 A drawn case is shrunk, and one token of one expert of one block behaves like many
 faults. This one has several experts, slots, K blocks and tokens. The candidate is
 called twice, with other hidden states first: what it keeps from call to call shows.
-If nothing is wrong there, the experts get more rows than the tiles of a kernel have.
+If nothing is wrong there, an odd number of experts is tried where the failing rank has
+few, and then the experts get more rows than the tiles of a kernel have.
 
 Where the failing output is not finite, no bias hides how large numbers are, and tokens
 differ in size: from which size on they are not finite tells the number that overflows.
@@ -43,6 +44,10 @@ _TOKENS = 37
 # smallest of the larger shapes above.
 _CROWDED = ((4, 2, 64, 96), (4, 2, 128, 256), (4, 2, 384, 256))
 _CROWD = 300
+# Experts of a rank that fill no block of several, asked if those of the failing rank
+# fill none.
+_UNEVEN = ((9, 4, 96, 160), (9, 4, 256, 256))
+_BLOCK_OF_EXPERTS = 8
 _OTHER_STATES = 1
 # Hot spots of routing that another routing takes the place of.
 _OF_ROUTING = {"no_expert", "one_route", "silent_expert"}
@@ -98,6 +103,12 @@ def tell(
     found = _told(judge, like, config, run, shapes=_SHAPES, graded=graded)
     if found is None or found.wrong or graded:
         return found
+    if len(like.shard.expert_range(config)) % _BLOCK_OF_EXPERTS:
+        ranks = like.shard.ep_size
+        shapes = [(e * ranks, k, h, i) for e, k, h, i in _UNEVEN]
+        uneven = _told(judge, like, config, run, shapes=shapes)
+        if uneven is not None and uneven.wrong:
+            return uneven
     crowded = _told(judge, like, config, run, shapes=_CROWDED, tokens=_CROWD)
     if crowded is None or not crowded.wrong:
         crowded = tell_by_counts(judge, like, config, run)
