@@ -155,7 +155,8 @@ class Capabilities:
         """The tactics of one rank's shape; of the layer's, if shards do not matter."""
         assert self.tactics is not None
         of_rank = len(inspect.signature(self.tactics).parameters) > 2
-        return list(self.tactics(config, tokens, *([shard] if of_rank else [])))
+        ranks = [self.align(shard)] if of_rank else []
+        return list(self.tactics(config, tokens, *ranks))
 
     def same_for_all_shapes(self) -> bool:
         """Whether what the candidate refuses does not depend on the shape."""
@@ -174,7 +175,7 @@ class Capabilities:
         """Why the candidate does not do `shard`, or None if it does."""
         if shard.is_whole() or self.shards == "any":
             return None
-        if callable(self.shards) and self.shards(shard, config):
+        if callable(self.shards) and self.shards(self.align(shard), config):
             return None
         spelled = self.shards if isinstance(self.shards, str) else "callable"
         return f"shards: {spelled}, not {shard.label()}"

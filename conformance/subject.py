@@ -124,7 +124,11 @@ class Subject:
     def prepare(
         self, weights: ExpertWeights, config: MoEConfig, shard: Shard
     ) -> PreparedWeights:
-        """The candidate's `prepare`, or our bytes in its layout if it has none."""
+        """The candidate's `prepare`, or our bytes in its layout if it has none.
+
+        The candidate is given `shard` with its own padding rule, whatever that says.
+        """
+        shard = self.capabilities.align(shard)
         if not self.has("prepare"):
             return self.our_prepare(weights, config, shard)
         returned = self.call("prepare", weights, config, shard, self.device)
@@ -142,6 +146,7 @@ class Subject:
         """Bytes that we prepare in the candidate's declared layout, on its device."""
         if self.layout is None:
             raise not_run("layout: the candidate's own, so we cannot prepare for it")
+        shard = self.capabilities.align(shard)
         tensors = self.layout.expected(weights, config, shard)
         entries = self.layout.chains(config, self.layout.aligned(shard))
         # What is derived from the weights is for the host, and stays there.

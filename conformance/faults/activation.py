@@ -161,6 +161,12 @@ def alpha_of_1_7() -> object:
     return _acting(lambda a: replace(a, alpha=round(a.alpha, 1)), FLOAT32)
 
 
+@_output("vllm-project/vllm#48312", "alpha and limit of the activation exchanged")
+def alpha_taken_for_the_limit() -> object:
+    """Two arguments of the kernel change places."""
+    return _acting(lambda a: replace(a, alpha=a.limit, limit=a.alpha))
+
+
 @_unsystematic("", "gain along alpha", "behaves as if: alpha times 1.01")
 def alpha_one_percent_off() -> object:
     """Alpha is 1 % too large."""

@@ -267,3 +267,51 @@ def weight_applied_before_activation() -> object:
         return total.to(x.dtype)
 
     return changed(PLAIN, forward=forward, trace=None)
+
+
+def _adding(add: Callable[[Any, Tensor, Routing], Tensor]) -> object:
+    """With add(prepared, results of slots [t, k, h], routing) for their sum."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        return add(p, PLAIN.trace(p, x, r)["down"], r).to(x.dtype)
+
+    return changed(PLAIN, forward=forward, trace=None)
+
+
+@_output(
+    "", "takes the result of the slot of its token with the highest expert id, not its"
+)
+def one_row_for_each_token() -> object:
+    """The un-permute has one row for each token: that of its last expert."""
+
+    def add(p: Any, down: Tensor, r: Routing) -> Tensor:
+        owned = p.shard.expert_range(p.config)
+        served = (r.ids >= owned.start) & (r.ids < owned.stop)
+        last = r.ids.masked_fill(~served, -1).argmax(dim=1)
+        rows = down[torch.arange(len(down)), last]
+        return r.weights.masked_fill(~served, 0).sum(dim=1, keepdim=True) * rows
+
+    return _adding(add)
+
+
+@_output(
+    "",
+    "left out: where the token also has a row in a later tile of its group of 2 tiles "
+    "of 16 rows (stored, not added?)",
+)
+def tiles_in_flight_overwrite() -> object:
+    """Two tiles of 16 rows are in flight, each adds to what it read before."""
+
+    def add(p: Any, down: Tensor, r: Routing) -> Tensor:
+        out, tiles = torch.zeros(len(down), down.shape[2]), list[Tensor]()
+        for expert in p.shard.expert_range(p.config):
+            tiles += (r.ids == expert).nonzero().split(16)
+        tiles = [tile for tile in tiles if len(tile)]
+        for first in range(0, len(tiles), 2):
+            before = out.clone()
+            for tile in tiles[first : first + 2]:
+                t, k = tile.unbind(1)
+                out[t] = before[t] + r.weights[t, k, None] * down[t, k]
+        return out
+
+    return _adding(add)

@@ -23,7 +23,7 @@ _bytes = faults_of("L1", "test_prepared_bytes_match_the_layout")
 Call = tuple[Tensor, Routing]
 
 
-def _given(candidate: Any, edit: Callable[[Any, Tensor, Routing], Call]) -> object:
+def given(candidate: Any, edit: Callable[[Any, Tensor, Routing], Call]) -> object:
     """With edit(prepared, hidden_states, routing) before `forward`."""
 
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
@@ -138,7 +138,7 @@ def experts_exchanged(candidate: Any) -> object:
         both = (r.ids >= 0) & (r.ids < 2) & (p.config.experts > 1)
         return x, Routing(torch.where(both, 1 - r.ids, r.ids), r.weights)
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_output("", "contents of expert e + 1")
@@ -149,7 +149,7 @@ def next_expert(candidate: Any) -> object:
         ids = torch.where(r.ids < 0, r.ids, (r.ids + 1) % p.config.experts)
         return x, Routing(ids, r.weights)
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_output("", "the last expert of the rank not computed")
@@ -160,7 +160,7 @@ def last_expert_dropped(candidate: Any) -> object:
         last = max(p.config.experts - 1, 1)
         return x, Routing(r.ids.masked_fill(r.ids == last, -1), r.weights)
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_output("", "hold the experts and routing weights of token n - 1")
@@ -170,13 +170,13 @@ def routing_of_the_previous_token(candidate: Any) -> object:
     def edit(p: Any, x: Tensor, r: Routing) -> Call:
         return x, Routing(r.ids.roll(1, 0), r.weights.roll(1, 0))
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_output("", "routing weights shifted by 1 slots")
 def weights_of_the_next_slot(candidate: Any) -> object:
     """Slot k has the weight of slot k - 1."""
-    return _given(candidate, lambda p, x, r: (x, Routing(r.ids, r.weights.roll(1, 1))))
+    return given(candidate, lambda p, x, r: (x, Routing(r.ids, r.weights.roll(1, 1))))
 
 
 @_output("", "left out: each token's slot with the smallest routing weight")
@@ -190,13 +190,32 @@ def lightest_slot_dropped(candidate: Any) -> object:
         least = served == served.amin(dim=1, keepdim=True)
         return x, Routing(r.ids.masked_fill(least, -1), r.weights)
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
+
+
+@_output(
+    "",
+    "left out: the last row of each expert whose number of slots is a multiple of 16 "
+    "plus 1",
+)
+def row_beyond_whole_tiles_dropped(candidate: Any) -> object:
+    """The last row of an expert is lost where it would fill no more of a tile of 16."""
+
+    def edit(p: Any, x: Tensor, r: Routing) -> Call:
+        ids = r.ids.clone()
+        for expert in range(p.config.experts):
+            rows = (r.ids == expert).nonzero()
+            if len(rows) > 16 and len(rows) % 16 == 1:
+                ids[tuple(rows[-1])] = -1
+        return x, Routing(ids, r.weights)
+
+    return given(candidate, edit)
 
 
 @_output("", "hold the hidden states of token n - 1")
 def hidden_of_the_previous_token(candidate: Any) -> object:
     """Hidden states are one token behind."""
-    return _given(candidate, lambda p, x, r: (x.roll(1, 0), r))
+    return given(candidate, lambda p, x, r: (x.roll(1, 0), r))
 
 
 @_output("", "hidden states rounded to float8 (E4M3)")
@@ -206,7 +225,7 @@ def hidden_in_float8(candidate: Any) -> object:
     def edit(p: Any, x: Tensor, r: Routing) -> Call:
         return x.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype), r
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_output("", "last 1 columns of the hidden states missing")
@@ -217,7 +236,7 @@ def last_hidden_column_ignored(candidate: Any) -> object:
         read = torch.arange(x.shape[1], device=x.device) < x.shape[1] - 1
         return torch.where(read, x, 0), r
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_again("vllm-project/vllm#52383", "third call", "expert ids of the first call")
@@ -230,7 +249,7 @@ def stale_routing(candidate: Any) -> object:
         kept = Routing(r.ids.clone(), r.weights.clone())
         return x, first.setdefault((id(p), len(x)), (p, kept))[1]
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_again("vllm-project/vllm#52383", "third call", "hidden states of the first call")
@@ -241,7 +260,7 @@ def stale_hidden_of_this_size(candidate: Any) -> object:
     def edit(p: Any, x: Tensor, r: Routing) -> Call:
         return first.setdefault((id(p), len(x)), (p, x.clone()))[1], r
 
-    return _given(candidate, edit)
+    return given(candidate, edit)
 
 
 @_bytes(

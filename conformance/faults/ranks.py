@@ -27,6 +27,7 @@ _sum = faults_of("L4", "test_tensor_parallel_ranks_sum_to_the_whole")
 _experts = faults_of("L4", "test_expert_parallel_ranks_sum_to_the_whole")
 _own = faults_of("L4", "test_each_rank_adds_only_what_it_owns")
 _bytes = faults_of("L4", "test_prepared_bytes_of_all_ranks_are_the_checkpoints")
+_output = faults_of("L3", "test_output_stays_within_the_bound")
 _reduce = faults_of("L4", "test_all_reduce_gives_the_sum_of_the_ranks")
 
 _TRT = "NVIDIA/TensorRT-LLM#13867"
@@ -161,6 +162,12 @@ def lanes_rounded_down() -> object:
 def bias_divided_by_all_ranks() -> object:
     """The down bias is divided by the number of all ranks, expert-parallel ones too."""
     return _bias_share(lambda s: 1 / (s.tp_size * s.ep_size))
+
+
+@_output("", "down bias on rank 0 of ep only")
+def bias_on_rank_0_of_ep() -> object:
+    """Experts of other expert-parallel ranks have no down bias."""
+    return _bias_share(lambda s: (s.ep_rank == 0) / s.tp_size)
 
 
 @_experts("", "every rank computes the whole layer: all experts")

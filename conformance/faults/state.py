@@ -23,6 +23,7 @@ _again = faults_of("L3", "test_a_second_call_repeats_the_first")
 _zero = faults_of("L3", "test_zero_tokens_give_an_empty_output")
 _input = faults_of("L3", "test_the_input_is_not_modified")
 _poison = faults_of("L3", "test_poisoned_memory_changes_nothing")
+_nobody = faults_of("L2", "test_minus_one_contributes_nothing")
 _freed = faults_of("L3", "test_raw_weights_are_freed")
 
 Forward = Callable[[Any, Tensor, Routing], Tensor]
@@ -249,6 +250,22 @@ def k_tail_unmasked(candidate: Any) -> object:
         return candidate.forward(p, x, r).masked_fill(rest, torch.nan)
 
     return calling(candidate, forward)
+
+
+@_nobody("", "(-1) add what the former call left in row n (n = token * top_k + slot)")
+def slot_buffer_not_cleared() -> object:
+    """Results of as many slots lie in one buffer, where empty slots find older ones."""
+    buffers: dict[torch.Size, Tensor] = {}
+
+    def forward(p: Any, x: Tensor, r: Routing) -> Tensor:
+        down, owned = PLAIN.trace(p, x, r)["down"], p.shard.expert_range(p.config)
+        served = (r.ids >= owned.start) & (r.ids < owned.stop)
+        kept = buffers.setdefault(down.shape, torch.zeros_like(down))
+        kept[served] = down[served]
+        weights = r.weights.where(served | (r.ids < 0), 0)
+        return PLAIN.mix(weights, kept).to(x.dtype)
+
+    return calling(PLAIN, forward, trace=None)
 
 
 @_freed("", "gate_up_blocks", "are still held")

@@ -70,6 +70,13 @@ def outputs(judge: Judge, case: Case) -> None:
     other_judge = replace(judge, subject=other)
     data = judge.data(case)
     other.require(data.config, case.shard)
+    one_lanes, other_lanes = (
+        one.capabilities.align(case.shard).intermediate_range(data.config)
+        for one in (judge.subject, other)
+    )
+    # Where they pad to other multiples, a rank may own other lanes.
+    if one_lanes != other_lanes:
+        return
     allowed = torch.zeros(1)
     results = []
     # Both get values that the coarser of the two input dtypes holds.

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+
+import torch
 
 from mxmoe.conformance.cases.case import Case
 from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.judging.numbers import own_route
+from mxmoe.conformance.judging.numbers import run_route
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.pairs.two_outputs import Side
 from mxmoe.conformance.why_numbers.pairs.two_outputs import explain_sides
+from mxmoe.conformance.why_numbers.telling_case import tell
+from mxmoe.conformance.why_numbers.why_lines import causes_there
 from mxmoe.reference.types import Routing
 
 # A router that fills empty slots writes 0; the largest is what `no_expert` draws.
@@ -23,11 +30,14 @@ def judge_empty_slots(judge: Judge, case: Case) -> None:
         return
     prepared = judge.subject.prepare(data.weights, data.config, case.shard)
     given = [_weighted(data, weight) for weight in _WEIGHTS]
+    # First a call that serves them: they may find what it leaves behind.
+    owned = case.shard.expert_range(data.config)
     outputs = []
-    for one in given:
+    for one in (_filled(data, owned), *given):
         x = judge.inputs(case, one)
         out = judge.subject.forward(prepared, x.hidden_states, x.routing)
         outputs.append(out.detach().cpu().clone())
+    outputs = outputs[1:]
     judged = judge.judged(case, data)
     # Without a claim of determinism two runs may differ by their rounding.
     slack = 0 if judge.subject.capabilities.deterministic else 2
@@ -53,8 +63,38 @@ def judge_empty_slots(judge: Judge, case: Case) -> None:
                 )
                 for w, one, o in zip(_WEIGHTS, given, outputs, strict=True)
             ]
-            lines += explain_sides(sides[:2], judge.subject.arithmetic)
+            lines += explain_sides(
+                sides[:2],
+                judge.subject.arithmetic,
+                elsewhere=partial(_elsewhere, judge, case, data),
+            )
         raise judge.fail(Verdict.MISMATCH, lines, case=case, what="id -1")
+
+
+def _elsewhere(judge: Judge, case: Case, data: CaseData) -> list[str]:
+    """What is true of a telling case, of which the former call is known as well."""
+    if not judge.record.telling:
+        return []
+    run = partial(run_route, route=own_route(judge.subject))
+    told = tell(judge, case, data.config, run)
+    fits = [] if told is None else causes_there(told, judge.subject.arithmetic)
+    where = "" if told is None else f" (in case {told.case}{told.how})"
+    return [f"{fit}{where}" for fit in fits]
+
+
+def _filled(data: CaseData, owned: range) -> CaseData:
+    """Other tokens, each of whose slots has an expert, of `owned` if any."""
+    ids, empty = data.routing.ids, data.routing.ids < 0
+    free = torch.zeros(len(ids), data.config.experts)
+    free[:, owned.start : owned.stop] = 1
+    taken = torch.nn.functional.one_hot(ids.long() + 1, data.config.experts + 1)
+    free -= 2 * taken.sum(dim=1)[:, 1:]
+    order = free.argsort(dim=1, descending=True, stable=True)
+    nth = (empty.cumsum(dim=1) - 1).clamp(min=0)
+    filled = torch.where(empty, order.gather(1, nth).to(ids.dtype), ids)
+    weights = data.routing.weights.masked_fill(empty, 1)
+    others = data.hidden_states.flip(0).roll(1, 1)
+    return replace(data, hidden_states=others, routing=Routing(filled, weights))
 
 
 def _weighted(data: CaseData, weight: float) -> CaseData:

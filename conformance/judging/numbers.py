@@ -22,9 +22,11 @@ from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import not_run
 from mxmoe.conformance.why_bytes.describe import wrong_form
 from mxmoe.conformance.why_numbers.kept import explain_kept
+from mxmoe.conformance.why_numbers.ranks.beside import with_its_group
 from mxmoe.conformance.why_numbers.stages.first_stage import first_wrong_stage
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import tell
+from mxmoe.conformance.why_numbers.telling_case import tell_by_counts
 from mxmoe.conformance.why_numbers.why_lines import names_cause
 from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.moe import moe_of_rank
@@ -98,7 +100,8 @@ def judge_output(
         return
     lines = difference_lines(difference, data)
     if not judge.record.searching:
-        lines += explained_output(judge, case, data, out, difference, route, tactic)
+        said = explained_output(judge, case, data, out, difference, route, tactic)
+        lines += with_its_group(judge, case, said)
     raise judge.fail(
         Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
         lines,
@@ -141,6 +144,7 @@ def explained_output(
             judge.subject.arithmetic,
             difference.worst,
             lambda: _told(judge, case, data, route, difference),
+            lambda: _counted(judge, case, data, route),
             lambda told: _kept(judge, case, data, route, told),
         )
     # The output is wrong, whatever happens to the search for the cause.
@@ -163,6 +167,11 @@ def _told(
     graded = difference.nonfinite > 0
     run = partial(run_route, route=route)
     return tell(judge, case, data.config, run, graded=graded)
+
+
+def _counted(judge: Judge, case: Case, data: CaseData, route: str) -> Told | None:
+    run = partial(run_route, route=route)
+    return tell_by_counts(judge, case, data.config, run)
 
 
 def _kept(

@@ -26,10 +26,10 @@ from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import difference_lines
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.verdict import unsupported
-from mxmoe.conformance.why_numbers.ranks.apart import told_group
 from mxmoe.conformance.why_numbers.ranks.apart import why_each
 from mxmoe.conformance.why_numbers.ranks.reduced import explain_reduced
 from mxmoe.conformance.why_numbers.ranks.reduced import without_place
+from mxmoe.conformance.why_numbers.ranks.seen import told_group
 from mxmoe.conformance.why_numbers.ranks.sum import Terms
 from mxmoe.reference.types import Shard
 

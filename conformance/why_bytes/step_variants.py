@@ -19,6 +19,12 @@ TILES = ("tiles", "mma fragments", "scales of")
 EIGHT_BY_EIGHT = "8 gates, 8 ups"
 """The step of `triton_moe` that sorts gates and ups."""
 
+# Columns of scales that K may be rounded up to: a tile, and two.
+_SHORTER_K = (steps.SWIZZLE_COLUMNS, 2 * steps.SWIZZLE_COLUMNS)
+
+Rest = Callable[[torch.Tensor, torch.Size], torch.Tensor]
+"""What fills tiles of fewer columns up to a tensor of this shape."""
+
 
 def in_its_place(step: Step) -> Iterator[tuple[str, Move]]:
     """What else may be done where `step` belongs, and the words for it."""
@@ -65,6 +71,16 @@ def _transposed_rows(block: int, lanes: int) -> Move:
 
 
 def _other_swizzles(step: Step) -> Iterator[tuple[str, Move]]:
+    for columns in _SHORTER_K:
+        as_if = f"as if K were padded to a multiple of {columns * BLOCK} only"
+        yield (
+            f"{step} {as_if}: rows of tiles begin too early",
+            _of_shorter_k(step, columns, _behind_all),
+        )
+        yield (
+            f"{step} {as_if}, more padding behind each row",
+            _of_shorter_k(step, columns, _behind_each),
+        )
     for rows, lanes in ((128, 32), (128, 64), (64, 16), (64, 32), (32, 8), (256, 64)):
         for columns in (2, 4, 8):
             if (rows, lanes, columns) == (128, 32, 4):
@@ -79,6 +95,36 @@ def _other_swizzles(step: Step) -> Iterator[tuple[str, Move]]:
         f"{step}: tiles kept, bytes inside row by row",
         _tiles(steps.SWIZZLE_ROWS, steps.SWIZZLE_ROWS, steps.SWIZZLE_COLUMNS),
     )
+
+
+def _of_shorter_k(step: Step, multiple: int, rest: Rest) -> Move:
+    """The tiles of as many columns as are needed, `rest` fills the tensor up."""
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        some = (x != PADDING).any(dim=0).nonzero().flatten()
+        needed = int(some[-1]) + 1 if len(some) else 0
+        columns = _up(needed, multiple)
+        finer = multiple // 2
+        if not 0 < columns < x.shape[1] or (
+            finer in _SHORTER_K and _up(needed, finer) == columns
+        ):
+            raise ValueError("padded as far as that, or said already")
+        return rest(step.apply(x[:, :columns]), x.shape)
+
+    return apply
+
+
+def _behind_all(tiles: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    flat, size = tiles.flatten(), shape.numel()
+    return steps.pad("", 0, len(flat), size).apply(flat).reshape(shape)
+
+
+def _behind_each(tiles: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return steps.pad("", 1, tiles.shape[1], shape[1]).apply(tiles)
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 def _tiles(rows: int, lanes: int, columns: int) -> Move:

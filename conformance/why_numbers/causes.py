@@ -43,9 +43,12 @@ from mxmoe.conformance.why_numbers.output import Output
 from mxmoe.conformance.why_numbers.output import explain_output
 from mxmoe.conformance.why_numbers.ranks.cuts import rank_cuts
 from mxmoe.conformance.why_numbers.slots.accumulators import explain_accumulators
+from mxmoe.conformance.why_numbers.slots.chunks import explain_chunks
 from mxmoe.conformance.why_numbers.slots.empty_slots import Former
 from mxmoe.conformance.why_numbers.slots.empty_slots import explain_empty_slots
+from mxmoe.conformance.why_numbers.slots.erased_rows import explain_erased_rows
 from mxmoe.conformance.why_numbers.slots.exchanged import explain_exchanged
+from mxmoe.conformance.why_numbers.slots.expert_grids import explain_expert_grids
 from mxmoe.conformance.why_numbers.slots.expert_index import explain_expert_index
 from mxmoe.conformance.why_numbers.slots.former_routing import explain_former_routing
 from mxmoe.conformance.why_numbers.slots.gathers import explain_gathers
@@ -95,6 +98,8 @@ CHEAP = {
 
 # Asks what these found to be a part of it.
 _CONFINED = "confined"
+# These ask for less evidence where a telling case says so.
+_GRIDS, _ERASED = "expert grids", "erased rows"
 _PARTLY = {"activations", "steps", "contents"}
 
 # Searches that fit a great deal, and so are asked where nothing else fits.
@@ -162,7 +167,7 @@ def causes(
         right = part_left(found - wrong.right, found - truth, allowed)
     if _CONFINED in only:
         only = {*only, *_PARTLY}
-    for family, explain in _families(output, judged, situation, wrong, before):
+    for family, explain in _families(output, judged, situation, wrong, before, only):
         likely = likeliest(fits, found.numel(), min(right, 1.0))
         far = family in _LAST or bool((ratio > _NEAR).any())
         if likely and far:
@@ -235,9 +240,13 @@ def _families(
     s: Situation,
     wrong: Wrong | None,
     before: Former | None,
+    asked: Collection[str],
 ) -> Iterator[tuple[str, Callable[[], list[Fit]]]]:
     """The searches, simplest first."""
     found, arithmetic = output.found, output.arithmetic
+    # Of rows that are zero, the rule before their list.
+    told = _ERASED in asked
+    yield _ERASED, lambda: explain_erased_rows(found, judged, s, arithmetic, asked=told)
     yield "output", lambda: explain_output(output)
     right = output.truth, output.allowed
     yield "bytes", lambda: fits_of_numbers(found, s, arithmetic, right)
@@ -256,11 +265,15 @@ def _families(
     )
     slots = slots_of(found, judged, s.routing, s.config, s.shard, arithmetic)
     yield "left out", lambda: explain_left_out(slots)
+    owned = s.shard.expert_range(s.config)
+    yield _GRIDS, lambda: explain_expert_grids(slots, owned, asked=_GRIDS in asked)
     if wrong is None:
         yield "empty slots", empty
         yield "slots", lambda: explain_slots(slots)
         yield "fitted slots", lambda: fitted_slots(slots)
         return
+    if not too_large(s.part, LARGEST_FIT):
+        yield "chunks", lambda: explain_chunks(found, judged, s, arithmetic)
     blocks = {name: getattr(s.part, f"{name}_blocks").shape[2] for name in _MATRICES}
     weights = weights_otherwise(s.routing.ids, s.routing.weights)
     yield "weights", partial(explain_otherwise, wrong, weights)

@@ -3,7 +3,8 @@
 A drawn case is shrunk, and one token of one expert of one block behaves like many
 faults. This one has several experts, slots, K blocks and tokens. The candidate is
 called twice, with other hidden states first: what it keeps from call to call shows.
-If nothing is wrong there, the experts get more rows than the tiles of a kernel have.
+If nothing is wrong there, an odd number of experts is tried where the failing rank has
+few, and then the experts get more rows than the tiles of a kernel have.
 
 Where the failing output is not finite, no bias hides how large numbers are, and tokens
 differ in size: from which size on they are not finite tells the number that overflows.
@@ -28,6 +29,7 @@ from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
 from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.judge import Judge
+from mxmoe.conformance.why_numbers import row_counts
 from mxmoe.conformance.why_numbers.slots.empty_slots import Former
 from mxmoe.reference.types import MoEConfig
 from mxmoe.reference.types import Routing
@@ -42,7 +44,13 @@ _TOKENS = 37
 # smallest of the larger shapes above.
 _CROWDED = ((4, 2, 64, 96), (4, 2, 128, 256), (4, 2, 384, 256))
 _CROWD = 300
+# Experts of a rank that fill no block of several, asked if those of the failing rank
+# fill none.
+_UNEVEN = ((9, 4, 96, 160), (9, 4, 256, 256))
+_BLOCK_OF_EXPERTS = 8
 _OTHER_STATES = 1
+# Hot spots of routing that another routing takes the place of.
+_OF_ROUTING = {"no_expert", "one_route", "silent_expert"}
 
 # Powers of two that tokens are multiplied by. Numbers of GEMM1 have a standard
 # deviation of 4 (`designed`): from exp of nothing to all of them beyond float16.
@@ -89,11 +97,49 @@ def tell(
     biases, each token of another size.
     """
     judge = judge.aside()
+    if graded:
+        # Or all of them are beyond float16.
+        like = replace(like, hot=tuple(h for h in like.hot if h != "wide_hidden"))
     found = _told(judge, like, config, run, shapes=_SHAPES, graded=graded)
     if found is None or found.wrong or graded:
         return found
+    if len(like.shard.expert_range(config)) % _BLOCK_OF_EXPERTS:
+        ranks = like.shard.ep_size
+        shapes = [(e * ranks, k, h, i) for e, k, h, i in _UNEVEN]
+        uneven = _told(judge, like, config, run, shapes=shapes)
+        if uneven is not None and uneven.wrong:
+            return uneven
     crowded = _told(judge, like, config, run, shapes=_CROWDED, tokens=_CROWD)
+    if crowded is None or not crowded.wrong:
+        crowded = tell_by_counts(judge, like, config, run)
     return found if crowded is None or not crowded.wrong else crowded
+
+
+def tell_by_counts(
+    judge: Judge,
+    like: Case,
+    config: MoEConfig,
+    run: Callable[[Judge, Case, CaseData], torch.Tensor],
+) -> Told | None:
+    """As `tell`, with experts that have telling numbers of rows."""
+    hot = tuple(spot for spot in like.hot if spot not in _OF_ROUTING)
+    for experts in (row_counts.MOST, row_counts.FEWEST):
+        count = experts // like.shard.ep_size
+        if count < row_counts.FEWEST or experts % like.shard.ep_size:
+            continue
+        shapes = [(experts, row_counts.TOP_K, h, i) for _, _, h, i in _CROWDED]
+        found = _told(
+            judge.aside(),
+            replace(like, hot=hot),
+            config,
+            run,
+            shapes=shapes,
+            tokens=row_counts.tokens_for(count),
+            counted=True,
+        )
+        if found is not None:
+            return found
+    return None
 
 
 def _told(
@@ -105,13 +151,19 @@ def _told(
     shapes: Sequence[tuple[int, int, int, int]],
     tokens: int = _TOKENS,
     graded: bool = False,
+    counted: bool = False,
 ) -> Told | None:
+    how = _GRADED if graded else ""
     try:
         case = _case(judge, like, config, shapes, tokens)
         if case is None:
             return None
         data = judge.data(case)
         data = _graded(data) if graded else data
+        if counted:
+            owned = case.shard.expert_range(data.config)
+            data = row_counts.with_counts(data, owned)
+            how = row_counts.described(len(owned))
         earlier = replace(
             data,
             hidden_states=_others(data.hidden_states),
@@ -131,7 +183,7 @@ def _told(
         out=out,
         former=(former, judged_before.truth["combine"]),
         before=Former(routing=earlier.routing, judged=judged_before),
-        how=_GRADED if graded else "",
+        how=how,
     )
 
 

@@ -24,6 +24,7 @@ from mxmoe.conformance.why_numbers.moved import merged
 from mxmoe.conformance.why_numbers.otherwise.rounded_twice import rounded_twice
 from mxmoe.conformance.why_numbers.slots.slot_sources import last_tokens
 from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_tokens
+from mxmoe.conformance.why_numbers.slots.slots_left_out import only_listed
 from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.reference.types import Arithmetic
 
@@ -35,6 +36,8 @@ _RICH = 1024
 
 # Searches whose sentences name tokens and columns, which every case has others of.
 _OF_PLACES = {"output", "rows"}
+
+_LEFT_OUT = "left out"
 
 # What another case has others of, so that the same place has other numbers there.
 _COUNTED = ("token", "column", "row", "lane", "position", "tile", "K block")
@@ -57,25 +60,19 @@ def why_lines(
     arithmetic: Arithmetic,
     worst: float,
     tell: Callable[[], Told | None] = lambda: None,
+    count: Callable[[], Told | None] = lambda: None,
     kept: Callable[[Told | None], list[str]] = lambda told: [],
 ) -> list[str]:
     """The line that begins ``why``: what `out` [t, h] behaves like.
 
     worst : the largest error / allowed. tell : runs the candidate on a telling case.
-    kept : asks it which parts of its input it does not follow, there as well.
+    count : on one with telling numbers of rows, where no rule is true of all slots that
+    are left out. kept : asks it which parts of its input it does not follow, there
+    as well.
     """
     told = tell()
     situation = situation_of(case, data)
-    there = list[Fit]()
-    if told is not None:
-        there = causes(
-            situation_of(told.case, told.data),
-            told.judged,
-            told.out,
-            arithmetic,
-            former=told.former,
-            before=told.before,
-        )
+    there = [] if told is None else causes_there(told, arithmetic)
     only = {fit.family for fit in there}
     if told is not None and not there and told.wrong:
         # What explains neither case is not looked for twice.
@@ -84,6 +81,11 @@ def why_lines(
     here = causes(situation, judged, out, arithmetic, only=only)
     if there and rich and not here:
         here = causes(situation, judged, out, arithmetic, only=CHEAP)
+    if _no_rule(here, there) and (counted := count()) is not None:
+        by_rule = causes_there(counted, arithmetic)
+        if by_rule and not only_listed(by_rule):
+            told, there = counted, by_rule
+            here = [fit for fit in here if str(fit) in map(str, there)]
     names, note = _agreed(here, there, told, rich=rich, one_token=len(out) == 1)
     if names:
         names = merged(names)
@@ -110,9 +112,30 @@ def why_lines(
     return ["why    none of the known hypotheses gives this output"]
 
 
+def causes_there(told: Told, arithmetic: Arithmetic) -> list[Fit]:
+    """Sentences that are true of the whole output of a telling case."""
+    return causes(
+        situation_of(told.case, told.data),
+        told.judged,
+        told.out,
+        arithmetic,
+        former=told.former,
+        before=told.before,
+    )
+
+
 def names_cause(lines: list[str]) -> bool:
     """Whether what `why_lines` says is a cause."""
     return any(line.startswith(_BEHAVES) for line in lines)
+
+
+def _no_rule(here: list[Fit], there: list[Fit]) -> bool:
+    """Whether slots are left out, by no rule or by another one in each case."""
+    if only_listed(there):
+        return True
+    lost = all(fit.family == _LEFT_OUT for fit in (*here, *there))
+    same = {str(fit) for fit in here} & {str(fit) for fit in there}
+    return bool(here and there) and lost and not same
 
 
 def _counted(fit: Fit) -> frozenset[str]:
@@ -167,6 +190,8 @@ def _agreed(
     # the telling case is it.
     elsewhere = {fit.name for fit in there if _counted(fit)}
     if any(fit.name in elsewhere for fit in here if _counted(fit)):
+        return theirs, f" (in case {told.case}{told.how})"
+    if only_listed(here) and theirs and not only_listed(there):
         return theirs, f" (in case {told.case}{told.how})"
     seen = {fit.family for fit in here} <= _OF_PLACES
     if ours and seen and not told.wrong:

@@ -293,6 +293,23 @@ def scale_tiles_by_column() -> object:
     return _loader(fc1_scales=order)
 
 
+@_bytes(
+    "ROCm/aiter#4108",
+    "fc1_scales: scale swizzle 128x4 as if K were padded to a multiple of 128 only: "
+    "rows of tiles begin too early",
+    "fc1_weights: as specified, so the two disagree",
+)
+def scale_tiles_of_unpadded_k() -> object:
+    """Scales of W1 are addressed with the hidden size of the model, not the padded."""
+
+    def order(x: Tensor, p: Tensor) -> Tensor:
+        last = int(x.any(dim=0).nonzero()[-1])
+        tiles = swizzled(x[p][:, : last // 4 * 4 + 4]).flatten()
+        return zeros_after(tiles, x.numel()).view(x.shape)
+
+    return _loader(fc1_scales=order)
+
+
 @_bytes("guqiong96/Lvllm#110", "fc1_weights: only the padding differs: it holds", "17")
 def weight_padding_not_zero() -> object:
     """K columns of W1 beyond hidden hold codes of 0.5."""

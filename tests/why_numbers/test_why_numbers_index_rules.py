@@ -97,6 +97,55 @@ def test_a_wrong_map_of_the_rows_of_gemm2_is_named(why: Why, words: str) -> None
     assert f"GEMM2 takes the intermediate of {words}" in why(small.case, out)
 
 
+def one_of(token: Callable[[Layer], Tensor]) -> Callable[[Layer], Tensor]:
+    """All slots of a token take the row of its slot `token` [t]."""
+    return lambda s: (torch.arange(s.t) * s.k + token(s))[:, None].expand(s.t, s.k)
+
+
+ONE_OF_A_TOKEN: dict[str, Callable[[Layer], Tensor]] = {
+    "the slot of its token with the highest expert id, not": one_of(
+        lambda s: s.ids.argmax(dim=1)
+    ),
+    "the slot of its token with the lowest expert id, not": one_of(
+        lambda s: s.ids.argmin(dim=1)
+    ),
+    "the slot of its token with the lowest routing weight, not": one_of(
+        lambda s: s.weights.argmin(dim=1)
+    ),
+    "slot of the last one of its token, not": one_of(lambda s: s.n[:, -1] % s.k),
+}
+
+
+@pytest.mark.parametrize("words", ONE_OF_A_TOKEN)
+def test_all_slots_of_a_token_that_take_the_row_of_one_are_named(
+    why: Why, words: str
+) -> None:
+    small = layer(SMALL)
+    source = ONE_OF_A_TOKEN[words](small)
+    line = why(small.case, small.added(down=small.down.flatten(0, 1)[source]))
+    assert f"the sum over slots takes the result of {words}" in line
+    assert "; or" not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "token"),
+    [
+        ("only the first slot added", lambda s: torch.zeros_like(s.ids[:, 0])),
+        (
+            "only the slot with the largest routing weight added",
+            lambda s: s.weights.argmax(dim=1),
+        ),
+    ],
+)
+def test_a_slot_that_takes_the_place_of_all_is_named(
+    why: Why, words: str, token: Callable[[Layer], Tensor]
+) -> None:
+    small = layer(SMALL)
+    source = one_of(token)(small)
+    line = why(small.case, small.added(down=small.down.flatten(0, 1)[source]))
+    assert line == f"why    behaves as if: {words}, with weight 1"
+
+
 def late(order: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda rows: torch.cat((rows[:16], order(rows[16:])))
 
@@ -160,6 +209,21 @@ def beside(s: Layer, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     return at(s.ids[:, :, None], s.ids[:, None, :]).any(dim=2)
 
 
+def in_a_later_tile(s: Layer, tile: int, size: int) -> Tensor:
+    """Slots [t, k] whose token has a row in a later tile that is in flight with theirs.
+
+    Tiles of `tile` rows are numbered in turn, and `size` are in flight at a time.
+    """
+    number, first = torch.zeros_like(s.n), 0
+    for e in s.experts:
+        row = torch.arange(len(s.of(e)))
+        number[s.ids == e] = first + row // tile
+        first += -(-len(row) // tile)
+    own, other = number[:, :, None], number[:, None, :]
+    return ((own // size == other // size) & (other > own)).any(dim=2)
+
+
+LATER_TILE = "where the token also has a row in a later tile of its group of"
 MISSING: dict[str, Callable[[Layer], Tensor]] = {
     "where the token also visits the next expert (": lambda s: beside(
         s, lambda e, f: f == e + 1
@@ -168,6 +232,8 @@ MISSING: dict[str, Callable[[Layer], Tensor]] = {
         s, lambda e, f: (f // 2 == e // 2) & (f > e)
     ),
     "where the token also has a later slot of its group of 2 (": lambda s: s.n % 2 == 0,
+    f"{LATER_TILE} 4 tiles of 8 rows (": lambda s: in_a_later_tile(s, 8, 4),
+    f"{LATER_TILE} 4 tiles of 16 rows (": lambda s: in_a_later_tile(s, 16, 4),
 }
 
 

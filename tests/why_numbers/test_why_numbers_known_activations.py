@@ -53,6 +53,14 @@ FAULTS: dict[str, tuple[Case, Callable[[Tensor, Activation], Tensor]]] = {
         OAI,
         fixed(replace(SWIGLU_OAI, beta=0.0, limit=math.inf)),
     ),
+    "alpha and limit of the activation exchanged": (
+        OAI,
+        fixed(replace(SWIGLU_OAI, alpha=SWIGLU_OAI.limit, limit=SWIGLU_OAI.alpha)),
+    ),
+    "alpha, beta, limit of the activation taken from beta, limit, alpha": (
+        OAI,
+        fixed(Activation("other", SWIGLU_OAI.beta, SWIGLU_OAI.limit, SWIGLU_OAI.alpha)),
+    ),
     "relu(gate) * up in place of swiglu_oai": (OAI, of(torch.relu)),
     "gelu(gate) * up in place of swiglu_oai": (OAI, of(f.gelu)),
 }

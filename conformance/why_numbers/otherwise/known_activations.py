@@ -1,6 +1,7 @@
 """The activation of another model compiled in, or some of its constants.
 
 A kernel that was written for one model has its constants in the code, and its curve.
+One that is given the declared constants may take them in another order.
 """
 
 from __future__ import annotations
@@ -54,12 +55,29 @@ def known_activations(declared: Activation) -> Iterator[Otherwise]:
                 values: dict[str, Any] = {c: getattr(other, c) for c in some}
                 mixed = replace(declared, **values)
                 yield Otherwise(name=_named(other, declared, some), steps=_with(mixed))
+    yield from _exchanged(declared)
     # Without clamps and beta each is the curve alone, which is asked for by itself.
     if (declared.beta, declared.limit) == (SILU.beta, SILU.limit):
         return
     for name, curve in _UNITS.items():
         whole = f"{name} in place of {declared.name}"
         yield Otherwise(name=whole, steps=Steps(gated=partial(_unit, curve=curve)))
+
+
+def _exchanged(declared: Activation) -> Iterator[Otherwise]:
+    """The declared constants, each in the place of another."""
+    values = {c: getattr(declared, c) for c in _CONSTANTS}
+    for order in itertools.permutations(_CONSTANTS):
+        taken = {c: values[other] for c, other in zip(_CONSTANTS, order, strict=True)}
+        moved = [c for c in _CONSTANTS if taken[c] != values[c]]
+        # An infinite one is no number but as a limit.
+        if not moved or not all(map(math.isfinite, (taken["alpha"], taken["beta"]))):
+            continue
+        name = f"{' and '.join(moved)} of the activation exchanged"
+        if len(moved) == len(_CONSTANTS):
+            names = (", ".join(names) for names in (_CONSTANTS, order))
+            name = "{} of the activation taken from {}".format(*names)
+        yield Otherwise(name=name, steps=_with(replace(declared, **taken)))
 
 
 def _is_said(other: Activation, declared: Activation, some: tuple[str, ...]) -> bool:

@@ -99,6 +99,9 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "left out: each token's slot with the smallest routing weight, the "
     "others normalised to a sum of 1": lambda w: _normal(_without_least(w)),
     "only the first slot added, with weight 1": lambda w: _normal(_first_only(w)),
+    "only the slot with the largest routing weight added, with weight 1": lambda w: (
+        w == w.amax(dim=1, keepdim=True)
+    ).to(w.dtype),
     "routing weights in descending order": lambda w: (
         w.sort(dim=1, descending=True).values
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -56,12 +57,17 @@ class Side:
 
 
 def explain_sides(
-    sides: Sequence[Side], arithmetic: Arithmetic, telling: Sequence[Side] = ()
+    sides: Sequence[Side],
+    arithmetic: Arithmetic,
+    telling: Sequence[Side] = (),
+    *,
+    elsewhere: Callable[[], list[str]] = list,
 ) -> list[str]:
     """The line ``why`` of the output that is furthest out of its bound, or none.
 
     telling : outputs of the same kind that less is wrong in: what is not true of
-    them is not said.
+    them is not said. elsewhere : sentences that are true of another case, asked for
+    where none is of this output.
     """
     wrong = [side for side in sides if not side.worst <= 1]
     if not wrong:
@@ -74,6 +80,7 @@ def explain_sides(
     names = causes_of(side, arithmetic)
     for other in telling:
         names = _true_of_both(side, names, other, arithmetic)
+    names = names or elsewhere()
     if not names:
         return [f"why    {place}; none of the known hypotheses gives it"]
     return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])} ({place})"]

@@ -24,6 +24,7 @@ from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.otherwise.one_thing import Wrong
 from mxmoe.conformance.why_numbers.slots.expert_rows import rows_in_another_order
 from mxmoe.conformance.why_numbers.slots.index_numbers import index_numbers
+from mxmoe.conformance.why_numbers.slots.index_numbers import slots_of_tokens
 from mxmoe.conformance.why_numbers.slots.slot_sources import slot_sources
 from mxmoe.conformance.why_numbers.slots.slot_sources import token_sources
 
@@ -136,9 +137,14 @@ def _places(wrong: Wrong) -> Iterator[_Place]:
         between[mine] = experts.intermediate(contents[e], RIGHT.steps, rows)
     flat = between.flatten(0, 1)
     by_slot = torch.stack([experts.down(c, flat) for c in contents], dim=1)
+    mine = torch.where(experts.served, ids, -1)
     slots = [
         (words, "", source)
-        for words, source in (*slot_sources(ids), *index_numbers(ids))
+        for words, source in (
+            *slot_sources(ids),
+            *index_numbers(ids),
+            *slots_of_tokens(mine, s.routing.weights),
+        )
     ]
     slots += ordered
     yield _Place("GEMM2", "the intermediate", by_slot, n, slots)

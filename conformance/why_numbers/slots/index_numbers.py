@@ -1,7 +1,8 @@
 """Numbers that a kernel may take for the number of a slot's row.
 
 Rows are stored in the order of slots n or sorted by expert. In either, a kernel may
-count in tokens where it should count in slots, or the other way round.
+count in tokens where it should count in slots, or the other way round. Where it keeps
+one number for each token, all slots of the token take the row of one of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,26 @@ def index_numbers(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield f"slot {words}", torch.where(inside, number, UNKNOWN)
         sorted_ = torch.where(inside, order[held], UNKNOWN)
         yield f"the slot at position {words} of the sorted ones", sorted_
+
+
+def slots_of_tokens(ids: Tensor, weights: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(words, the slot n that every slot [t, k] of a token takes the row of).
+
+    An inverse permutation that is written in the order of experts keeps the last.
+    ids : [t, k], -1 for slots that the rank does not serve. weights : [t, k].
+    """
+    served, first = ids >= 0, torch.arange(len(ids)) * ids.shape[1]
+    if ids.shape[1] < 2:
+        return
+    for words, number in (
+        ("expert id", ids.double()),
+        ("routing weight", weights.double()),
+    ):
+        least = number.masked_fill(~served, torch.inf).argmin(dim=1)
+        most = number.masked_fill(~served, -torch.inf).argmax(dim=1)
+        for which, slot in (("highest", most), ("lowest", least)):
+            source = (first + slot)[:, None].expand_as(ids).flatten()
+            yield f"the slot of its token with the {which} {words}", source
 
 
 def _numbers(ids: Tensor) -> Iterator[tuple[str, Tensor]]:

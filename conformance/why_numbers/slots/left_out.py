@@ -19,18 +19,20 @@ from mxmoe.conformance.why_numbers.slots.slot_sources import position_and_row
 
 Tensor = torch.Tensor
 
-# About 2^8 rules: one of them is one of 2^20 sets by chance once in 4000 times.
-_FEWEST_SETS = 2.0**20
+# About 2^8 rules: one of them is one of 2^18 sets by chance once in 1000 times.
+_FEWEST_SETS = 2.0**18
 # Counts kept in 3 bits or more, as a part of a word or in bytes.
 _COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 _OVERFLOW = " (a count that overflows?)"
+_ROUNDED = " (a number of tiles that is rounded otherwise?)"
+_STORED = " (stored, not added?)"
 _STEPS = {
     "the next expert": 1,
     "the expert before": -1,
     "the expert after the next": 2,
     "the second expert before": -2,
 }
-# Experts that are computed at a time.
+# Experts, or tiles of them, that are computed at a time.
 _GROUPS = (2, 4, 8)
 
 Rule = tuple[str, str, Tensor]
@@ -57,8 +59,10 @@ class LeftOut:
             return
         for words, cause, slots in (
             *self._of_counts(),
+            *self._of_remainders(),
             *self._of_places(),
             *self._of_tokens(),
+            *self._of_tiles(),
         ):
             rule = slots & self.served
             if torch.equal(rule & told, self.gone & told):
@@ -107,6 +111,33 @@ class LeftOut:
             yield f"those of experts of at least {least} slots", "", count >= least
             yield f"those of experts of at most {most} slots", "", count <= most
 
+    def _of_remainders(self) -> Iterator[Rule]:
+        """Rows that a wrong number of tiles leaves out, by counts of an expert."""
+        row, count, gone = self._row, self._count, self.gone
+        each = "of each expert whose number of slots is"
+        for tile in TILES if gone.any() else ():
+            over = count % tile
+            behind, last = row >= count - over, row >= (count - 1) // tile * tile
+            yield f"the last tile of {tile} rows of each expert", "", last
+            least, most = (int(n) for n in over[gone].aminmax())
+            multiple = f"a multiple of {tile}"
+            plus = f" plus {least}" * (least > 0)
+            same = over == least
+            words = f"the last row {each} {multiple}{plus}"
+            rules = [(words, same & (row == count - 1))]
+            if not least:
+                words = f"the last tile of {tile} rows {each} {multiple}"
+                rules.append((words, same & last))
+            few = behind & (over <= most)
+            if most > 1 and not torch.equal(few, behind):
+                words = f"all behind the last full tile {each} at most {most} above"
+                rules.append((f"{words} {multiple}", few))
+            for words, slots in rules:
+                yield words, _ROUNDED, slots
+                more = slots & (count > tile)
+                if not torch.equal(more, slots):
+                    yield f"{words}, and more than {tile}", _ROUNDED, more
+
     def _of_places(self) -> Iterator[Rule]:
         (t, k), p = self.ids.shape, position_and_row(self._mine)[0]
         n = torch.arange(t * k).reshape(t, k)
@@ -154,4 +185,30 @@ class LeftOut:
             }
         for words, at in found.items():
             slots = (at & both).any(dim=2)
-            yield f"where the token also {words}", " (stored, not added?)", slots
+            yield f"where the token also {words}", _STORED, slots
+
+    def _of_tiles(self) -> Iterator[Rule]:
+        """What tiles that are computed at a time do to the tokens that they share.
+
+        A launch numbers the tiles of all experts in turn; an expert without slots has
+        none.
+        """
+        mine = self._mine
+        for tile in TILES:
+            number = (mine * (mine.numel() + 1) + self._row // tile).masked_fill(
+                mine < 0, -1
+            )
+            number = number.flatten().unique(return_inverse=True)[1].reshape(mine.shape)
+            number = number - int((mine < 0).any())
+            own, other = number[:, :, None], number[:, None, :]
+            for size in _GROUPS:
+                near = (own // size == other // size) & (mine >= 0)[:, None, :]
+                for which, at in (
+                    ("a later", other > own),
+                    ("an earlier", other < own),
+                ):
+                    words = (
+                        f"where the token also has a row in {which} tile of its group "
+                        f"of {size} tiles of {tile} rows"
+                    )
+                    yield words, _STORED, (near & at).any(dim=2)

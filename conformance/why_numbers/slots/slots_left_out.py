@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 
@@ -17,6 +19,8 @@ from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_rows
 
 Tensor = torch.Tensor
 
+_LISTED = re.compile(r"left out: \d+ of \d+ slots, first .*")
+
 # A factor that is known to less than half of 1 tells 0 from 1, and 1 from 2.
 _TELLS = 0.5
 
@@ -26,6 +30,11 @@ def explain_left_out(slots: Slots) -> list[Fit]:
     fits = fits_of_weights(slots, _left_out) or fits_of_weights(slots, _twice)
     # Tokens that are zero are told by the output.
     return [fit for fit in fits if not fit.name.startswith("left out: token")]
+
+
+def only_listed(fits: Sequence[Fit]) -> bool:
+    """Whether `fits` say which slots are left out, and no rule of them."""
+    return bool(fits) and all(_LISTED.fullmatch(fit.name) for fit in fits)
 
 
 def _left_out(slots: Slots) -> Iterator[tuple[str, Tensor]]:
