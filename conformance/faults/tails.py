@@ -363,6 +363,28 @@ def last_step_of_k_moved_back() -> object:
     return replace(PLAIN, product=overlapping)
 
 
+@_output("", "left out: those of experts of at most 3 slots")
+def small_experts_skipped() -> object:
+    """Experts with fewer rows than the smallest tile are not launched."""
+
+    class Skipping(Plain):
+        def expert(self, p: Any, local: int, x: Tensor) -> Stages:
+            stages = super().expert(p, local, x)
+            return stages if len(x) > 3 else {n: 0 * s for n, s in stages.items()}
+
+    return Skipping()
+
+
+@_output("", "left out: the slots from 2 on of each token")
+def only_two_slots_added() -> object:
+    """The loop over the slots of a token has a fixed end of 2."""
+
+    def mix(weights: Tensor, down: Tensor) -> Tensor:
+        return (weights[:, :2, None] * down[:, :2]).sum(dim=1)
+
+    return replace(PLAIN, mix=mix)
+
+
 @_output(
     "vllm-project/vllm#34279",
     "GEMM1 takes the hidden states of token (token * 96 mod 2^16) // 96, as of offsets",

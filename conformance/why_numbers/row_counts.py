@@ -13,9 +13,9 @@ import torch
 from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.reference.types import Routing
 
-# Ones above tiles of 8, 16, 32, 64 and 128, whole tiles, and others; any first 4, 8 or
-# 16 are an even number of rows, no more than half of them of one expert.
-_COUNTS = (17, 33, 65, 47, 16, 9, 65, 32, 129, 129, 129, 18, 64, 8, 31, 48)
+# Ones above tiles of 8, 16, 32, 64 and 128, whole tiles, others, and few; any first 4,
+# 5, 10 or 20 are an even number of rows, no more than half of them of one expert.
+_COUNTS = (17, 33, 65, 47, 16, 9, 65, 32, 129, 129, 129, 18, 64, 8, 31, 48, 1, 3, 2, 6)
 TOP_K = 2
 FEWEST = 4
 MOST = len(_COUNTS)

@@ -73,16 +73,16 @@ def losing(gone: Callable[[Tensor, int], Tensor]) -> object:
 
 
 RULES: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "the last row of each expert whose number of slots is a multiple of 32 plus 1 (": (
+    "the last row of each expert whose number of slots is a multiple of 32 plus 1, ": (
         lambda row, c: (row == c - 1) & (c > 32) & (c % 32 == 1)
     ),
-    "the last row of each expert whose number of slots is a multiple of 16 plus 1 (": (
+    "the last row of each expert whose number of slots is a multiple of 16 plus 1, ": (
         lambda row, c: (row == c - 1) & (c > 16) & (c % 16 == 1)
     ),
     "the last tile of 16 rows of each expert whose number of slots is a multiple of": (
         lambda row, c: (row >= c - 16) & torch.tensor(c % 16 == 0)
     ),
-    "the last tile of 16 rows of each expert (in case e16k2": (
+    "the last tile of 16 rows of each expert (in case e20k2": (
         lambda row, c: row >= (c - 1) // 16 * 16
     ),
     "all behind the last full tile of each expert whose number of slots is at most 2 "

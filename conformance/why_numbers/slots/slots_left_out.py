@@ -21,6 +21,10 @@ Tensor = torch.Tensor
 
 _LISTED = re.compile(r"left out: \d+ of \d+ slots, first .*")
 
+# So many slots on each side: the heaviest of 2 n in n are told by chance once in 70.
+_FEWEST = 4
+# Of an expert, which by chance has seldom fewer.
+_FEW = 8
 # A factor that is known to less than half of 1 tells 0 from 1, and 1 from 2.
 _TELLS = 0.5
 
@@ -44,6 +48,8 @@ def _left_out(slots: Slots) -> Iterator[tuple[str, Tensor]]:
     if not gone.any():
         return
     words = [which] if (which := _which(slots, gone, served)) else []
+    if few := _of_few_rows(slots.ids, gone, served):
+        words.append(few)
     if not words and gone.shape[1] > 1 and (which := _tokens(gone, served)):
         words = [which]
     if not words:
@@ -105,10 +111,44 @@ def _which(slots: Slots, gone: Tensor, served: Tensor) -> str:
         alone[:, slot] = served[:, slot]
         if torch.equal(gone, alone):
             return f"slot {slot} of each token"
+    if words := _some_slots(gone, served) or _lighter(slots.weights, gone, served):
+        return words
     capacity = _capacity(slots, gone, served)
     if capacity is not None:
         return f"the tokens of an expert after its first {capacity}"
     return next(sets_of_rows(slots.ids, gone, served), "")
+
+
+def _of_few_rows(ids: Tensor, gone: Tensor, served: Tensor) -> str:
+    """Whether it is all of the experts with few slots; or ""."""
+    experts, counts = ids[served].unique(return_counts=True)
+    most = int(counts[torch.isin(experts, ids[gone])].max())
+    few = experts[counts <= most]
+    if most > _FEW or not torch.equal(gone, served & torch.isin(ids, few)):
+        return ""
+    return f"those of experts of at most {most} slots"
+
+
+def _some_slots(gone: Tensor, served: Tensor) -> str:
+    """Slots of each token from one on, or before one; or ""."""
+    for slot in range(1, gone.shape[1]):
+        late = torch.arange(gone.shape[1]) >= slot
+        for words, which in ((f"from {slot} on", late), (f"before {slot}", ~late)):
+            if torch.equal(gone, served & which):
+                return f"the slots {words} of each token"
+    return ""
+
+
+def _lighter(weights: Tensor, gone: Tensor, served: Tensor) -> str:
+    """What is below a routing weight, if it is no more than a few that are; or ""."""
+    stay = served & ~gone
+    if int(gone.sum()) < _FEWEST or int(stay.sum()) < _FEWEST:
+        return ""
+    sizes = weights.abs()
+    below, above = float(sizes[gone].max()), float(sizes[stay].min())
+    if below >= above:
+        return ""
+    return f"those of a routing weight below a number from {below:.3g} to {above:.3g}"
 
 
 def _tokens(gone: Tensor, served: Tensor) -> str:
