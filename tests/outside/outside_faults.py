@@ -421,7 +421,7 @@ OUTSIDE_FAULTS = (
         return out.to(x.dtype)""",
             ),
         ),
-        says="where the token also visits a later expert of its group of 2",
+        says="a later tile of its group of 2 tiles of 16 rows (stored, not added?)",
     ),
     # Cause: slots without an expert (-1) add what an earlier call left in their rows.
     OutsideFault(
