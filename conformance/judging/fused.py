@@ -11,6 +11,7 @@ from mxmoe.conformance.bounds.fused import clear_choices
 from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
 from mxmoe.conformance.cases.designed import CaseData
+from mxmoe.conformance.judging.as_routing import as_routing
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import difference_lines
 from mxmoe.conformance.judging.structure import rounding_lines
@@ -67,11 +68,9 @@ def judge_fused(judge: Judge, case: Case) -> None:
             what="output, routing fused",
             tensors=tensors,
         )
-    # Of weights that the op keeps to itself: where it may not, it must not round them.
-    lines = (
-        [] if stored is torch.bfloat16 else _roundings(judge, case, data, judged, out)
-    )
-    if lines:
+    # Where `route` keeps its weights in float32, the op does not round them either.
+    kept = stored is not torch.bfloat16 and _routes_in_float32(judge, data)
+    if lines := _roundings(judge, case, data, judged, out) if kept else []:
         raise judge.fail(
             Verdict.MISMATCH,
             lines,
@@ -96,3 +95,12 @@ def _roundings(
         allowed=judged.allowed["combine"],
     )
     return rounding_lines(situation, out.detach().cpu().double() - truth)
+
+
+def _routes_in_float32(judge: Judge, data: CaseData) -> bool:
+    if not judge.subject.has("route"):
+        return False
+    k = data.config.top_k
+    logits = torch.zeros(1, data.config.experts, device=judge.subject.device)
+    found = as_routing(judge.subject.call("route", logits, k), tokens=1, top_k=k)
+    return found.weights.dtype is torch.float32

@@ -48,11 +48,11 @@ def output(names: tuple[str, ...], change: Callable[[Tensor], Tensor]) -> Tensor
 
 
 SHIFTS: dict[str, tuple[tuple[str, ...], Callable[[Tensor], Tensor]]] = {
-    "scales of down of 2 K blocks before, in lanes 192..255 only": (
+    "scales of down of 3 K blocks before, in lanes 160..255 only": (
         ("down_scales",),
-        lambda x: late(x, first=6, by=2),
+        lambda x: late(x, first=5, by=3),
     ),
-    "scales of gate_up of 2 K blocks before, in K blocks 2..3 of GEMM1 only": (
+    "scales of gate_up in the last step of 64 lanes of K are those of the step": (
         ("gate_up_scales",),
         lambda x: late(x, first=2, by=2),
     ),

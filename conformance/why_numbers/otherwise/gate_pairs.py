@@ -43,7 +43,8 @@ def columns_otherwise() -> Iterator[tuple[str, Steps]]:
                 steps,
             )
         for unit in _ALIGNED:
-            if tile % unit:
+            # Of smaller tiles it is a bias of `unit` entries that is used again.
+            if tile % unit and tile > unit:
                 words = f"gate_up bias of each tile of {tile} columns begins at its "
                 words += f"first column rounded down to a multiple of {unit}"
                 rounded = partial(_with_bias_of_aligned_tiles, tile=tile, unit=unit)
