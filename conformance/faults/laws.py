@@ -16,6 +16,7 @@ from mxmoe.conformance.faults.plain import Plain
 from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import changed
 from mxmoe.conformance.faults.plain import claiming
+from mxmoe.conformance.faults.plain import dequantize
 from mxmoe.conformance.faults.plain import mix
 from mxmoe.conformance.faults.plain import product
 from mxmoe.conformance.faults.plain import route
@@ -121,6 +122,12 @@ def leak_from_the_row_above() -> object:
     return _editing(leak, _SAME_BITS)
 
 
+@_law("", "it is broken from W1's scale bytes 1", "no change")
+def weights_decoded_to_float16() -> object:
+    """Weights are decoded to float16 and saturate: 65504 at most, 2**-24 at least."""
+    return replace(_SAME_BITS, decode=_in_float16)
+
+
 @_law("", "routing weights times 4 give the output times 4", "rounded to bfloat16, in")
 def large_routing_weights_in_bfloat16() -> object:
     """Routing weights above 1 are rounded to bfloat16."""
@@ -207,6 +214,12 @@ def _negative_less(out: Tensor, *_: object) -> Tensor:
     return torch.where(out < 0, out * (1 - 2**-8), out)
 
 
+def _in_float16(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    values = dequantize(blocks, scales, torch.float32)
+    most = torch.finfo(torch.float16).max
+    return values.clamp(-most, most).half().to(dtype)
+
+
 def _shifted_logits(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     favoured = logits.clone()
     favoured[:, 0] += 0.3
@@ -226,6 +239,8 @@ BROKEN: Mapping[str, Callable[[], object]] = MappingProxyType(
         "weights_scale": large_routing_weights_in_bfloat16.plant,
         "down_doubles": lambda: _editing(lambda out, *_: out + 2**-8, _SAME_BITS),
         "scales_far": lambda: _editing(lambda out, *_: out.half().to(out), _SAME_BITS),
+        "gate_up_scales_high": weights_decoded_to_float16.plant,
+        "gate_up_scales_low": weights_decoded_to_float16.plant,
         "down_negates": lambda: _editing(_negative_less, _SAME_BITS),
         "input_halves": lambda: _editing(
             lambda out, x, *_: out + x.abs().mean() / 64, _SAME_BITS

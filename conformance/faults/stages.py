@@ -59,6 +59,30 @@ def fused_router_bias_ignored(candidate: Any) -> object:
     return spoiled(candidate, forward_fused=forward_fused)
 
 
+@_fused("", "router bias used for the choice, and not for the weights")
+def fused_router_bias_for_the_choice_only() -> object:
+    """The fused op chooses with the router bias, and weighs without it."""
+
+    def forward_fused(p: Any, x: Tensor, w: Tensor, b: Any, k: int) -> Tensor:
+        logits = x.float() @ w.float().T
+        ids, _ = route(logits if b is None else logits + b.float(), k)
+        weights = logits.gather(1, ids.long()).softmax(dim=1)
+        return PLAIN.forward(p, x, Routing(ids, weights))
+
+    return changed(PLAIN, forward_fused=forward_fused)
+
+
+@_fused("", "behaves as if: routing weights rounded to bfloat16")
+def fused_weights_in_bfloat16() -> object:
+    """The fused op keeps its routing weights in bfloat16."""
+
+    def routing(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        ids, weights = route(logits, top_k)
+        return ids, weights.bfloat16().float()
+
+    return _fusing(routing)
+
+
 @_fused("vllm-project/vllm#40794", "hidden states read as if no gaps lay between rows")
 def fused_packed_rows_assumed(candidate: Any) -> object:
     """The fused op takes row t of the hidden states to start at t * h."""

@@ -60,7 +60,9 @@ def _k_cut(columns: Callable[[int], int]) -> object:
     return replace(PLAIN, product=cut)
 
 
-def _decoding(edit: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> object:
+def decoding(edit: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> object:
+    """With edit(blocks, scales) before they are decoded."""
+
     def decode(b: Tensor, s: Tensor, dtype: torch.dtype) -> Tensor:
         return dequantize(*edit(b, s), dtype)
 
@@ -233,13 +235,13 @@ def experts_beyond_64_skipped(candidate: Any) -> object:
 @_output("triton-lang/triton#5197", "nibbles of gate_up and down swapped")
 def nibbles_swapped_in_kernel() -> object:
     """The kernel's own decoder takes the high nibble first."""
-    return _decoding(lambda blocks, scales: (swap_nibbles(blocks), scales))
+    return decoding(lambda blocks, scales: (swap_nibbles(blocks), scales))
 
 
 @_output("", "gate_up and down scales of the next K block")
 def scales_one_block_ahead() -> object:
     """The kernel's own decoder reads the scale of the next block."""
-    return _decoding(lambda blocks, scales: (blocks, scales.roll(-1, -1)))
+    return decoding(lambda blocks, scales: (blocks, scales.roll(-1, -1)))
 
 
 @_output("", "down scales twice as large, in expert 1 only")
@@ -343,24 +345,6 @@ def mask_2i_not_i() -> object:
 def _wrapped(rows: int, size: int, bits: int) -> Tensor:
     """Rows at which row * size lies, modulo 2**bits."""
     return torch.arange(rows) * size % 2**bits // max(size, 1)
-
-
-@_output(
-    "",
-    "lanes of K where the last step of 64 is moved back to its end, of both GEMMs "
-    "counted twice",
-)
-def last_step_of_k_moved_back() -> object:
-    """K is read in steps of 64; a last one that would pass its end is moved back."""
-
-    def overlapping(x: Tensor, w: Tensor) -> Tensor:
-        k = x.shape[1]
-        n = k // 64 * 64
-        if k < 64 or n == k:
-            return product(x, w)
-        return product(x[:, :n], w[:, :n]) + product(x[:, -64:], w[:, -64:])
-
-    return replace(PLAIN, product=overlapping)
 
 
 @_output("", "left out: those of experts of at most 3 slots")

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from mxmoe.conformance.bounds.compare_numbers import compare_numbers
 from mxmoe.conformance.bounds.fused import clear_choices
+from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import difference_lines
+from mxmoe.conformance.judging.structure import rounding_lines
+from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.fused import why_fused
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.reference.sharding import shard_weights
 
 
 def judge_fused(judge: Judge, case: Case) -> None:
@@ -40,12 +47,14 @@ def judge_fused(judge: Judge, case: Case) -> None:
         config.top_k,
     )
     out = subject.checked_output("forward_fused", out, data.hidden_states.shape)
-    routing_error = choices.weight_error(subject.capabilities.routing_dtype())
+    stored = subject.capabilities.routing_dtype()
+    routing_error = choices.weight_error(stored)
     judged = judge.judged(case, data, routing_error)
     difference = compare_numbers(
         out, judged.truth["combine"], judged.allowed["combine"]
     )
     judge.saw(difference.worst)
+    tensors = {"found": out, "expected": judged.truth["combine"]}
     if not difference.within:
         lines = difference_lines(difference, data)
         if not judge.record.searching:
@@ -56,5 +65,34 @@ def judge_fused(judge: Judge, case: Case) -> None:
             lines,
             case=case,
             what="output, routing fused",
-            tensors={"found": out, "expected": judged.truth["combine"]},
+            tensors=tensors,
         )
+    # Of weights that the op keeps to itself: where it may not, it must not round them.
+    lines = (
+        [] if stored is torch.bfloat16 else _roundings(judge, case, data, judged, out)
+    )
+    if lines:
+        raise judge.fail(
+            Verdict.MISMATCH,
+            lines,
+            case=case,
+            what="residual, routing fused",
+            tensors=tensors,
+        )
+
+
+def _roundings(
+    judge: Judge, case: Case, data: CaseData, judged: Judged, out: torch.Tensor
+) -> list[str]:
+    truth = judged.truth["combine"]
+    situation = Situation(
+        part=shard_weights(data.weights, data.config, case.shard),
+        config=data.config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=case.shard,
+        arithmetic=judge.subject.arithmetic,
+        truth=judged.truth,
+        allowed=judged.allowed["combine"],
+    )
+    return rounding_lines(situation, out.detach().cpu().double() - truth)

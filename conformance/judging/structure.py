@@ -12,11 +12,13 @@ from mxmoe.conformance.judging.numbers import run_route
 from mxmoe.conformance.residual.gains import Gain
 from mxmoe.conformance.residual.gains import GainFits
 from mxmoe.conformance.residual.gains import fit_gains
+from mxmoe.conformance.residual.gains import fit_roundings
 from mxmoe.conformance.residual.spread import Spread
 from mxmoe.conformance.residual.spread import wide_spreads
 from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.residual.structure import expected_errors
 from mxmoe.conformance.verdict import Verdict
+from mxmoe.conformance.why_numbers.moved import alternatives
 from mxmoe.conformance.why_numbers.systematic import Systematic
 from mxmoe.conformance.why_numbers.systematic import why_systematic
 from mxmoe.reference.sharding import shard_weights
@@ -81,6 +83,18 @@ def structure_lines(
     if explain:
         lines.append(why_systematic(Systematic(situation, expected, fits, residual)))
     return worst, lines
+
+
+def rounding_lines(situation: Situation, residual: torch.Tensor) -> list[str]:
+    """Of `structure_lines` what a rounding that the class does not make leaves."""
+    fits = fit_roundings(situation, expected_errors(situation))
+    made = [gain for gain in fits.of(residual) if gain.significant]
+    if not made:
+        return []
+    lines = _gain_lines(fits, residual, situation.arithmetic.name)
+    once = [g.along for g in made if abs(g.value - 1) <= g.allowed]
+    why = [f"why    behaves as if: {alternatives(once)}"] if once else []
+    return [*lines, *why]
 
 
 def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list[str]:

@@ -16,6 +16,7 @@ from mxmoe.conformance.verdict import Failure
 from mxmoe.conformance.verdict import NotJudged
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.moved import alternatives
 from mxmoe.conformance.why_numbers.nonfinite import first_nonfinite
 from mxmoe.conformance.why_numbers.stages.stage import explain_stage
 
@@ -51,7 +52,7 @@ def judge_trace(judge: Judge, case: Case) -> None:
                     judge.subject.arithmetic,
                 )
                 if names := explain_stage(stage, trace, judged, situation, arithmetic):
-                    lines.append(f"why    behaves as if: {'; or '.join(names)}")
+                    lines.append(f"why    behaves as if: {alternatives(names)}")
             raise judge.fail(
                 Verdict.NONFINITE if difference.nonfinite else Verdict.MISMATCH,
                 lines,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -23,9 +24,11 @@ from mxmoe.conformance.laws.pairs import HIDDEN_STATES
 from mxmoe.conformance.laws.pairs import ROUTING_WEIGHTS
 from mxmoe.conformance.laws.pairs import Pair
 from mxmoe.conformance.laws.pairs import edited
+from mxmoe.conformance.laws.questions import gate_up_scales_at
 from mxmoe.conformance.laws.questions import other_tokens
 from mxmoe.conformance.laws.questions import scales_at
 from mxmoe.conformance.laws.questions import tensors_of_expert
+from mxmoe.conformance.laws.questions import with_gate_up_scales
 from mxmoe.reference.formats.nibbles import pack_nibbles
 from mxmoe.reference.formats.nibbles import unpack_nibbles
 from mxmoe.reference.types import BLOCK
@@ -39,6 +42,9 @@ Tensor = torch.Tensor
 # Scale bytes of models lie around 120. 14 more is past 127 for the suite's weights; 20
 # less brings products of W2 below 2**-24, the smallest number of float16.
 _W1_HIGHER, _W2_LOWER = 14, 20
+# Weights of a scale of 2**17 are past 65504, the largest number of float16; of one of
+# 2**-26 they are 0 in it.
+_W1_BEYOND = 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +132,17 @@ def _scales_far(data: CaseData, shard: Shard, random: np.random.Generator) -> Pa
         expect=lambda out: out * 2.0**-down,
         scaled={HIDDEN_STATES: 1 / up, DOWN_BIAS: 2.0**-down},
         questions=lambda: scales_at(data, _W1_HIGHER, down),
+    )
+
+
+def _gate_up_scales_far(
+    data: CaseData, shard: Shard, random: np.random.Generator, *, by: int
+) -> Pair:
+    by = max(by, -int(data.weights.gate_up_scales.min()))
+    return replace(
+        with_gate_up_scales(data, by),
+        scaled={HIDDEN_STATES: 2.0**-by},
+        questions=lambda: gate_up_scales_at(data, by),
     )
 
 
@@ -283,6 +300,18 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             "lower with b2 times 2**-20, give the output times 2**-20",
             exact_if="deterministic",
             pair=_scales_far,
+        ),
+        "gate_up_scales_high": Law(
+            statement=f"W1's scale bytes {_W1_BEYOND} higher for an input of "
+            f"2**-{_W1_BEYOND} are no change",
+            exact_if="deterministic",
+            pair=partial(_gate_up_scales_far, by=_W1_BEYOND),
+        ),
+        "gate_up_scales_low": Law(
+            statement=f"W1's scale bytes {_W1_BEYOND} lower for an input of "
+            f"2**{_W1_BEYOND} are no change",
+            exact_if="deterministic",
+            pair=partial(_gate_up_scales_far, by=-_W1_BEYOND),
         ),
         "down_negates": Law(
             statement="negating W2 and b2 negates the output",

@@ -61,17 +61,8 @@ def tensors_of_expert(
 
 def scales_at(data: CaseData, higher: int, lower: int) -> Iterator[Question]:
     """Scale bytes of W1 and W2, and the output, by one exponent more at a time."""
-    up, down = data.weights.gate_up_scales, data.weights.down_scales
-    most, least = int(up.max()) - e8m0.BIAS, int(down.min()) - e8m0.BIAS
+    least = int(data.weights.down_scales.min()) - e8m0.BIAS
     ids, p = data.routing.ids, data.routing.weights
-
-    def first_gemm() -> Iterator[tuple[str, Pair]]:
-        for by in range(1, higher + 1):
-            weights = edited(data.weights, gate_up_scales=_raised(by))
-            hidden = data.hidden_states / 2.0**by
-            name = f"{by} higher (the largest is 2^{most + by}) for an input of 2^-{by}"
-            after = replace(data, weights=weights, hidden_states=hidden)
-            yield name, Pair(before=data, after=after)
 
     def second_gemm() -> Iterator[tuple[str, Pair]]:
         for by in range(1, lower + 1):
@@ -101,12 +92,35 @@ def scales_at(data: CaseData, higher: int, lower: int) -> Iterator[Question]:
                 ),
             )
 
-    says = "it is broken from W1's scale bytes {} on"
-    yield Question(says=says, pairs=first_gemm(), first=True)
+    yield from gate_up_scales_at(data, higher)
     says = "it is broken from W2's scale bytes {}, on, though routing weights make up"
     yield Question(says=says, pairs=second_gemm(), first=True)
     says = "it is broken from an output (by routing weights) of {} times its size on"
     yield Question(says=says, pairs=output(), first=True)
+
+
+def gate_up_scales_at(data: CaseData, higher: int) -> Iterator[Question]:
+    """Scale bytes of W1 by one exponent more at a time, or one less if `higher` < 0."""
+    scales = data.weights.gate_up_scales
+    step = 1 if higher > 0 else -1
+    size = "largest" if higher > 0 else "smallest"
+    end = int(scales.max() if higher > 0 else scales.min()) - e8m0.BIAS
+
+    def pairs() -> Iterator[tuple[str, Pair]]:
+        for by in range(step, higher + step, step):
+            way = f"{abs(by)} {'higher' if higher > 0 else 'lower'}"
+            name = f"{way} (the {size} is 2^{end + by}) for an input of 2^{-by}"
+            yield name, with_gate_up_scales(data, by)
+
+    says = "it is broken from W1's scale bytes {} on"
+    yield Question(says=says, pairs=pairs(), first=True)
+
+
+def with_gate_up_scales(data: CaseData, by: int) -> Pair:
+    """Scale bytes of W1 that are so much higher, and an input that makes up for it."""
+    weights = edited(data.weights, gate_up_scales=_raised(by))
+    hidden = data.hidden_states * 2.0**-by
+    return Pair(before=data, after=replace(data, weights=weights, hidden_states=hidden))
 
 
 def _raised(by: int) -> Callable[[Tensor], Tensor]:

@@ -101,12 +101,26 @@ def _routings(s: Situation, weights: ExpertWeights) -> Iterator[tuple[str, Routi
         other.insert(0, ("router bias ignored", plain))
         other.append(("router bias added twice", 2 * logits - plain))
         other.append(("router bias subtracted", 2 * plain - logits))
+        yield (
+            "router bias used for the choice, and not for the weights",
+            _routing(s, ids, plain.gather(1, ids).softmax(dim=1)),
+        )
+        yield (
+            "router bias used for the weights, and not for the choice",
+            _routing(s, *_chosen_by(plain, logits, top_k)),
+        )
     for words, edited in other:
         chosen = edited.topk(top_k, dim=1)
         kept = chosen.values if words.startswith("router") else logits
         if kept is logits:
             kept = logits.gather(1, chosen.indices)
         yield words, _routing(s, chosen.indices, kept.softmax(dim=1))
+
+
+def _chosen_by(chosen: Tensor, weighed: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Ids by one kind of logits [t, e], weights by another."""
+    ids = chosen.topk(top_k, dim=1).indices
+    return ids, weighed.gather(1, ids).softmax(dim=1)
 
 
 def _shortened(chosen: Tensor) -> Iterator[tuple[str, Tensor]]:

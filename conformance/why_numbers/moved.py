@@ -103,6 +103,12 @@ def ranges(what: str, mask: torch.Tensor) -> str:
     return f"{what}{'s' * (len(found) > 1)} {', '.join(words)}{more}"
 
 
+def alternatives(names: list[str], most: int = 6) -> str:
+    """``a; or b; or 3 more``: more than `most` say that nobody can tell."""
+    more = f"; or {len(names) - most} more" if len(names) > most else ""
+    return f"{'; or '.join(names[:most])}{more}"
+
+
 def merged(names: list[str]) -> list[str]:
     """Sentences that differ in one number are one, ``tiles of 32, 64 or 128 rows``."""
     found: list[list[str]] = []

@@ -20,6 +20,7 @@ from mxmoe.conformance.why_numbers.choices import first_places
 from mxmoe.conformance.why_numbers.choices import never_chosen
 from mxmoe.conformance.why_numbers.choices import other_ids
 from mxmoe.conformance.why_numbers.choices import other_logits
+from mxmoe.conformance.why_numbers.moved import alternatives
 
 Tensor = torch.Tensor
 
@@ -233,5 +234,4 @@ def _line(found: list[str]) -> list[str]:
     names = list(dict.fromkeys(found))
     if not names or len(names) > 2 * _SHOWN:
         return []
-    more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])}{more}"]
+    return [f"why    behaves as if: {alternatives(names, _SHOWN)}"]

@@ -20,6 +20,7 @@ from mxmoe.conformance.why_numbers.hypotheses import too_large
 from mxmoe.conformance.why_numbers.layer_steps import Fit
 from mxmoe.conformance.why_numbers.layer_steps import Situation
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
+from mxmoe.conformance.why_numbers.moved import alternatives
 from mxmoe.conformance.why_numbers.moved import merged
 from mxmoe.conformance.why_numbers.otherwise.rounded_twice import rounded_twice
 from mxmoe.conformance.why_numbers.slots.slot_sources import last_tokens
@@ -47,9 +48,6 @@ _SETS = 3
 
 # Below this error / bound a missing or wrong term is less likely than a rounding.
 _CLOSE = 4.0
-
-# So many sentences are printed; more of them say that the case cannot tell.
-_SHOWN = 6
 
 
 def why_lines(
@@ -88,9 +86,7 @@ def why_lines(
             here = [fit for fit in here if str(fit) in map(str, there)]
     names, note = _agreed(here, there, told, rich=rich, one_token=len(out) == 1)
     if names:
-        names = merged(names)
-        more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-        return [f"{_BEHAVES} {'; or '.join(names[:_SHOWN])}{more}{note}"]
+        return [f"{_BEHAVES} {alternatives(merged(names))}{note}"]
     truth, allowed = judged.truth["combine"], judged.allowed["combine"]
     if twice := rounded_twice(out, truth, allowed, arithmetic.output):
         return [f"{_BEHAVES} {twice[0]}"]

@@ -14,6 +14,7 @@ from mxmoe.conformance.why_numbers.expert_content import Experts
 from mxmoe.conformance.why_numbers.expert_content import Matrix
 from mxmoe.conformance.why_numbers.expert_content import Otherwise
 from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.otherwise.k_tiles import k_tiles
 from mxmoe.conformance.why_numbers.otherwise.row_pairs import row_pairs
 
 Tensor = torch.Tensor
@@ -35,6 +36,10 @@ def contents_otherwise(blocks: dict[str, int]) -> Iterator[Otherwise]:
         for matrices in _MATRICES:
             words = name.format(" and ".join(matrices))
             yield Otherwise(name=words, edit=edited(once, matrices))
+    for name, change in k_tiles():
+        for matrices in _MATRICES:
+            words = name.format(" and ".join(matrices))
+            yield Otherwise(name=words, edit=edited(_once(change), matrices))
     for matrices in _MATRICES:
         words = f"{' and '.join(matrices)} transposed, square here"
         yield Otherwise(name=words, edit=partial(_transposed, matrices=matrices))

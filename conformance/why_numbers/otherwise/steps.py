@@ -20,6 +20,7 @@ from mxmoe.conformance.why_numbers.layer_steps import Steps
 from mxmoe.conformance.why_numbers.layer_steps import clamped
 from mxmoe.conformance.why_numbers.layer_steps import gated
 from mxmoe.conformance.why_numbers.layer_steps import through
+from mxmoe.conformance.why_numbers.otherwise.gate_pairs import columns_otherwise
 from mxmoe.conformance.why_numbers.otherwise.lanes import lanes_otherwise
 from mxmoe.conformance.why_numbers.otherwise.split_sums import sums_otherwise
 from mxmoe.conformance.why_numbers.otherwise.stores import STORES
@@ -66,6 +67,7 @@ def _steps() -> Iterator[tuple[str, Steps]]:
     for name, one in _BIASES.items():
         yield name, Steps(gated=one)
     yield from lanes_otherwise()
+    yield from columns_otherwise()
     yield "down bias added once a slot, not weighted", Steps(weighs_bias=False)
     yield "routing weight multiplies the input", Steps(weighs_input=True)
 

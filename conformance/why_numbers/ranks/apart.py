@@ -18,6 +18,7 @@ from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.judging.group_outputs import Group
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import explained_output
+from mxmoe.conformance.why_numbers.moved import alternatives
 from mxmoe.conformance.why_numbers.ranks.each import explain_each
 from mxmoe.conformance.why_numbers.ranks.seen import Seen
 from mxmoe.conformance.why_numbers.ranks.seen import told_group
@@ -64,8 +65,7 @@ def why_each(judge: Judge, group: Group, outputs: Sequence[Tensor]) -> list[str]
 
 
 def _line(names: Sequence[str], note: str = "") -> str:
-    more = f"; or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{_BEHAVES}{'; or '.join(names[:_SHOWN])}{more}{note}"
+    return f"{_BEHAVES}{alternatives(list(names), _SHOWN)}{note}"
 
 
 def _agreed(ours: list[str], theirs: list[str], there: Seen) -> str:

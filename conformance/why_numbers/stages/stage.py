@@ -133,7 +133,11 @@ class _Stage:
         return self._likeliest(next(filter(None, (list(kind()) for kind in kinds)), []))
 
     def _likeliest(self, fits: list[Fit]) -> list[str]:
-        return [str(fit) for fit in likeliest(fits, self._found.numel())]
+        right = self._of_all(partial(self._hypothetical, RIGHT))
+        error = self._found - self._truth
+        left = part_left(self._found - right, error, self._allowed)
+        found = likeliest(fits, self._found.numel(), min(left, 1.0))
+        return [str(fit) for fit in found]
 
     def _named(self, hypotheses: Iterable[Otherwise]) -> Iterator[Fit]:
         for hypothesis in hypotheses:
@@ -223,15 +227,7 @@ class _Stage:
 
     def _held(self, hypothesis: Otherwise) -> Iterator[Fit]:
         """It everywhere, else in the experts that are wrong somewhere."""
-        told = self._of_all(
-            lambda local, mine: self._made(
-                hypothesis,
-                local,
-                self._lanes[mine]
-                if self._stage == "down"
-                else self._states[mine.nonzero()[:, 0]],
-            )
-        )
+        told = self._of_all(partial(self._hypothetical, hypothesis))
         guilty = torch.isin(self._ids, self._ids[self._bad].unique())
         which = (self._ids[self._bad].unique() + self._experts.first).tolist()
         words = f", in expert{'s' * (len(which) > 1)} {', '.join(map(str, which))} only"
@@ -243,6 +239,12 @@ class _Stage:
                 left_part = part_left(left, before, self._allowed)
                 yield Fit(hypothesis.name, left_part, place=place)
                 return
+
+    def _hypothetical(self, what: Otherwise, local: int, mine: Tensor) -> Tensor:
+        """What one expert makes of the rows of its slots."""
+        down = self._stage == "down"
+        rows = self._lanes[mine] if down else self._states[mine.nonzero()[:, 0]]
+        return self._made(what, local, rows)
 
     def _within(
         self,
