@@ -9,9 +9,11 @@ import torch
 from mxmoe.conformance.faults.fault import faults_of
 from mxmoe.conformance.faults.plain import Tensor
 from mxmoe.conformance.faults.plain import spoiled
+from mxmoe.conformance.faults.tails import Editing
 from mxmoe.reference.types import Routing
 
 _output = faults_of("L3", "test_output_stays_within_the_bound")
+_nobody = faults_of("L2", "test_minus_one_contributes_nothing")
 
 
 @_output(
@@ -70,5 +72,54 @@ def expert_counts_of_the_first_chunk(candidate: Any) -> object:
             routing = Routing(ids, r.weights[at : at + 32])
             parts.append(candidate.forward(p, x[at : at + 32], routing))
         return torch.cat(parts) if parts else candidate.forward(p, x, r)
+
+    return spoiled(candidate, forward=forward)
+
+
+@_output("", "left out: an expert's last rows, which do not fill a tile of 16\n")
+def last_tile_of_rows_dropped() -> object:
+    """Experts of more than 16 rows run full tiles of 16 only."""
+
+    def cut(stages: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
+        count = len(stages["down"])
+        kept = torch.arange(count) < (count // 16 * 16 or count)
+        return stages | {"down": stages["down"] * kept[:, None]}
+
+    return Editing(edit=cut)
+
+
+@_output(
+    "",
+    "GEMM2 stores each slot's result at the place of row r % 8 of its expert, its "
+    "first tile again, not at its own: the last one stays, and what is not stored is 0",
+)
+def rows_stored_in_the_first_tile() -> object:
+    """Every tile of 8 rows of an expert is stored where the first one belongs."""
+
+    def moved(stages: dict[str, Tensor], *_: object) -> dict[str, Tensor]:
+        down = torch.zeros_like(stages["down"])
+        for tile in stages["down"].split(8):
+            down[: len(tile)] = tile
+        return stages | {"down": down}
+
+    return Editing(edit=moved)
+
+
+@_nobody(
+    "",
+    "the sum over slots takes the weight of slot p, not its own (p = its position "
+    "sorted by expert)",
+)
+def weights_read_in_sorted_order(candidate: Any) -> object:
+    """Slots are sorted by expert, and their routing weights are not."""
+
+    def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
+        owned, flat = p.shard.expert_range(p.config), r.ids.flatten()
+        served = (flat >= owned.start) & (flat < owned.stop)
+        order = torch.where(served, flat, owned.stop).argsort(stable=True)
+        weights = torch.empty_like(r.weights).flatten()
+        weights[order] = r.weights.flatten()
+        weights = weights.reshape(r.weights.shape)
+        return candidate.forward(p, x, Routing(r.ids, weights))
 
     return spoiled(candidate, forward=forward)

@@ -300,14 +300,14 @@ def _minus_one(candidate: Any, edit: Callable[[Tensor], Tensor]) -> object:
 @_nobody(
     "huggingface/transformers#40545",
     "empty slot",
-    "slots without an expert (-1) visit expert 0",
+    "slots without an expert (-1) visit this rank's first expert",
 )
 def ep_mask_is_zero(candidate: Any) -> object:
     """A slot without an expert goes to expert 0."""
     return _minus_one(candidate, lambda ids: ids.clamp(min=0))
 
 
-@_nobody("", "empty slot", "slots without an expert (-1) visit expert 3")
+@_nobody("", "empty slot", "slots without an expert (-1) visit this rank's last expert")
 def minus_one_wraps_around(candidate: Any) -> object:
     """-1 indexes the last expert."""
 

@@ -15,8 +15,12 @@ from mxmoe.conformance.judging.numbers import run_route
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.pairs.two_outputs import Side
 from mxmoe.conformance.why_numbers.pairs.two_outputs import explain_sides
+from mxmoe.conformance.why_numbers.pairs.two_outputs import place
+from mxmoe.conformance.why_numbers.telling_case import Told
 from mxmoe.conformance.why_numbers.telling_case import tell
 from mxmoe.conformance.why_numbers.why_lines import causes_there
+from mxmoe.conformance.why_numbers.why_lines import names_cause
+from mxmoe.conformance.why_numbers.why_lines import why_lines
 from mxmoe.reference.types import Routing
 
 # A router that fills empty slots writes 0; the largest is what `no_expert` draws.
@@ -63,23 +67,44 @@ def judge_empty_slots(judge: Judge, case: Case) -> None:
                 )
                 for w, one, o in zip(_WEIGHTS, given, outputs, strict=True)
             ]
-            lines += explain_sides(
-                sides[:2],
-                judge.subject.arithmetic,
-                elsewhere=partial(_elsewhere, judge, case, data),
-            )
+            lines += _why(judge, sides[:2])
         raise judge.fail(Verdict.MISMATCH, lines, case=case, what="id -1")
 
 
-def _elsewhere(judge: Judge, case: Case, data: CaseData) -> list[str]:
-    """What is true of a telling case, of which the former call is known as well."""
+def _why(judge: Judge, sides: list[Side]) -> list[str]:
+    """The cause. Weights of 0 hide what empty slots hold: what is wrong all the same
+    is told as that of any output is."""
+    arithmetic, plain = judge.subject.arithmetic, sides[0]
+    tell = partial(_told, judge, plain.case, plain.data)
+    if not plain.worst <= 1:
+        lines = why_lines(
+            plain.case,
+            plain.data,
+            plain.judged,
+            plain.out,
+            arithmetic,
+            plain.worst,
+            tell,
+        )
+        if names_cause(lines):
+            return [f"{line} ({place(plain, sides)})" for line in lines]
+    return explain_sides(sides, arithmetic, elsewhere=lambda: _elsewhere(judge, tell()))
+
+
+def _told(judge: Judge, case: Case, data: CaseData) -> Told | None:
+    """A telling case, of which the former call is known as well."""
     if not judge.record.telling:
-        return []
+        return None
     run = partial(run_route, route=own_route(judge.subject))
-    told = tell(judge, case, data.config, run)
-    fits = [] if told is None else causes_there(told, judge.subject.arithmetic)
-    where = "" if told is None else f" (in case {told.case}{told.how})"
-    return [f"{fit}{where}" for fit in fits]
+    return tell(judge, case, data.config, run)
+
+
+def _elsewhere(judge: Judge, told: Told | None) -> list[str]:
+    """What is true of a telling case."""
+    if told is None:
+        return []
+    fits = causes_there(told, judge.subject.arithmetic)
+    return [f"{fit} (in case {told.case}{told.how})" for fit in fits]
 
 
 def _filled(data: CaseData, owned: range) -> CaseData:

@@ -60,6 +60,7 @@ from mxmoe.conformance.why_numbers.slots.rows import explain_rows
 from mxmoe.conformance.why_numbers.slots.scaled_slots import explain_slots
 from mxmoe.conformance.why_numbers.slots.scaled_slots import fitted_slots
 from mxmoe.conformance.why_numbers.slots.scaled_slots import slots_of
+from mxmoe.conformance.why_numbers.slots.scattered import explain_scattered
 from mxmoe.conformance.why_numbers.slots.slot_sums import explain_slot_sums
 from mxmoe.conformance.why_numbers.slots.slots_left_out import explain_left_out
 from mxmoe.conformance.why_numbers.slots.tails import explain_tails
@@ -304,6 +305,7 @@ def _families(
         yield "exchanged", lambda: explain_exchanged(wrong)
         places = cache(partial(places_of, wrong))
         yield "gathers", lambda: explain_gathers(wrong, places())
+        yield "scattered", lambda: explain_scattered(wrong)
         yield "expert index", lambda: explain_expert_index(wrong)
         yield "tails", lambda: explain_tails(wrong)
         yield "accumulators", lambda: explain_accumulators(wrong)

@@ -83,12 +83,12 @@ def hypotheses(situation: Situation) -> Iterator[tuple[str, Hypothesis]]:
         yield "only the last slot added", _routing(_only_last_slot)
         yield "experts overwrite each other's sum, the last one stays", _last_expert
     yield "output all zero", _routing(torch.zeros_like)
-    if (situation.routing.ids < 0).any():
-        for expert in dict.fromkeys((config.experts - 1, 0)):
-            words = f"slots without an expert (-1) visit expert {expert}"
+    owned = situation.shard.expert_range(config)
+    if (situation.routing.ids < 0).any() and len(owned):
+        for which, expert in (("last", owned.stop - 1), ("first", owned.start)):
+            words = f"slots without an expert (-1) visit this rank's {which} expert"
             yield words, _visiting(expert)
             yield words, _visiting_each(expert)
-    owned = situation.shard.expert_range(config)
     if _elsewhere(situation).any() and len(owned):
         words = "slots of other ranks' experts visit"
         yield f"{words} expert id % {len(owned)} of this rank", _folded(_modulo)

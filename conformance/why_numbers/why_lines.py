@@ -126,12 +126,12 @@ def names_cause(lines: list[str]) -> bool:
 
 
 def _no_rule(here: list[Fit], there: list[Fit]) -> bool:
-    """Whether slots are left out, by no rule or by another one in each case."""
+    """Whether slots are left out, and no single rule is true of both cases."""
     if only_listed(there):
         return True
     lost = all(fit.family == _LEFT_OUT for fit in (*here, *there))
     same = {str(fit) for fit in here} & {str(fit) for fit in there}
-    return bool(here and there) and lost and not same
+    return bool(here and there) and lost and len(same) != 1
 
 
 def _counted(fit: Fit) -> frozenset[str]:

@@ -186,7 +186,7 @@ def test_every_empty_slot_that_adds_an_expert_is_named() -> None:
 
     indexing = changed(PLAIN, forward=forward, trace=None)
     text = failure_of(indexing, "e8k4h96i160/tp1r0/t9/s0/no_expert").text
-    assert "slots without an expert (-1) visit expert 7" in text
+    assert "slots without an expert (-1) visit this rank's last expert" in text
 
 
 def test_a_traced_activation_is_explained_where_the_output_hides_it() -> None:

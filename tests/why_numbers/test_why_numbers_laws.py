@@ -182,7 +182,7 @@ CAUSES: dict[str, tuple[str, object]] = {
         "inputs_permute",
         BROKEN["inputs_permute"](),
     ),
-    "why    behaves as if: slots without an expert (-1) visit expert 0 (the second": (
+    "slots without an expert (-1) visit this rank's first expert (the second": (
         "empty_slot",
         BROKEN["empty_slot"](),
     ),

@@ -73,17 +73,23 @@ def explain_sides(
     if not wrong:
         return []
     side = max(wrong, key=lambda side: side.worst)
-    within = ", ".join(s.words for s in sides if s not in wrong)
-    also = ", ".join(s.words for s in wrong if s is not side)
-    more = f"; {within} is within its own" if within else f"; so is {also}"
-    place = f"{side.words} is out of its own bound{more}"
+    where = place(side, sides)
     names = causes_of(side, arithmetic)
     for other in telling:
         names = _true_of_both(side, names, other, arithmetic)
     names = names or elsewhere()
     if not names:
-        return [f"why    {place}; none of the known hypotheses gives it"]
-    return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])} ({place})"]
+        return [f"why    {where}; none of the known hypotheses gives it"]
+    return [f"why    behaves as if: {'; or '.join(names[:_SHOWN])} ({where})"]
+
+
+def place(side: Side, sides: Sequence[Side]) -> str:
+    """Which of the outputs are out of their bounds, `side` first."""
+    others = [s for s in sides if s is not side]
+    within = ", ".join(s.words for s in others if s.worst <= 1)
+    also = ", ".join(s.words for s in others if not s.worst <= 1)
+    more = f"; {within} is within its own" if within else f"; so is {also}"
+    return f"{side.words} is out of its own bound{more}"
 
 
 def _true_of_both(

@@ -75,7 +75,9 @@ class _Place:
         experts = wrong.experts
         weights = experts.weights[at]
         if self.weighs:
-            weights = torch.where(weights != 0, experts.weights.flatten()[source], 0)
+            # Those of slots without an expert are read like any other.
+            given = experts.situation.routing.weights.double().flatten()
+            weights = torch.where(weights != 0, given[source], 0)
         taken = self.own[at] if self.stays else source
         if self.rows.shape[1] == 1:
             rows = self.rows[taken, 0]
@@ -222,10 +224,11 @@ def rest_of_error(wrong: Wrong, slots: Tensor, at: Tensor) -> float | None:
     found, told = wrong.found[at], slots[at].sum(dim=1)
     dtype = wrong.experts.arithmetic.output
     room = wrong.allowed[at] * (1 + _growth(wrong, slots)[at])
-    rest = found - told
-    if not bool((rest.abs() <= room + half_ulp(told, dtype)).all()):
+    rest, rounding = found - told, half_ulp(told, dtype)
+    if not bool((rest.abs() <= room + rounding).all()):
         return None
-    if not has_honest_size(rest, honest_variance(told, room, dtype)):
+    # What is taken may be far larger than what is allowed for the right row.
+    if not has_honest_size(rest, honest_variance(told, room.maximum(rounding), dtype)):
         return None
     return part_left(rest, found - wrong.truth[at], wrong.allowed[at])
 

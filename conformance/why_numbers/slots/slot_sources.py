@@ -25,6 +25,7 @@ _BITS = (1, 2, 4, 8, 16)
 _FEWEST = 4
 # Of so many, the last is not the only wrong one by chance.
 _FEWEST_SLOTS = 8
+_RAGGED = "an expert's last rows, which do not fill a tile of"
 TILES = (4, 8, 16, 32, 64, 128)
 
 
@@ -154,6 +155,15 @@ def sets_of_rows(ids: Tensor, these: Tensor, served: Tensor) -> Iterator[str]:
             yield words
 
 
+def tiles_that_are_not_full(ids: Tensor, these: Tensor, served: Tensor) -> list[str]:
+    """Tiles of whose rows slots `these` [t, k] are those that fill none."""
+    return [
+        words
+        for words, rows in row_sets(ids)
+        if words.startswith(_RAGGED) and torch.equal(rows & served, these)
+    ]
+
+
 def sets_of_tokens(ids: Tensor, tokens: Tensor, served: Tensor) -> Iterator[str]:
     """What exactly the tokens [t] of a mask have a slot of."""
     for words, rows in row_sets(ids):
@@ -196,7 +206,7 @@ def row_sets(ids: Tensor) -> Iterator[tuple[str, Tensor]]:
         yield last, row % tile == tile - 1
         yield f"the rows of an expert after its first {tile}", row >= tile
         ragged = (row >= count // tile * tile) & (count > tile)
-        yield f"an expert's last rows, which do not fill a tile of {tile}", ragged
+        yield f"{_RAGGED} {tile}", ragged
         yield (
             f"the first row of each further tile of {tile} rows of an expert",
             (row % tile == 0) & (row >= tile),

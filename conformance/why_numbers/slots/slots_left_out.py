@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -16,11 +17,14 @@ from mxmoe.conformance.why_numbers.slots.scaled_slots import Slots
 from mxmoe.conformance.why_numbers.slots.scaled_slots import fits_of_weights
 from mxmoe.conformance.why_numbers.slots.slot_sources import last_slots
 from mxmoe.conformance.why_numbers.slots.slot_sources import sets_of_rows
+from mxmoe.conformance.why_numbers.slots.slot_sources import tiles_that_are_not_full
 
 Tensor = torch.Tensor
 
 _LISTED = re.compile(r"left out: \d+ of \d+ slots, first .*")
 
+# A rule that says how many slots are gone holds for one of the sets of as many.
+_FEWEST_SETS = 8
 # So many slots on each side: the heaviest of 2 n in n are told by chance once in 70.
 _FEWEST = 4
 # Of an expert, which by chance has seldom fewer.
@@ -47,7 +51,7 @@ def _left_out(slots: Slots) -> Iterator[tuple[str, Tensor]]:
     kept = torch.where(gone, 0, slots.weights)
     if not gone.any():
         return
-    words = [which] if (which := _which(slots, gone, served)) else []
+    words = _which(slots, gone, served)
     if few := _of_few_rows(slots.ids, gone, served):
         words.append(few)
     if not words and gone.shape[1] > 1 and (which := _tokens(gone, served)):
@@ -90,8 +94,19 @@ def _times(slots: Slots, factor: float) -> tuple[Tensor, Tensor]:
     return off & (slots.weights != 0), known < _TELLS
 
 
-def _which(slots: Slots, gone: Tensor, served: Tensor) -> str:
-    """What few words say; or ""."""
+def _which(slots: Slots, gone: Tensor, served: Tensor) -> list[str]:
+    """What few words say: one rule, or those of an expert's rows that are all true."""
+    if words := _whole(slots, gone, served):
+        return [words]
+    capacity = _capacity(slots, gone, served)
+    if capacity is None:
+        return list(sets_of_rows(slots.ids, gone, served))[:1]
+    words = f"the tokens of an expert after its first {capacity}"
+    return [words, *tiles_that_are_not_full(slots.ids, gone, served)]
+
+
+def _whole(slots: Slots, gone: Tensor, served: Tensor) -> str:
+    """Whole experts, slots, or those that are light; or ""."""
     if torch.equal(gone, served):
         return "every slot"
     experts = slots.ids[gone].unique()
@@ -111,12 +126,7 @@ def _which(slots: Slots, gone: Tensor, served: Tensor) -> str:
         alone[:, slot] = served[:, slot]
         if torch.equal(gone, alone):
             return f"slot {slot} of each token"
-    if words := _some_slots(gone, served) or _lighter(slots.weights, gone, served):
-        return words
-    capacity = _capacity(slots, gone, served)
-    if capacity is not None:
-        return f"the tokens of an expert after its first {capacity}"
-    return next(sets_of_rows(slots.ids, gone, served), "")
+    return _some_slots(gone, served) or _lighter(slots.weights, gone, served)
 
 
 def _of_few_rows(ids: Tensor, gone: Tensor, served: Tensor) -> str:
@@ -177,7 +187,12 @@ def _roundest(below: int, last: int) -> int:
 
 
 def _capacity(slots: Slots, gone: Tensor, served: Tensor) -> int | None:
-    """n, if of each expert exactly the visits after the first n are gone."""
+    """n, if of each expert exactly the visits after the first n are gone.
+
+    Of two slots one is the later one half of the time, so these tell nothing.
+    """
+    if math.comb(int(served.sum()), int(gone.sum())) < _FEWEST_SETS:
+        return None
     counts = set[int]()
     for expert in slots.ids[gone].unique():
         visits = gone[served & (slots.ids == expert)]
