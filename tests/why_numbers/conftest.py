@@ -20,20 +20,21 @@ from mxmoe.reference.types import ARITHMETIC
 
 _CLASS = ARITHMETIC["w4a16_fp32acc"]
 
-# Variants of one test that all run by day; of more, every second does. A cause is
+# Variants of one test that all run by day; of more, every third does. A cause is
 # looked for in a second, and there are hundreds of them.
-_FEW = 4
+_FEW = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Half of the variants of a test in this folder are for the night."""
+    """Two thirds of the variants of a test in this folder are for the night."""
     here, variants = Path(__file__).parent, defaultdict[str, list[pytest.Item]](list)
     for item in items:
         if item.path.parent == here and item.get_closest_marker("nightly") is None:
             variants[item.nodeid.partition("[")[0]].append(item)
     for several in variants.values():
-        for item in several[1::2] if len(several) > _FEW else ():
-            item.add_marker(pytest.mark.nightly)
+        for number, item in enumerate(several if len(several) > _FEW else ()):
+            if number % 3:
+                item.add_marker(pytest.mark.nightly)
 
 
 @cache
