@@ -62,10 +62,15 @@ def _twice_counted() -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
 
 
 def _with_end_doubled(x: Tensor, *, before: int, after: int) -> Tensor:
-    """With twice what lies from `before` to `after` lanes in front of the end."""
+    """With twice what lies from `before` to `after` lanes in front of the end.
+
+    Twice all lanes are scales that are twice as large.
+    """
     k = x.shape[-1]
+    if before >= k:
+        return x
     factor = torch.ones(k, dtype=x.dtype)
-    factor[max(k - before, 0) : k - after] = 2
+    factor[k - before : k - after] = 2
     return x * factor
 
 
