@@ -14,12 +14,11 @@ from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.as_routing import as_routing
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import difference_lines
+from mxmoe.conformance.judging.structure import residual_situation
 from mxmoe.conformance.judging.structure import rounding_lines
-from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.fused import why_fused
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
-from mxmoe.reference.sharding import shard_weights
 
 
 def judge_fused(judge: Judge, case: Case) -> None:
@@ -83,18 +82,8 @@ def judge_fused(judge: Judge, case: Case) -> None:
 def _roundings(
     judge: Judge, case: Case, data: CaseData, judged: Judged, out: torch.Tensor
 ) -> list[str]:
-    truth = judged.truth["combine"]
-    situation = Situation(
-        part=shard_weights(data.weights, data.config, case.shard),
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-        arithmetic=judge.subject.arithmetic,
-        truth=judged.truth,
-        allowed=judged.allowed["combine"],
-    )
-    return rounding_lines(situation, out.detach().cpu().double() - truth)
+    residual = out.detach().cpu().double() - judged.truth["combine"]
+    return rounding_lines(residual_situation(judge, case, data, judged), residual)
 
 
 def _routes_in_float32(judge: Judge, data: CaseData) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from mxmoe.conformance.bounds.compare_numbers import compare_numbers
+from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import own_route
 from mxmoe.conformance.judging.numbers import run_route
@@ -39,16 +41,7 @@ def judge_structure(judge: Judge, case: Case) -> None:
     if not compare_numbers(out, truth, allowed).within:
         return
     residual = out.detach().cpu().double() - truth
-    situation = Situation(
-        part=shard_weights(data.weights, data.config, case.shard),
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-        arithmetic=judge.subject.arithmetic,
-        truth=judged.truth,
-        allowed=allowed,
-    )
+    situation = residual_situation(judge, case, data, judged)
     explain = not judge.record.searching
     worst, lines = structure_lines(situation, residual, explain=explain)
     judge.saw(worst)
@@ -60,6 +53,22 @@ def judge_structure(judge: Judge, case: Case) -> None:
             what="residual",
             tensors={"found": out, "expected": truth, "allowed": allowed},
         )
+
+
+def residual_situation(
+    judge: Judge, case: Case, data: CaseData, judged: Judged
+) -> Situation:
+    """What `case` and the candidate's class say about a residual."""
+    return Situation(
+        part=shard_weights(data.weights, data.config, case.shard),
+        config=data.config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=case.shard,
+        arithmetic=judge.subject.arithmetic,
+        truth=judged.truth,
+        allowed=judged.allowed["combine"],
+    )
 
 
 def structure_lines(
