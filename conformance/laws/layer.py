@@ -45,6 +45,8 @@ _W1_HIGHER, _W2_LOWER = 14, 20
 # Weights of a scale of 2**17 are past 65504, the largest number of float16; of one of
 # 2**-26 they are 0 in it.
 _W1_BEYOND = 21
+# The next byte is NaN.
+_LARGEST_SCALE = 254
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ def _scales_far(data: CaseData, shard: Shard, random: np.random.Generator) -> Pa
 def _gate_up_scales_far(
     data: CaseData, shard: Shard, random: np.random.Generator, *, by: int
 ) -> Pair:
-    by = max(by, -int(data.weights.gate_up_scales.min()))
+    least, most = (int(x) for x in data.weights.gate_up_scales.aminmax())
+    by = max(min(by, _LARGEST_SCALE - most), -least)
     return replace(
         with_gate_up_scales(data, by),
         scaled={HIDDEN_STATES: 2.0**-by},
