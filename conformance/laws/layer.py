@@ -19,16 +19,16 @@ import numpy as np
 import torch
 
 from mxmoe.conformance.cases.designed import CaseData
-from mxmoe.conformance.laws.pairs import DOWN_BIAS
-from mxmoe.conformance.laws.pairs import HIDDEN_STATES
 from mxmoe.conformance.laws.pairs import ROUTING_WEIGHTS
 from mxmoe.conformance.laws.pairs import Pair
 from mxmoe.conformance.laws.pairs import edited
-from mxmoe.conformance.laws.questions import gate_up_scales_at
 from mxmoe.conformance.laws.questions import other_tokens
-from mxmoe.conformance.laws.questions import scales_at
 from mxmoe.conformance.laws.questions import tensors_of_expert
-from mxmoe.conformance.laws.questions import with_gate_up_scales
+from mxmoe.conformance.laws.scales import W1_BEYOND
+from mxmoe.conformance.laws.scales import down_doubles
+from mxmoe.conformance.laws.scales import gate_up_scales_far
+from mxmoe.conformance.laws.scales import input_halves
+from mxmoe.conformance.laws.scales import scales_far
 from mxmoe.reference.formats.nibbles import pack_nibbles
 from mxmoe.reference.formats.nibbles import unpack_nibbles
 from mxmoe.reference.types import BLOCK
@@ -37,16 +37,6 @@ from mxmoe.reference.types import Routing
 from mxmoe.reference.types import Shard
 
 Tensor = torch.Tensor
-
-
-# Scale bytes of models lie around 120. 14 more is past 127 for the suite's weights; 20
-# less brings products of W2 below 2**-24, the smallest number of float16.
-_W1_HIGHER, _W2_LOWER = 14, 20
-# Weights of a scale of 2**17 are past 65504, the largest number of float16; of one of
-# 2**-26 they are 0 in it.
-_W1_BEYOND = 21
-# The next byte is NaN.
-_LARGEST_SCALE = 254
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,56 +98,9 @@ def _weights_scale(data: CaseData, shard: Shard, random: np.random.Generator) ->
     return Pair(before=data, after=after, expect=lambda out: out * 4, scaled=scaled)
 
 
-def _down_doubles(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
-    weights = edited(
-        data.weights, down_scales=lambda x: x + 1, down_bias=lambda x: x * 2
-    )
-    after = replace(data, weights=weights)
-    scaled = {DOWN_BIAS: 2.0}
-    return Pair(before=data, after=after, expect=lambda out: out * 2, scaled=scaled)
-
-
-def _scales_far(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
-    """Beyond float16 on both sides, and beyond a signed byte where W1 goes."""
-    up = 2.0**_W1_HIGHER
-    down = min(_W2_LOWER, int(data.weights.down_scales.min()))
-    weights = edited(
-        data.weights,
-        gate_up_scales=lambda x: x + _W1_HIGHER,
-        down_scales=lambda x: x - down,
-        down_bias=lambda x: x * 2.0**-down,
-    )
-    after = replace(data, weights=weights, hidden_states=data.hidden_states / up)
-    return Pair(
-        before=data,
-        after=after,
-        expect=lambda out: out * 2.0**-down,
-        scaled={HIDDEN_STATES: 1 / up, DOWN_BIAS: 2.0**-down},
-        questions=lambda: scales_at(data, _W1_HIGHER, down),
-    )
-
-
-def _gate_up_scales_far(
-    data: CaseData, shard: Shard, random: np.random.Generator, *, by: int
-) -> Pair:
-    least, most = (int(x) for x in data.weights.gate_up_scales.aminmax())
-    by = max(min(by, _LARGEST_SCALE - most), -least)
-    return replace(
-        with_gate_up_scales(data, by),
-        scaled={HIDDEN_STATES: 2.0**-by},
-        questions=lambda: gate_up_scales_at(data, by),
-    )
-
-
 def _down_negates(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
     weights = edited(data.weights, down_blocks=lambda x: x ^ 0x88, down_bias=torch.neg)
     return Pair(before=data, after=replace(data, weights=weights), expect=torch.neg)
-
-
-def _input_halves(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
-    weights = edited(data.weights, gate_up_scales=lambda x: x + 1)
-    after = replace(data, weights=weights, hidden_states=data.hidden_states / 2)
-    return Pair(before=data, after=after, scaled={HIDDEN_STATES: 0.5})
 
 
 def _lanes_permute(data: CaseData, shard: Shard, random: np.random.Generator) -> Pair:
@@ -296,25 +239,25 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "down_doubles": Law(
             statement="adding 1 to W2's scale bytes and doubling b2 doubles the output",
             exact_if="deterministic",
-            pair=_down_doubles,
+            pair=down_doubles,
         ),
         "scales_far": Law(
             statement="W1's scale bytes 14 higher for an input of 2**-14, and W2's 20 "
             "lower with b2 times 2**-20, give the output times 2**-20",
             exact_if="deterministic",
-            pair=_scales_far,
+            pair=scales_far,
         ),
         "gate_up_scales_high": Law(
-            statement=f"W1's scale bytes {_W1_BEYOND} higher for an input of "
-            f"2**-{_W1_BEYOND} are no change",
+            statement=f"W1's scale bytes {W1_BEYOND} higher for an input of "
+            f"2**-{W1_BEYOND} are no change",
             exact_if="deterministic",
-            pair=partial(_gate_up_scales_far, by=_W1_BEYOND),
+            pair=partial(gate_up_scales_far, by=W1_BEYOND),
         ),
         "gate_up_scales_low": Law(
-            statement=f"W1's scale bytes {_W1_BEYOND} lower for an input of "
-            f"2**{_W1_BEYOND} are no change",
+            statement=f"W1's scale bytes {W1_BEYOND} lower for an input of "
+            f"2**{W1_BEYOND} are no change",
             exact_if="deterministic",
-            pair=partial(_gate_up_scales_far, by=-_W1_BEYOND),
+            pair=partial(gate_up_scales_far, by=-W1_BEYOND),
         ),
         "down_negates": Law(
             statement="negating W2 and b2 negates the output",
@@ -324,7 +267,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         "input_halves": Law(
             statement="adding 1 to W1's scale bytes and halving the input is no change",
             exact_if="deterministic",
-            pair=_input_halves,
+            pair=input_halves,
         ),
         "lanes_permute": Law(
             statement="permuting gate and up rows with W2's columns changes nothing",
