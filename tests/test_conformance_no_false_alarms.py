@@ -149,6 +149,15 @@ def test_plain_is_judged_by_everything_that_it_does_not_rule_out(
     }
 
 
+@pytest.mark.parametrize("seed", [1, 4])
+def test_a_fused_op_may_take_its_logits_in_bfloat16(seed: int) -> None:
+    """That moves routing weights by more than their own rounding to bfloat16 does."""
+    check = "test_fused_routing_stays_within_the_bound"
+    subject = subject_of(FORMS["bfloat16_logits"])
+    with repeatable_settings(profile="ci", seed=seed) as settings:
+        assert not alarms(trial(check, subject, settings, explain=False))
+
+
 @pytest.mark.parametrize(
     ("name", "check", "note"),
     [

@@ -169,6 +169,13 @@ def ascending_route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return ids, weights.gather(1, order).bfloat16()
 
 
+def _by_bfloat16_logits(p: Any, x: Tensor, w: Tensor, b: Any, k: int) -> Tensor:
+    """The router's result in the dtype of the activations, as its product gives it."""
+    logits = x.float() @ w.float().T
+    logits = logits if b is None else logits + b.float()
+    return PLAIN.forward(p, x, Routing(*route(logits.bfloat16().float(), k)))
+
+
 def _returning(edit: Callable[[Tensor], Tensor]) -> object:
     def forward(p: Any, x: Tensor, r: Routing, *, tactic: object = None) -> Tensor:
         return edit(PLAIN.forward(p, x, r))
@@ -252,6 +259,7 @@ FORMS: Mapping[str, object] = MappingProxyType(
         "routing_object": replace(PLAIN, route=topk_route),
         "renormalised_route": replace(PLAIN, route=renormalised_route),
         "ascending_route": replace(PLAIN, route=ascending_route),
+        "bfloat16_logits": changed(PLAIN, forward_fused=_by_bfloat16_logits),
         "token_by_token": TokenByToken(),
         "trace_object": changed(PLAIN, trace=lambda *a: Trace(PLAIN.trace(*a))),
         "float32_output": changed(PLAIN, forward=_unrounded),

@@ -72,17 +72,6 @@ def fused_router_bias_for_the_choice_only() -> object:
     return changed(PLAIN, forward_fused=forward_fused)
 
 
-@_fused("", "behaves as if: routing weights rounded to bfloat16")
-def fused_weights_in_bfloat16() -> object:
-    """The fused op keeps its routing weights in bfloat16."""
-
-    def routing(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-        ids, weights = route(logits, top_k)
-        return ids, weights.bfloat16().float()
-
-    return _fusing(routing)
-
-
 @_fused("vllm-project/vllm#40794", "hidden states read as if no gaps lay between rows")
 def fused_packed_rows_assumed(candidate: Any) -> object:
     """The fused op takes row t of the hidden states to start at t * h."""

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from mxmoe.conformance.bounds.compare_numbers import compare_numbers
 from mxmoe.conformance.bounds.fused import clear_choices
-from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
-from mxmoe.conformance.cases.designed import CaseData
-from mxmoe.conformance.judging.as_routing import as_routing
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import difference_lines
-from mxmoe.conformance.judging.structure import residual_situation
-from mxmoe.conformance.judging.structure import rounding_lines
 from mxmoe.conformance.verdict import Verdict
 from mxmoe.conformance.why_numbers.fused import why_fused
 from mxmoe.conformance.why_numbers.layer_steps import situation_of
@@ -47,14 +40,12 @@ def judge_fused(judge: Judge, case: Case) -> None:
         config.top_k,
     )
     out = subject.checked_output("forward_fused", out, data.hidden_states.shape)
-    stored = subject.capabilities.routing_dtype()
-    routing_error = choices.weight_error(stored)
+    routing_error = choices.weight_error(subject.capabilities.routing_dtype())
     judged = judge.judged(case, data, routing_error)
     difference = compare_numbers(
         out, judged.truth["combine"], judged.allowed["combine"]
     )
     judge.saw(difference.worst)
-    tensors = {"found": out, "expected": judged.truth["combine"]}
     if not difference.within:
         lines = difference_lines(difference, data)
         if not judge.record.searching:
@@ -65,31 +56,5 @@ def judge_fused(judge: Judge, case: Case) -> None:
             lines,
             case=case,
             what="output, routing fused",
-            tensors=tensors,
+            tensors={"found": out, "expected": judged.truth["combine"]},
         )
-    # Where `route` keeps its weights in float32, the op does not round them either.
-    kept = stored is not torch.bfloat16 and _routes_in_float32(judge, data)
-    if lines := _roundings(judge, case, data, judged, out) if kept else []:
-        raise judge.fail(
-            Verdict.MISMATCH,
-            lines,
-            case=case,
-            what="residual, routing fused",
-            tensors=tensors,
-        )
-
-
-def _roundings(
-    judge: Judge, case: Case, data: CaseData, judged: Judged, out: torch.Tensor
-) -> list[str]:
-    residual = out.detach().cpu().double() - judged.truth["combine"]
-    return rounding_lines(residual_situation(judge, case, data, judged), residual)
-
-
-def _routes_in_float32(judge: Judge, data: CaseData) -> bool:
-    if not judge.subject.has("route"):
-        return False
-    k = data.config.top_k
-    logits = torch.zeros(1, data.config.experts, device=judge.subject.device)
-    found = as_routing(judge.subject.call("route", logits, k), tokens=1, top_k=k)
-    return found.weights.dtype is torch.float32

@@ -5,22 +5,18 @@ from __future__ import annotations
 import torch
 
 from mxmoe.conformance.bounds.compare_numbers import compare_numbers
-from mxmoe.conformance.bounds.propagated import Judged
 from mxmoe.conformance.cases.case import Case
-from mxmoe.conformance.cases.designed import CaseData
 from mxmoe.conformance.judging.judge import Judge
 from mxmoe.conformance.judging.numbers import own_route
 from mxmoe.conformance.judging.numbers import run_route
 from mxmoe.conformance.residual.gains import Gain
 from mxmoe.conformance.residual.gains import GainFits
 from mxmoe.conformance.residual.gains import fit_gains
-from mxmoe.conformance.residual.gains import fit_roundings
 from mxmoe.conformance.residual.spread import Spread
 from mxmoe.conformance.residual.spread import wide_spreads
 from mxmoe.conformance.residual.structure import Situation
 from mxmoe.conformance.residual.structure import expected_errors
 from mxmoe.conformance.verdict import Verdict
-from mxmoe.conformance.why_numbers.moved import alternatives
 from mxmoe.conformance.why_numbers.systematic import Systematic
 from mxmoe.conformance.why_numbers.systematic import why_systematic
 from mxmoe.reference.sharding import shard_weights
@@ -41,7 +37,16 @@ def judge_structure(judge: Judge, case: Case) -> None:
     if not compare_numbers(out, truth, allowed).within:
         return
     residual = out.detach().cpu().double() - truth
-    situation = residual_situation(judge, case, data, judged)
+    situation = Situation(
+        part=shard_weights(data.weights, data.config, case.shard),
+        config=data.config,
+        hidden_states=data.hidden_states,
+        routing=data.routing,
+        shard=case.shard,
+        arithmetic=judge.subject.arithmetic,
+        truth=judged.truth,
+        allowed=judged.allowed["combine"],
+    )
     explain = not judge.record.searching
     worst, lines = structure_lines(situation, residual, explain=explain)
     judge.saw(worst)
@@ -53,22 +58,6 @@ def judge_structure(judge: Judge, case: Case) -> None:
             what="residual",
             tensors={"found": out, "expected": truth, "allowed": allowed},
         )
-
-
-def residual_situation(
-    judge: Judge, case: Case, data: CaseData, judged: Judged
-) -> Situation:
-    """What `case` and the candidate's class say about a residual."""
-    return Situation(
-        part=shard_weights(data.weights, data.config, case.shard),
-        config=data.config,
-        hidden_states=data.hidden_states,
-        routing=data.routing,
-        shard=case.shard,
-        arithmetic=judge.subject.arithmetic,
-        truth=judged.truth,
-        allowed=judged.allowed["combine"],
-    )
 
 
 def structure_lines(
@@ -92,18 +81,6 @@ def structure_lines(
     if explain:
         lines.append(why_systematic(Systematic(situation, expected, fits, residual)))
     return worst, lines
-
-
-def rounding_lines(situation: Situation, residual: torch.Tensor) -> list[str]:
-    """Of `structure_lines` what a rounding that the class does not make leaves."""
-    fits = fit_roundings(situation, expected_errors(situation))
-    made = [gain for gain in fits.of(residual) if gain.significant]
-    if not made:
-        return []
-    lines = _gain_lines(fits, residual, situation.arithmetic.name)
-    once = [g.along for g in made if abs(g.value - 1) <= g.allowed]
-    why = [f"why    behaves as if: {alternatives(once)}"] if once else []
-    return [*lines, *why]
 
 
 def _gain_lines(fits: GainFits, residual: torch.Tensor, arithmetic: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from dataclasses import replace
 
 import torch
 
@@ -97,22 +96,16 @@ class GainFits:
 def fit_gains(situation: Situation, expected: Expected) -> GainFits:
     """Directions that the case has, and what an honest residual has along them."""
     factors = fits_along(situation, expected, *_directions(situation))
-    roundings = fit_roundings(situation, expected)
+    extra = extra_roundings(situation)
+    roundings = fits_along(situation, expected, *extra, effect=ONCE)
     return GainFits(
         factors.names + roundings.names,
         torch.cat((factors.directions, roundings.directions)),
         torch.cat((factors.fits, roundings.fits)),
         torch.cat((factors.sigma, roundings.sigma)),
         torch.cat((factors.allowed, roundings.allowed)),
-        roundings=roundings.roundings,
+        roundings=len(roundings.names),
     )
-
-
-def fit_roundings(situation: Situation, expected: Expected) -> GainFits:
-    """Of `fit_gains` those along roundings that the class does not make."""
-    extra = extra_roundings(situation)
-    found = fits_along(situation, expected, *extra, effect=ONCE)
-    return replace(found, roundings=len(found.names))
 
 
 def fits_along(
