@@ -113,7 +113,7 @@ def truths_once() -> Iterator[None]:
 def _content(value: Any) -> Any:
     """Something that is equal for equal inputs only: bytes of tensors, not ids."""
     if isinstance(value, torch.Tensor):
-        raw = value.contiguous().view(torch.uint8).numpy().tobytes()
+        raw = value.contiguous().flatten().view(torch.uint8).numpy().tobytes()
         return value.dtype, value.shape, hashlib.blake2b(raw).digest()
     if isinstance(value, (ExpertWeights, Routing)):
         return tuple(map(_content, vars(value).values()))
