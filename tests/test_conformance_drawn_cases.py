@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import Phase
 
 from mxmoe.conformance.cases.case import Case
+from mxmoe.conformance.cases.profiles import register_profiles
 from mxmoe.conformance.cases.rank_groups import GROUPS
 from mxmoe.conformance.faults.plain import PLAIN
 from mxmoe.conformance.faults.plain import claiming
@@ -73,3 +76,9 @@ def test_groups_are_drawn_for_a_candidate_of_shards_only(settings: Settings) -> 
     assert len(seen) > 1
     assert seen <= {*GROUPS}
     assert drawn(settings, GROUPS, shards="whole") == []
+
+
+def test_profiles_shrink_whatever_profile_is_loaded() -> None:
+    with repeatable_settings():
+        register_profiles()
+        assert Phase.shrink in hypothesis.settings.get_profile("ci").phases

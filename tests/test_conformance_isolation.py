@@ -179,7 +179,7 @@ def test_a_crash_is_shrunk_like_any_failure(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search_module, "SHRINK_SECONDS", 240.0)
+    monkeypatch.setattr(search_module, "SHRINK_SECONDS", 60.0)
     before = hypothesis.settings.get_current_profile_name()
     hypothesis.settings.load_profile("ci")
     try:

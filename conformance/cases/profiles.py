@@ -17,6 +17,7 @@ one run share what two would take.
 from __future__ import annotations
 
 from hypothesis import HealthCheck
+from hypothesis import Phase
 from hypothesis import Verbosity
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
@@ -41,6 +42,9 @@ def register_profiles() -> None:
         settings.register_profile(
             name,
             max_examples=examples,
+            # What is not named here is taken from the profile that is loaded now, and a
+            # trial's does not shrink.
+            phases=tuple(Phase),
             deadline=None,
             derandomize=name == "ci",
             database=DirectoryBasedExampleDatabase(".hypothesis/examples")
